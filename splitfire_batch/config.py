@@ -1,0 +1,168 @@
+"""What an operator can set, in three classes by what it changes.
+
+`SeparationConfig` changes the stems, `OutputConfig` their bytes: both are hashed into `settings_id`.
+`RuntimeConfig` must change neither beyond rounding. A value checks itself when it is made; `configure`
+turns foreign mappings (flags, TOML, flow parameters) into these classes and bad ones into ConfigError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
+
+from splitfire_batch.errors import ConfigError
+
+OUTPUT_EPOCH = 1
+"""Raised by hand whenever our code starts to write other bytes for the same settings."""
+
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class SeparationConfig:
+    """Everything that changes how the stems sound."""
+
+    model: str = "spleeter-2stems"
+    """A name from `splitfire models list`."""
+    stems: tuple[str, ...] = ()
+    """The stems to write; empty for all the model has. `instrumental` is the mix minus the vocals."""
+    residual: Literal["fold", "stem", "drop"] = "fold"
+    """What the model leaves over: added to accompaniment/other, a stem of its own, or dropped."""
+    short_clip: Literal["adaptive", "reference"] = "adaptive"
+    """Clips shorter than a segment: padded as little as sounds best, or to full length like the original."""
+    mask_extension: Literal["zeros", "average"] = "zeros"
+    """Above the model's bandwidth: nothing, or the mean of the mask below it (Spleeter only)."""
+    precision: Literal["fp32"] = "fp32"
+    """Arithmetic of the network."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class OutputConfig:
+    """How stems are written."""
+
+    format: Literal["source", "wav", "flac", "aiff"] = "source"
+    """Container; `source` keeps WAV, AIFF and FLAC, and writes FLAC for lossy sources."""
+    depth: Literal["source", "16", "24", "32", "float"] = "source"
+    """Bits per sample; `source` keeps the source's, 24 for lossy sources."""
+    dither: bool = True
+    """TPDF dither, seeded by the track, when a stem is reduced to 16 bit."""
+    names: Literal["auto", "plain", "immutable"] = "auto"
+    """`immutable` ends each name in the hash of its bytes; `auto` does so on object stores only."""
+    template: str = "{model}/{dir}/{name}_{stem}.{ext}"
+    """Path of a stem below the destination; tokens: model dir name stem ext track_id, catalogue columns."""
+
+    @field_validator("template")
+    @classmethod
+    def _names_every_stem(cls, template: str) -> str:
+        if "{stem}" not in template or not template.endswith(".{ext}"):
+            raise ValueError("wanted a path with {stem} in it that ends in .{ext}")
+        return template
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class CatalogueConfig:
+    """Which tracks of the source to take."""
+
+    include: tuple[str, ...] = ()
+    """Globs on the path below the source; empty for everything audible."""
+    exclude: tuple[str, ...] = ()
+    """Globs to leave out; they win over `include`."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many tracks, the first by path."""
+    sample: float | None = Field(default=None, gt=0, le=100)
+    """Only this many percent of the tracks, chosen by their track_id: always the same ones."""
+    allow_root: tuple[str, ...] = ()
+    """URLs below which a catalogue table may name objects; empty for the folder the table lies in."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class RuntimeConfig:
+    """How the work is done; none of it may change a stem beyond rounding."""
+
+    ray: str | None = None
+    """Address of a Ray cluster to join; without one, a local Ray is started."""
+    workers: int | None = Field(default=None, ge=1)
+    """Ray actors; default: one per GPU, without GPUs one per two CPU cores."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads of a CPU worker; default: its share of the cores."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; `auto` takes a GPU where Ray sees one."""
+    batch: int | None = Field(default=None, ge=1)
+    """Full segments that go through the network together; default: 1 on a CPU, 8 on a GPU."""
+    open_tracks: int = Field(default=8, ge=1)
+    """Tracks that a worker fetches, decodes, separates and encodes at the same time."""
+    spool_mb: int = Field(default=256, ge=1)
+    """Megabytes of decoded audio a worker holds while stems wait to be written; more goes to disk."""
+    scratch_dir: str | None = None
+    """Folder for temporary files; default: the system's."""
+    shard_s: float = Field(default=300, gt=0)
+    """Estimated device-seconds of a shard."""
+    storage: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""
+    weights_mirror: str | None = None
+    """URL under which `<model>/<file>` is looked for before the registry's own sources."""
+    max_duration_s: float = Field(default=86_400, gt=0)
+    """Longer tracks fail with TOO_LONG."""
+    max_bytes: int = Field(default=64 * 2**30, gt=0)
+    """Larger objects fail with TOO_LARGE."""
+
+    @field_validator("storage")
+    @classmethod
+    def _holds_no_secret(cls, storage: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for root, options in storage.items():
+            for name in options:
+                if any(word in name.lower() for word in _SECRET_WORDS):
+                    raise ValueError(
+                        f"the option {name!r} of {root!r} looks like a secret; credentials come from the "
+                        "store's own chain (environment, profile, instance role)"
+                    )
+        return storage
+
+
+Config = TypeVar("Config", SeparationConfig, OutputConfig, CatalogueConfig, RuntimeConfig)
+
+
+def configure(cls: type[Config], values: dict[str, Any]) -> Config:
+    """An object of `cls` from foreign values.
+
+    Raises:
+        ConfigError: an unknown key (the known ones are listed) or a value out of its range.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(cls, item) for item in error.errors())) from None
+
+
+def _explain(cls: type[Config], item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = ", ".join(field.name for field in dataclasses.fields(cls))
+        return f"{name!r} is no setting; known are {known}"
+    found = item["input"]  # a mapping may hold what must not be shown
+    shown = "" if isinstance(found, dict) else f"found {found!r}; "
+    return f"{name}: {shown}{item['msg'].removeprefix('Value error, ')}"
+
+
+def settings_id(separation: SeparationConfig, output: OutputConfig, weights_sha256: str) -> str:
+    """Hash of everything that changes a stem's sound or bytes: 16 hex digits, the same on every machine."""
+    text = json.dumps(settings(separation, output, weights_sha256), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def settings(separation: SeparationConfig, output: OutputConfig, weights_sha256: str) -> dict[str, Any]:
+    """What `settings_id` hashes, to be stored beside the rows it names."""
+    return {
+        **dataclasses.asdict(separation),
+        "format": output.format,
+        "depth": output.depth,
+        "dither": output.dither,
+        "weights_sha256": weights_sha256,
+        "output_epoch": OUTPUT_EPOCH,
+    }

@@ -1,0 +1,114 @@
+"""The exception tree, and the closed list of reasons why a track has no stems.
+
+    SplitfireError
+    |-- ConfigError      the job cannot start: the operator must change something (exit code 2)
+    |-- TrackError       one track has no stems: it becomes a failed row, and the run goes on
+    |-- TransientError   storage or cluster did not answer: tried again, then exit code 75
+    `-- StorageError     one object could not be had; the caller knows whether that ends a track or a job
+        |-- ObjectMissing
+        |-- AccessDenied
+        |-- ObjectExists     an exclusive create lost the race
+        `-- NoSpace
+
+Code asks the type, never the text. Each class hands the very arguments of its ``__init__`` to
+``super().__init__``; otherwise it could not be unpickled in another process and its type would be lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class SplitfireError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class ConfigError(SplitfireError):
+    """The job is impossible as asked for; the message names the setting, what was found, what is wanted."""
+
+
+class TransientError(SplitfireError):
+    """Something outside did not answer and may later; raised only after our own retries are spent."""
+
+
+class StorageError(SplitfireError):
+    """An object could not be read or written."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        super().__init__(uri, why)
+        self.uri, self.why = uri, why
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.why}"
+
+
+class ObjectMissing(StorageError):
+    """There is no such object or bucket."""
+
+
+class AccessDenied(StorageError):
+    """The store refuses these credentials."""
+
+
+class ObjectExists(StorageError):
+    """An exclusive create found the name taken."""
+
+
+class NoSpace(StorageError):
+    """The disk or the quota is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCode:
+    """What a code in the manifest means, and whether trying again, unchanged, can help."""
+
+    meaning: str
+    is_retryable: bool = False
+
+
+FAILURE_CODES = {
+    "EMPTY": FailureCode("the object has no bytes"),
+    "NOT_AUDIO": FailureCode("the bytes are no audio format known here"),
+    "UNSUPPORTED": FailureCode("audio, but no decoder for it is installed"),
+    "CORRUPT_HEADER": FailureCode("the header cannot be true"),
+    "CORRUPT_DATA": FailureCode("the audio data are damaged"),
+    "TRUNCATED": FailureCode("the audio data end before the header says"),
+    "NO_SAMPLES": FailureCode("an audio file with no frames"),
+    "BAD_RATE": FailureCode("the sample rate is outside 4,000 to 768,000 Hz"),
+    "BAD_CHANNELS": FailureCode("more than 8 channels"),
+    "NON_FINITE": FailureCode("samples that are NaN or infinite"),
+    "TOO_LONG": FailureCode("longer than the configured limit"),
+    "TOO_LARGE": FailureCode("more bytes than the configured limit"),
+    "UNSUPPORTED_OUTPUT": FailureCode("the output format cannot carry this rate or channel count"),
+    "BAD_URI": FailureCode("the catalogue names an object outside the allowed roots"),
+    "SOURCE_MISSING": FailureCode("the object was listed and is gone"),
+    "SOURCE_DENIED": FailureCode("the store refuses to give the object"),
+    "SOURCE_CHANGED": FailureCode("the object changed after it was listed", True),
+    "SOURCE_READ": FailureCode("the store did not deliver the object", True),
+    "STORE_WRITE": FailureCode("the store did not take the stems", True),
+    "NO_SPACE": FailureCode("scratch or destination is full", True),
+    "OOM": FailureCode("out of memory, even with the smallest batch", True),
+    "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),
+    "INTERNAL": FailureCode("a bug in splitfire; please report it", True),
+}
+
+
+class TrackError(SplitfireError):
+    """One track has no stems.
+
+    Args:
+        code: a key of FAILURE_CODES.
+        why: what was found, what was wanted and what to do; the row adds which track.
+    """
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(code, why)
+        self.code, self.why = code, why
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.why}"
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the next run tries this track again although its object is unchanged."""
+        return FAILURE_CODES[self.code].is_retryable

@@ -1,0 +1,170 @@
+"""The data that travel: what a track is, what a shard holds, what a worker reports, what a row says.
+
+Everything here is frozen, small and picklable: no audio, no open files, no credentials. Functions that
+make or read these records live in the modules named after their work (catalogue, plan, worker, manifest).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One entry of the plan: a recording, and where its stems will go.
+
+    `path` is relative to the catalogue's root and names the track to people. `target` is the path of the
+    stems below the destination with `{stem}` and `{ext}` still open. `cost` is the expected number of
+    full model segments. `meta` are the catalogue's own columns, echoed into the manifest.
+    """
+
+    track_id: str
+    source_id: str
+    uri: str
+    path: str
+    n_bytes: int
+    etag: str
+    target: str
+    cost: float = 1.0
+    attempts: int = 0
+    meta: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Tracks that are processed, retried and recorded together."""
+
+    shard_id: str
+    tracks: tuple[Track, ...]
+
+    @property
+    def cost(self) -> float:
+        """Expected number of full model segments."""
+        return sum(track.cost for track in self.tracks)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFormat:
+    """How samples lie in a file. `container` and `subtype` are libsndfile's names (WAV, PCM_24)."""
+
+    container: str
+    subtype: str
+    sample_rate: int
+    n_channels: int
+    n_frames: int
+    """Frames per channel as the header claims them; of a decoded track, as they were counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StemFile:
+    """One written stem. `path` is relative to the destination; levels are dB relative to full scale."""
+
+    stem: str
+    path: str
+    container: str
+    subtype: str
+    sample_rate: int
+    n_channels: int
+    n_frames: int
+    n_bytes: int
+    sha256: str
+    pcm_md5: str
+    """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats."""
+    peak_db: float | None
+    """Sample peak; None for digital silence."""
+    rms_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeconds:
+    """Busy seconds of one track in each stage, waiting excluded; `device` is its share of the batches."""
+
+    fetch: float = 0.0
+    decode: float = 0.0
+    device: float = 0.0
+    encode: float = 0.0
+    store: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRow:
+    """What happened to one planned track: exactly one per track and run."""
+
+    track: Track
+    status: Status
+    code: str | None = None
+    message: str | None = None
+    warnings: tuple[str, ...] = ()
+    content_id: str | None = None
+    """SHA-256 of the source's bytes."""
+    source: AudioFormat | None = None
+    gain_db: float | None = None
+    """The one gain applied to every stem of the track; 0.0 unless a stem would have clipped."""
+    sum_residual_db: float | None = None
+    """Level of sum(stems) - mix * gain, relative to full scale; None when it is exactly zero."""
+    stems: tuple[StemFile, ...] = ()
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    started_at: float = 0.0
+    """Seconds since 1970-01-01 UTC."""
+    finished_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker begins a track; from here to its Committed an accident is charged to it."""
+
+    shard_id: str
+    track_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One committed track as the driver needs to know it."""
+
+    track_id: str
+    path: str
+    status: Status
+    code: str | None
+    message: str | None
+    audio_s: float
+    """Duration of the source, seconds; 0 where it is unknown."""
+    n_bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A manifest part is in the store: these tracks are settled for good."""
+
+    shard_id: str
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """A worker has admitted the last track of a shard and could take another shard."""
+
+    shard_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """A worker has settled every track of a shard; seconds are sums over its tracks."""
+
+    shard_id: str
+    wall_s: float
+    seconds: StageSeconds
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A track was in flight, alone, when its worker died again: it is given up."""
+
+    track: Track
+    why: str
+
+
+ShardEvent = Started | Committed | Draining | ShardDone
+"""What a worker tells while it runs a shard."""

@@ -1,0 +1,208 @@
+"""Segments: where a model reads a track, and how its estimates become one signal again.
+
+A segment is an excerpt of fixed length. The model decides where its segments lie (`Model.segments`); the
+engine reads them with `MixBuffer` and blends the estimates with `OverlapAdd`. Both are streaming: they
+hold only the frames that some segment still needs, whatever the track's length, and give the same result,
+bit for bit, however the track was cut into blocks.
+
+Axes: B batch, S stems, C channels, T frames, L frames of a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, overload
+
+import torch
+from torch import Tensor
+
+Fill = Literal["zeros", "tile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Where one segment reads, and where its estimate lands: frames [start, start + n_frames).
+
+    Frames before the track are zeros. Frames after it are zeros, or, with `fill = "tile"`, the track from
+    its beginning again and again. What lands outside the track is cut off.
+    """
+
+    start: int
+    n_frames: int
+    fill: Fill = "zeros"
+
+    @property
+    def stop(self) -> int:
+        """First frame after the segment."""
+        return self.start + self.n_frames
+
+
+class Model(Protocol):
+    """A loaded network with its segmentation, ready to call. The engine knows nothing else of a model."""
+
+    @property
+    def name(self) -> str:
+        """The registry's name."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of mixes and estimates."""
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of a segment."""
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the estimates, in order."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where `__call__` wants its segments."""
+
+    def segments(self, n_frames: int) -> Sequence[Segment]:
+        """Segments of a track of `n_frames` frames, by ascending start; lazy and cheap to ask for.
+
+        Prefix law: a segment that ends within the first `n_frames` frames is the same for every longer
+        track, so it can be computed before the track's end is known. Every frame is covered.
+        """
+
+    def window(self, n_frames: int) -> Tensor | None:
+        """Weights (L,) over a segment of that length, all > 0; the blend is sum(w * y) / sum(w).
+
+        None: the estimates already carry their window and are simply summed.
+        """
+
+    def __call__(self, segments: Tensor) -> Tensor:
+        """Estimates (B, S, C, L) of segments (B, C, L), float32, on `device`."""
+
+
+@dataclass(frozen=True, slots=True)
+class UniformSegments(Sequence[Segment]):
+    """Segments of one length every `stride` frames from frame 0, the last one running past the end."""
+
+    n_frames: int
+    length: int
+    stride: int
+
+    def __len__(self) -> int:
+        return 1 + max(0, -(-(self.n_frames - self.length) // self.stride))
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Segment]: ...
+    def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return Segment(index * self.stride, self.length)
+
+
+class MixBuffer:
+    """The part of a mix that segments still have to read."""
+
+    def __init__(self, n_channels: int) -> None:
+        self._n_channels = n_channels
+        self._blocks: list[Tensor] = []
+        self._start = 0
+        self.n_frames = 0
+        """Frames pushed so far, those already dropped included."""
+
+    def push(self, block: Tensor) -> None:
+        """Append a block (C, n), float32."""
+        if block.ndim != 2 or block.shape[0] != self._n_channels:
+            raise ValueError(f"a block has shape {tuple(block.shape)}, wanted ({self._n_channels}, n)")
+        self._blocks.append(block)
+        self.n_frames += block.shape[1]
+
+    def read(self, segment: Segment) -> Tensor:
+        """The segment's frames (C, L), a copy; past the last pushed frame it is filled as it says.
+
+        Raises:
+            ValueError: frames of it were dropped.
+        """
+        if max(segment.start, 0) < self._start:
+            raise ValueError(f"{segment} begins before frame {self._start}, the first one still held")
+        held = self._held()
+        out = held.new_zeros((self._n_channels, segment.n_frames))
+        first = max(segment.start, 0)
+        last = min(segment.stop, self.n_frames)
+        if last > first:
+            out[:, first - segment.start : last - segment.start] = held[
+                :, first - self._start : last - self._start
+            ]
+        if segment.fill == "tile":
+            _tile(out, held, last - segment.start)
+        return out
+
+    def drop_before(self, frame: int) -> None:
+        """Forget the frames before `frame`."""
+        frame = min(frame, self.n_frames)
+        if frame > self._start:
+            self._blocks = [self._held()[:, frame - self._start :].clone()]
+            self._start = frame
+
+    def _held(self) -> Tensor:
+        if len(self._blocks) != 1:
+            empty = torch.zeros((self._n_channels, 0))
+            self._blocks = [torch.cat(self._blocks, dim=1) if self._blocks else empty]
+        return self._blocks[0]
+
+
+def _tile(out: Tensor, track: Tensor, position: int) -> None:
+    """Repeat a whole track in `out` from `position` on."""
+    while position < out.shape[1] and track.shape[1]:
+        n = min(track.shape[1], out.shape[1] - position)
+        out[:, position : position + n] = track[:, :n]
+        position += n
+
+
+class OverlapAdd:
+    """Blends overlapping estimates into one signal per stem, and lets finished frames go.
+
+    Each frame is sum(w * y) / sum(w) over the segments that cover it, or their plain sum where the model
+    has no window. Segments are added in ascending order, so the result cannot depend on batches.
+    """
+
+    def __init__(self, n_stems: int, n_channels: int) -> None:
+        self._sum = torch.zeros((n_stems, n_channels, 0))
+        self._weight = torch.zeros(0)
+        self._start = 0
+
+    def add(self, segment: Segment, estimate: Tensor, window: Tensor | None) -> None:
+        """Add an estimate (S, C, L) where its segment lies; `window` is (L,) or None."""
+        skip = max(0, self._start - segment.start)
+        self._grow(segment.stop - self._start)
+        begin = segment.start + skip - self._start
+        part = slice(begin, begin + segment.n_frames - skip)
+        if window is None:
+            self._sum[:, :, part] += estimate[:, :, skip:]
+        else:
+            self._sum[:, :, part] += estimate[:, :, skip:] * window[skip:]
+            self._weight[part] += window[skip:]
+
+    def take(self, stop: int) -> Tensor:
+        """Frames up to `stop`, which no later segment may touch: (S, C, n), never seen again.
+
+        Raises:
+            ValueError: a frame is covered by no segment.
+        """
+        n = stop - self._start
+        if n > self._sum.shape[2]:
+            raise ValueError(f"frames {self._start + self._sum.shape[2]} to {stop} are in no segment")
+        out = self._sum[:, :, :n].clone()
+        if self._weight[:n].any():
+            out /= self._weight[:n]
+        self._sum = self._sum[:, :, n:].clone()
+        self._weight = self._weight[n:].clone()
+        self._start = stop
+        return out
+
+    def _grow(self, n: int) -> None:
+        missing = n - self._sum.shape[2]
+        if missing > 0:
+            self._sum = torch.nn.functional.pad(self._sum, (0, missing))
+            self._weight = torch.nn.functional.pad(self._weight, (0, missing))
