@@ -1,0 +1,84 @@
+"""Separation models behind one contract, `segments.Model`: `load_model` makes them from the settings.
+
+`registry` says what there is, `weights` gets it, and one module per architecture computes. Torch takes
+seconds to import, so the names below come without it until a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from splitfire_batch.config import SeparationConfig
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.models.registry import ModelCard, find_card, model_cards, weights_id
+
+if TYPE_CHECKING:
+    import torch
+
+    from splitfire_batch.segments import Model
+
+__all__ = ["ModelCard", "check_stems", "find_card", "load_model", "model_cards", "weights_id"]
+
+
+def load_model(
+    separation: SeparationConfig,
+    device: str,
+    mirror: str | None = None,
+    options: Mapping[str, Mapping[str, str]] | None = None,
+) -> Model:
+    """The model that the settings name, with its weights on a device, ready to call.
+
+    Args:
+        separation: names the model and what changes its estimates.
+        device: `cpu`, `cuda` or `cuda:<n>`.
+        mirror: URL or folder under which `<model>/<file>` is looked for first.
+        options: options of the store per URL prefix, as in `RuntimeConfig.storage`.
+
+    Raises:
+        ConfigError: an unknown model, stem or device, or weights that cannot be had.
+    """
+    card = find_card(separation.model)
+    check_stems(separation)
+    place = _device(device)
+    if card.architecture == "passthrough":
+        from splitfire_batch.models.passthrough import Passthrough
+
+        return Passthrough(card, place)
+    if card.architecture == "spleeter":
+        from splitfire_batch.models.spleeter import Spleeter
+        from splitfire_batch.models.weights import load_weights
+
+        return Spleeter(card, load_weights(card, mirror, options or {}), separation, place)
+    raise ConfigError(f"{card.name}: this version has no architecture {card.architecture!r}; upgrade it")
+
+
+def check_stems(separation: SeparationConfig) -> None:
+    """Refuse stems that the model and the settings cannot give; needs no weights.
+
+    Raises:
+        ConfigError: an unknown model or stem; the known ones are listed.
+    """
+    card = find_card(separation.model)
+    known = list(card.stems)
+    if "vocals" in known:
+        known.append("instrumental")
+    if separation.residual == "stem":
+        known.append("residual")
+    unknown = [stem for stem in separation.stems if stem not in known]
+    if unknown:
+        raise ConfigError(f"stems: {card.name} has no {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: found {name!r}, wanted cpu, cuda or cuda:<n>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: found {name!r}, wanted cpu, cuda or cuda:<n>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: found {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device

@@ -1,0 +1,249 @@
+"""Spleeter (Hennequin et al., JOSS 5(50) 2154, 2020): one U-Net per stem turns |STFT| into soft masks.
+
+After the original's model/__init__.py and model/functions/unet.py, such that the estimates agree with it:
+4,096 zeros before the mix; STFT with frames of 4,096 every 1,024, periodic Hann, not centred; the networks
+see blocks of 512 columns and the lowest 1,024 of 2,049 bins. With S_i = sigmoid(U-Net_i(|X|)) |X| the mask
+of stem i among N is M_i = (S_i^2 + eps/N) / (sum_j S_j^2 + eps), and its estimate the inverse STFT of M_i X.
+The inverse windows with the same Hann and is scaled by 2/3, since Hann^2 at a hop of a quarter sums to 3/2.
+
+A segment is one block of 512 columns: its estimate is the block's inverse STFT, and the plain sum of the
+segments is the inverse STFT of the whole track, for overlap-add is linear.
+
+Axes: B batch, S stems, C channels, F STFT columns, K bins, L frames of a segment.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from splitfire_batch.config import SeparationConfig
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.models.registry import ModelCard
+from splitfire_batch.segments import Fill, Segment
+
+FFT_FRAMES = 4096
+HOP = 1024
+BLOCK_COLUMNS = 512
+COLUMN_STEP = 64
+"""The network halves its input six times, so the columns of a segment are a multiple of this."""
+N_BINS = 1024
+"""Bins the networks see: up to 11 kHz."""
+TILE_BELOW_S = 3.0
+"""Adaptive: a shorter clip is repeated to fill its segment, which measures better than zeros up to here."""
+
+_ALL_BINS = FFT_FRAMES // 2 + 1
+_EPSILON = 1e-10
+_WIDTHS = (2, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class SpleeterSegments(Sequence[Segment]):
+    """Blocks of 512 STFT columns, none shared; the last has `last_columns`, filled up as `fill` says."""
+
+    n_blocks: int
+    last_columns: int
+    fill: Fill
+
+    def __len__(self) -> int:
+        return self.n_blocks
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Segment]: ...
+    def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < self.n_blocks:
+            raise IndexError(index)
+        columns = self.last_columns if index == self.n_blocks - 1 else BLOCK_COLUMNS
+        start = index * BLOCK_COLUMNS * HOP - FFT_FRAMES
+        return Segment(start, (columns - 1) * HOP + FFT_FRAMES, self.fill)
+
+
+class Spleeter:
+    """Implements `segments.Model`. Estimates carry their window: they are simply summed."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        tensors: Mapping[str, Tensor],
+        separation: SeparationConfig,
+        device: torch.device,
+    ) -> None:
+        """Build the networks.
+
+        Args:
+            card: names, in order, the stems that the tensors were trained for.
+            tensors: the original checkpoint's variables, under its names and in its layout.
+            separation: `short_clip` and `mask_extension` are obeyed.
+            device: where to compute.
+
+        Raises:
+            ConfigError: a tensor is missing or has another shape.
+        """
+        self.name = card.name
+        self.sample_rate = card.sample_rate
+        self.n_channels = card.n_channels
+        self.stems = card.stems
+        self.device = device
+        self._is_adaptive = separation.short_clip == "adaptive"
+        self._has_average = separation.mask_extension == "average"
+        self._nets = [_unet(tensors, instrument).to(device) for instrument in range(len(card.stems))]
+        self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(device, torch.float32)
+
+    def segments(self, n_frames: int) -> Sequence[Segment]:
+        """Segments of a track of `n_frames` frames; see `segments.Model.segments`.
+
+        The prefix law holds because only the last block may have fewer columns than 512, and it always ends
+        at least 3,072 frames after the track.
+        """
+        n_columns = -(-(n_frames + FFT_FRAMES) // HOP)
+        n_before, last = divmod(n_columns - 1, BLOCK_COLUMNS)
+        if not self._is_adaptive:
+            return SpleeterSegments(n_before + 1, BLOCK_COLUMNS, "zeros")
+        last_columns = (last // COLUMN_STEP + 1) * COLUMN_STEP
+        is_short = n_frames < TILE_BELOW_S * self.sample_rate
+        return SpleeterSegments(n_before + 1, last_columns, "tile" if is_short else "zeros")
+
+    def window(self, n_frames: int) -> None:
+        """None: estimates are simply summed."""
+
+    def __call__(self, segments: Tensor) -> Tensor:
+        """Estimates (B, S, C, L) of segments (B, C, L), float32, L = (64 k - 1) * 1024 + 4096.
+
+        An estimate does not depend, by one bit, on what else is in the batch.
+
+        Raises:
+            ValueError: the segments have another shape.
+        """
+        columns, rest = divmod(segments.shape[-1] - FFT_FRAMES + HOP, HOP)
+        if segments.ndim != 3 or segments.shape[1] != self.n_channels or rest or columns % COLUMN_STEP:
+            wanted = f"(B, {self.n_channels}, (64 k - 1) * {HOP} + {FFT_FRAMES})"
+            raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted {wanted}")
+        with torch.inference_mode(), _exact_float32():
+            spectrum = self._stft(segments)
+            squares = self._squares(spectrum[..., :N_BINS].abs())
+            total = torch.stack(squares).sum(0).add_(_EPSILON)
+            masks = (square.add_(_EPSILON / len(squares)).div_(total) for square in squares)
+            return torch.stack([self._istft(self._masked(spectrum, mask)) for mask in masks], dim=1)
+
+    def _stft(self, segments: Tensor) -> Tensor:
+        """(B, C, L) -> (B, C, F, 2049), complex."""
+        spectrum: Tensor = torch.fft.rfft(segments.unfold(-1, FFT_FRAMES, HOP) * self._hann)
+        return spectrum
+
+    def _squares(self, magnitude: Tensor) -> list[Tensor]:
+        """S_i^2 of every stem, each (B, C, F, 1024) like the magnitude."""
+        inputs = magnitude.contiguous(memory_format=torch.channels_last)
+        return [net(inputs).contiguous().mul_(magnitude).square_() for net in self._nets]
+
+    def _masked(self, spectrum: Tensor, mask: Tensor) -> Tensor:
+        """M_i X: up to 1,024 bins, the inverse transform takes the missing ones for zeros."""
+        if self._has_average:
+            above = mask.mean(-1, keepdim=True).expand(*mask.shape[:-1], _ALL_BINS - N_BINS)
+            mask = torch.cat((mask, above), dim=-1)
+        return spectrum[..., : mask.shape[-1]] * mask
+
+    def _istft(self, spectrum: Tensor) -> Tensor:
+        """(B, C, F, K <= 2049) -> (B, C, L)."""
+        frames = torch.fft.irfft(spectrum, n=FFT_FRAMES) * (self._hann * (2 / 3))
+        *outer, n_columns, _ = frames.shape
+        hops = FFT_FRAMES // HOP
+        parts = frames.view(*outer, n_columns, hops, HOP)
+        signal: Tensor = frames.new_zeros((*outer, n_columns + hops - 1, HOP))
+        # Column j lies on the hops j to j + 3: four shifted sums, instead of a scattered one.
+        for shift in range(hops):
+            signal[..., shift : shift + n_columns, :] += parts[..., shift, :]
+        return signal.view(*outer, -1)
+
+
+class _UNet(nn.Module):
+    """(B, 2, F, K) magnitudes -> sigmoid of the same shape; F and K multiples of 64.
+
+    TensorFlow's 'same' padding is 1 before and 2 after for these convolutions; for the transposed ones it
+    cuts as much from their full output. The skips are the raw convolutions, before normalisation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        ups = ((512, 256), (512, 128), (256, 64), (128, 32), (64, 16), (32, 1))
+        pairs = itertools.pairwise(_WIDTHS)
+        self.down = nn.ModuleList(nn.Conv2d(n_in, n_out, 5, stride=2) for n_in, n_out in pairs)
+        self.down_norm = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3) for width in _WIDTHS[1:-1])
+        self.up = nn.ModuleList(nn.ConvTranspose2d(*pair, 5, stride=2, padding=1) for pair in ups)
+        self.up_norm = nn.ModuleList(nn.BatchNorm2d(n_out, eps=1e-3) for _, n_out in ups)
+        self.last = nn.Conv2d(1, 2, 4, dilation=2, padding=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips: list[Tensor] = []
+        for i, conv in enumerate(self.down):
+            if i:
+                x = nn.functional.leaky_relu(self.down_norm[i - 1](x), 0.2)
+            x = conv(nn.functional.pad(x, (1, 2, 1, 2)))
+            skips.append(x)
+        skips.pop()
+        for i, (deconv, norm) in enumerate(zip(self.up, self.up_norm, strict=True)):
+            if i:
+                x = torch.cat((skips.pop(), x), dim=1)
+            x = norm(torch.relu(deconv(x)[..., :-1, :-1]))
+        return torch.sigmoid(self.last(x))
+
+
+def _unet(tensors: Mapping[str, Tensor], instrument: int) -> _UNet:
+    """The network of one stem from the checkpoint's variables, which are numbered through all stems."""
+    net = _UNet()
+    state: dict[str, Tensor] = {}
+    for key, wanted in net.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = _variable(key, instrument)
+        if name not in tensors:
+            raise ConfigError(f"the weights have no {name}; they are of another model")
+        found = tensors[name]
+        if found.ndim == 4:  # (height, width, in, out); transposed convolutions: (height, width, out, in)
+            found = found.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise ConfigError(f"{name} is {_kind(found)}, wanted {_kind(wanted)}; it is of another model")
+        state[key] = found
+    net.load_state_dict(state, strict=False, assign=True)
+    net.eval().requires_grad_(False)
+    return net
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+
+
+def _variable(key: str, instrument: int) -> str:
+    """TensorFlow's name for an entry of _UNet's state: `down.2.weight` is `conv2d_2/kernel` of stem 0."""
+    layer, *number, kind = key.split(".")
+    first = int(number[0]) if number else 6
+    prefix, index = {
+        "down": ("conv2d", 7 * instrument + first),
+        "last": ("conv2d", 7 * instrument + first),
+        "up": ("conv2d_transpose", 6 * instrument + first),
+        "down_norm": ("batch_normalization", 12 * instrument + first),
+        "up_norm": ("batch_normalization", 12 * instrument + 6 + first),
+    }[layer]
+    names = {"bias": "bias", "weight": "kernel", "running_mean": "moving_mean"}
+    if layer.endswith("norm"):
+        names = {"bias": "beta", "weight": "gamma", "running_mean": "moving_mean"}
+    suffix = f"_{index}" if index else ""
+    return f"{prefix}{suffix}/{names.get(kind, 'moving_variance')}"
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """On CUDA, convolutions in true float32 with one fixed algorithm; elsewhere that is so anyway."""
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False, fp32_precision="ieee"
+    ):
+        yield

