@@ -1,0 +1,33 @@
+"""A job's shards on Ray: what `splitfire_batch.job` is handed to have its work done here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Event
+
+from cluster.pool import run_shards
+from cluster.session import connect, pool_size
+from splitfire_batch.config import RuntimeConfig
+from splitfire_batch.job import RunShards
+from splitfire_batch.records import Quarantined, Shard, ShardEvent
+from splitfire_batch.worker import WorkerSpec
+
+
+@contextmanager
+def on_ray(runtime: RuntimeConfig, stop: Event) -> Iterator[RunShards]:
+    """A function that runs shards on a local Ray or the cluster that `runtime` names, while it is open.
+
+    Args:
+        runtime: address, number of workers, device.
+        stop: when set, tracks in flight are finished and no other begins.
+    """
+    with connect(runtime.ray):
+        size = pool_size(runtime)
+
+        def run(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent | Quarantined]:
+            here = replace(spec, device="cuda" if size.gpus else "cpu", threads=size.threads)
+            return run_shards(shards, here, size, stop)
+
+        yield run

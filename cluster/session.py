@@ -1,0 +1,142 @@
+"""A Ray to work in: one started here, or a cluster that is joined; and how many actors fit into it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from cluster.actors import PoolSize
+from splitfire_batch.config import RuntimeConfig
+from splitfire_batch.errors import ConfigError, TransientError
+
+_OBJECT_STORE_BYTES = 100_000_000
+"""No audio crosses Ray, so little shared memory will do (Ray's own minimum is 78,643,200)."""
+_CONNECT_S = 5.0
+_NAMESPACE = "splitfire"
+
+
+@contextmanager
+def connect(
+    address: str | None = None, n_cpus: int | None = None, is_verbose: bool = False
+) -> Iterator[None]:
+    """Within it there is a Ray; afterwards only one that was started here is gone.
+
+    A Ray that this process already has is used as it is. Ray takes over SIGTERM when it is started, so
+    a process with a handler of its own installs it inside. Usage statistics are off. Whatever the
+    setting, Ray prints a line to stdout when a worker dies.
+
+    Args:
+        address: `host:port` of a cluster's head, `auto` for the one of this machine, None to start one.
+        n_cpus: CPUs that a Ray started here may give away; None for all of the machine's.
+        is_verbose: print what Ray and the actors print.
+
+    Raises:
+        ConfigError: the address is none that can be used here.
+        TransientError: the cluster does not answer, or Ray did not start.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        if address is None:
+            _start(n_cpus, is_verbose)
+        else:
+            _join(address, is_verbose)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def pool_size(config: RuntimeConfig) -> PoolSize:
+    """How many actors the connected Ray has room for, and what each reserves.
+
+    With GPUs one actor for each, and an equal share of the CPUs. Without, one for every two CPUs.
+
+    Raises:
+        ConfigError: GPUs are asked for and Ray sees none.
+    """
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return size_for(config, n_cpus=int(resources.get("CPU", 1)), n_gpus=int(resources.get("GPU", 0)))
+
+
+def size_for(config: RuntimeConfig, n_cpus: int, n_gpus: int) -> PoolSize:
+    """As `pool_size`, for a cluster with that many CPUs and GPUs.
+
+    An actor reserves whole CPUs so that Ray can always place it; more workers than CPUs share them.
+
+    Raises:
+        ConfigError: GPUs are asked for and there are none.
+    """
+    if config.device == "cuda" and n_gpus == 0:
+        raise ConfigError("device: found 'cuda', and Ray sees no GPU; use 'auto' or 'cpu', or join a cluster")
+    n_cpus = max(1, n_cpus)
+    has_gpus = n_gpus > 0 and config.device != "cpu"
+    workers = config.workers or (n_gpus if has_gpus else max(1, n_cpus // 2))
+    cpus = n_cpus // workers if workers <= n_cpus else n_cpus / workers
+    # Ray counts GPUs in ten-thousandths; rounded down, so that all actors fit.
+    gpus = min(1.0, int(n_gpus / workers * 10_000) / 10_000) if has_gpus else 0.0
+    threads = config.threads or max(1, n_cpus // workers)
+    return PoolSize(workers, int(cpus * 10_000) / 10_000, gpus, threads)
+
+
+def knock(address: str) -> None:
+    """Returns if something listens at `host:port`; waits a few seconds at most.
+
+    Raises:
+        ConfigError: the address is no `host:port`.
+        TransientError: nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise ConfigError(
+            f"ray: found {address!r}, wanted host:port of the head node (such as 10.0.0.1:6379) or auto; "
+            "run this command on a machine of the cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise TransientError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _start(n_cpus: int | None, is_verbose: bool) -> None:
+    """A Ray of our own, for this machine only."""
+    has_token = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
+        # Ray would write the token that guards its ports to a file that everyone can read.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=n_cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            namespace=_NAMESPACE,
+            log_to_driver=is_verbose,
+            logging_level=logging.INFO if is_verbose else logging.ERROR,
+        )
+    except (RayError, OSError, RuntimeError) as error:
+        raise TransientError(f"Ray did not start on this machine: {error}") from error
+
+
+def _join(address: str, is_verbose: bool) -> None:
+    """A cluster's Ray; asked whether it is there first, because Ray itself waits for minutes, then exits."""
+    if address != "auto":
+        knock(address)
+    try:
+        ray.init(
+            address=address,
+            namespace=_NAMESPACE,
+            log_to_driver=is_verbose,
+            logging_level=logging.INFO if is_verbose else logging.ERROR,
+        )
+    except (RayError, OSError, RuntimeError) as error:
+        raise TransientError(f"the Ray cluster at {address} cannot be joined: {error}") from error
