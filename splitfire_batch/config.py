@@ -137,10 +137,11 @@ def configure(cls: type[Config], values: dict[str, Any]) -> Config:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(cls, item) for item in error.errors())) from None
+        raise ConfigError("; ".join(explain(cls, item) for item in error.errors())) from None
 
 
-def _explain(cls: type[Config], item: Any) -> str:
+def explain(cls: type, item: Any) -> str:
+    """One of pydantic's errors about `cls` in our words; the known keys for an unknown one."""
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = ", ".join(field.name for field in dataclasses.fields(cls))
@@ -150,19 +151,25 @@ def _explain(cls: type[Config], item: Any) -> str:
     return f"{name}: {shown}{item['msg'].removeprefix('Value error, ')}"
 
 
-def settings_id(separation: SeparationConfig, output: OutputConfig, weights_sha256: str) -> str:
-    """Hash of everything that changes a stem's sound or bytes: 16 hex digits, the same on every machine."""
-    text = json.dumps(settings(separation, output, weights_sha256), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def settings(separation: SeparationConfig, output: OutputConfig, weights_sha256: str) -> dict[str, Any]:
-    """What `settings_id` hashes, to be stored beside the rows it names."""
+def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str) -> dict[str, Any]:
+    """Everything that changes a stem's sound or bytes, to be hashed and stored beside the rows it made."""
     return {
         **dataclasses.asdict(separation),
+        "stems": sorted(separation.stems),
         "format": output.format,
         "depth": output.depth,
         "dither": output.dither,
-        "weights_sha256": weights_sha256,
+        "weights_id": weights_id,
         "output_epoch": OUTPUT_EPOCH,
     }
+
+
+def settings_id(values: dict[str, Any], epoch: int = 0) -> str:
+    """Hash of `settings(...)`: 16 hex digits, the same on every machine.
+
+    Args:
+        values: what `settings` returns.
+        epoch: how often the destination's stems were replaced; work of an older epoch does not count.
+    """
+    text = json.dumps({**values, "epoch": epoch}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -116,7 +116,7 @@ class Engine:
         n_sent = n_blended = 0
         for block in chain(blocks, [None]):
             if block is not None:
-                mix.push(block.reshape(-1, block.shape[-1]))
+                mix.push(block.flatten(0, 1))
             segments = self.model.segments(mix.n_frames)
             while n_sent < len(segments) and (block is None or segments[n_sent].stop <= mix.n_frames):
                 in_flight.append(self._send(mix.read(segments[n_sent])))

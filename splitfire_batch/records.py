@@ -18,7 +18,8 @@ class Track:
 
     `path` is relative to the catalogue's root and names the track to people. `target` is the path of the
     stems below the destination with `{stem}` and `{ext}` still open. `cost` is the expected number of
-    full model segments. `meta` are the catalogue's own columns, echoed into the manifest.
+    full model segments. `meta` are the catalogue's own columns, echoed into the manifest. A `problem`
+    ("CODE: why") was found while listing: the track fails without being fetched.
     """
 
     track_id: str
@@ -30,6 +31,7 @@ class Track:
     target: str
     cost: float = 1.0
     attempts: int = 0
+    problem: str | None = None
     meta: tuple[tuple[str, str], ...] = ()
 
 

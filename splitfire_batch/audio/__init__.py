@@ -1,0 +1,46 @@
+"""Audio files to samples and back: the only place that knows codecs and sample rates.
+
+A mix goes `open_audio` -> `to_lanes` -> `Resampler` to the model; stems come back through `Resampler`,
+`from_lanes`, `Spool`, `quantise` and `StemWriter`, at the rate, the length and the depth of the source.
+"""
+
+import soundfile
+import soxr
+
+from splitfire_batch.audio.channels import channel_groups, from_lanes, to_lanes
+from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
+from splitfire_batch.audio.encode import Encoded, StemWriter
+from splitfire_batch.audio.formats import OutputFormat, choose_output, source_bits
+from splitfire_batch.audio.quantise import dither_source, full_scale, quantise, to_int
+from splitfire_batch.audio.resample import Resampler
+from splitfire_batch.audio.spool import Spool
+
+__all__ = [
+    "Decoder",
+    "Encoded",
+    "OutputFormat",
+    "Resampler",
+    "Spool",
+    "StemWriter",
+    "channel_groups",
+    "choose_output",
+    "codec_versions",
+    "dither_source",
+    "from_lanes",
+    "full_scale",
+    "open_audio",
+    "quantise",
+    "source_bits",
+    "to_depth",
+    "to_float",
+    "to_int",
+    "to_lanes",
+]
+
+
+def codec_versions() -> str:
+    """The versions of the libraries that do the work, in words, for `doctor`."""
+    return (
+        f"libsndfile {soundfile.__libsndfile_version__}, soundfile {soundfile.__version__}, "
+        f"soxr {soxr.__version__}"
+    )

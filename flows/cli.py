@@ -1,0 +1,217 @@
+"""The command line, `splitfire`: data on stdout, talk on stderr, exit codes for scripts.
+
+    0 done    1 a bug    2 usage    3 finished with failed tracks    75 try again later    130 interrupted
+
+Everything heavy is imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.options import Flags, takes_settings
+from flows.settings import load_settings
+from splitfire_batch import __version__
+from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
+
+EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY, EXIT_INTERRUPTED = 2, 3, 75, 130
+
+app = typer.Typer(
+    name="splitfire",
+    help="Separate whole music libraries into stems.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="The models on offer.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+Source = Annotated[str, typer.Argument(help="Folder, bucket prefix, audio file, or table with a uri column.")]
+Destination = Annotated[str, typer.Argument(help="Folder or bucket prefix for stems and manifest.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file [default: splitfire.toml].")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Write over stems made with other settings.")]
+
+
+def main() -> None:
+    """Entry point: our own errors become one line and an exit code, never a traceback."""
+    try:
+        app()
+    except (TransientError, SplitfireError) as error:
+        sys.exit(_complain(error))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _complain(error: SplitfireError) -> int:
+    print(f"splitfire: {error}", file=sys.stderr)  # noqa: T201
+    if isinstance(error, TransientError):
+        return EXIT_TEMPORARY
+    return EXIT_USAGE if isinstance(error, ConfigError | StorageError) else 1
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"splitfire {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@takes_settings("separation", "output", "catalogue", "runtime")
+def run(
+    source: Source,
+    destination: Destination,
+    flags: Flags,
+    config: Config = None,
+    replace: Replace = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Separate a whole catalogue: the Prefect flow, on Ray. Run it again to go on, or for what is new."""
+    from flows.local_run import run_flow
+
+    settings = load_settings(flags, config)
+    report = run_flow(source, destination, settings, replace, quiet)
+    _print_report(report, as_json)
+    raise typer.Exit(_run_exit_code(report.exit_code))
+
+
+@app.command()
+@takes_settings("separation", "output", "catalogue", "runtime")
+def plan(
+    source: Source,
+    destination: Destination,
+    flags: Flags,
+    config: Config = None,
+    replace: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Show what `run` would do. Writes nothing."""
+    from flows.preview import preview
+
+    typer.echo(preview(source, destination, load_settings(flags, config), replace, as_json))
+
+
+@app.command()
+@takes_settings("separation", "output")
+def separate(
+    files: Annotated[list[Path], typer.Argument(help="Audio files.")],
+    flags: Flags,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the stems.")] = Path("separated"),
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
+    from splitfire_batch.here import separate_files
+
+    settings = load_settings(flags, config)
+    n_failed = 0
+    for row in separate_files(files, out, settings.separation, settings.output, settings.runtime):
+        n_failed += row.status == "failed"
+        if as_json:
+            paths = {stem.stem: str(out / stem.path) for stem in row.stems}
+            record = {"file": row.track.path, "status": row.status, "code": row.code, "message": row.message}
+            typer.echo(json.dumps({**record, "gain_db": row.gain_db, "stems": paths}))
+        elif row.status == "failed":
+            typer.echo(f"failed {row.code}: {row.message}", err=True)
+        else:
+            for stem in row.stems:
+                typer.echo(str(out / stem.path))
+    raise typer.Exit(EXIT_FAILED_TRACKS if n_failed else 0)
+
+
+@app.command()
+def status(
+    destination: Destination,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a destination holds and how its last run went; needs no cluster and no server."""
+    from flows.status import status_text
+
+    typer.echo(status_text(destination, load_settings({}, config), as_json))
+
+
+@app.command()
+@takes_settings("runtime")
+def doctor(
+    flags: Flags,
+    config: Config = None,
+    destination: Annotated[
+        str | None, typer.Option(help="Also try a destination: write, read, list.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check this installation: versions, codecs, devices, weights, stores."""
+    from flows.doctor import diagnose
+
+    checks = diagnose(load_settings(flags, config), destination)
+    if as_json:
+        typer.echo(json.dumps([check.as_dict() for check in checks], indent=1))
+    else:
+        for check in checks:
+            typer.echo(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name}: {check.found}")
+    raise typer.Exit(0 if all(check.is_ok for check in checks) else 1)
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List the models: stems, rate, licence."""
+    from splitfire_batch.models import model_cards
+
+    cards = model_cards()
+    if as_json:
+        fields = ("name", "architecture", "stems", "sample_rate", "weights_license", "is_commercial_ok")
+        typer.echo(
+            json.dumps([{field: getattr(card, field) for field in fields} for card in cards], indent=1)
+        )
+        return
+    for card in cards:
+        typer.echo(f"{card.name:20} {', '.join(card.stems):40} {card.sample_rate} Hz  {card.weights_license}")
+
+
+@models_app.command("pull")
+@takes_settings("runtime")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="A name from `splitfire models list`.")],
+    flags: Flags,
+    config: Config = None,
+) -> None:
+    """Fetch a model's weights into the cache, verified, and print where they are."""
+    from splitfire_batch.models import find_card
+    from splitfire_batch.models.weights import fetch_weights
+
+    runtime = load_settings(flags, config).runtime
+    card = find_card(name)
+    if not card.files:
+        typer.echo(f"{name} needs no weights", err=True)
+        return
+    typer.echo(str(fetch_weights(card, runtime.weights_mirror, runtime.storage)))
+
+
+def _print_report(report: Any, as_json: bool) -> None:
+    from flows.summary import failure_lines, summary_lines
+
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=1))
+        return
+    for line in (*summary_lines(report), *failure_lines(report)):
+        typer.echo(line)
+
+
+def _run_exit_code(code: int) -> int:
+    """130 instead of 75 when it was Ctrl-C that stopped the run."""
+    from flows.signals import STOPPED_BY
+
+    return EXIT_INTERRUPTED if code == EXIT_TEMPORARY and signal.SIGINT in STOPPED_BY else code

@@ -1,0 +1,113 @@
+"""`splitfire doctor`: what is installed and whether it works, one check a line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from flows.settings import Settings
+from splitfire_batch.errors import ObjectExists, SplitfireError
+from splitfire_batch.storage import open_store
+
+_PACKAGES = (
+    "splitfire-batch",
+    "torch",
+    "ray",
+    "prefect",
+    "fastapi",
+    "pyarrow",
+    "fsspec",
+    "s3fs",
+    "soundfile",
+    "soxr",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    is_ok: bool
+    found: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def diagnose(settings: Settings, destination: str | None) -> list[Check]:
+    """Every check, failed ones included; nothing is left behind."""
+    checks = [
+        Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        *(_check(package, partial(importlib.metadata.version, package)) for package in _PACKAGES),
+        _check("codecs", _codecs),
+        _check("devices", _devices),
+        _check("scratch", lambda: _scratch(settings)),
+        _check("weights", lambda: _weights(settings)),
+    ]
+    if destination is not None:
+        checks.append(_check("destination", lambda: _destination(destination, settings)))
+    return checks
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except (SplitfireError, OSError, ImportError, RuntimeError) as error:
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _codecs() -> str:
+    from splitfire_batch.audio import codec_versions
+
+    return codec_versions()
+
+
+def _devices() -> str:
+    import torch
+
+    n_gpus = torch.cuda.device_count()
+    names = [torch.cuda.get_device_name(index) for index in range(n_gpus)]
+    return f"{os.cpu_count()} CPU cores, {', '.join(names) or 'no GPU'}"
+
+
+def _scratch(settings: Settings) -> str:
+    folder = settings.runtime.scratch_dir or tempfile.gettempdir()
+    return f"{folder}, {shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
+
+
+def _weights(settings: Settings) -> str:
+    from splitfire_batch.models import find_card
+    from splitfire_batch.models.weights import fetch_weights
+
+    card = find_card(settings.separation.model)
+    if not card.files:
+        return f"{card.name} needs none"
+    return str(fetch_weights(card, settings.runtime.weights_mirror, settings.runtime.storage))
+
+
+def _destination(url: str, settings: Settings) -> str:
+    """Write, read, list, exclusive create, delete: what a run needs, tried on an object of our own."""
+    store = open_store(url, settings.runtime.storage)
+    path = f"_splitfire/doctor-{secrets.token_hex(4)}"
+    store.check_writable()
+    store.write(path, b"one")
+    try:
+        if store.read(path) != b"one" or path not in {found.path for found in store.list_under("_splitfire")}:
+            raise RuntimeError("what was written is not what is read or listed")
+        try:
+            store.create(path, b"two")
+        except ObjectExists:
+            return f"{store.url}: write, read, list and exclusive create work"
+        raise RuntimeError("exclusive create wrote over an object")
+    finally:
+        store.delete(path)

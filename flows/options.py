@@ -1,0 +1,86 @@
+"""Command-line options made from the settings classes, so that flags, files and forms never differ.
+
+Every field of a class becomes `--its-name`, with its docstring as help. Only what the operator gave is
+passed on; defaults stay with the classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic import TypeAdapter
+
+from flows.settings import SECTIONS
+
+Command = TypeVar("Command", bound=Callable[..., None])
+Flags = dict[str, dict[str, Any]]
+_FILE_ONLY = {"storage"}
+
+
+def takes_settings(*sections: str) -> Callable[[Command], Command]:
+    """A decorator: the command gets one option per field of these sections, as its argument `flags`."""
+
+    def decorate(command: Command) -> Command:
+        fields = [(section, field, option) for section in sections for field, option in _options(section)]
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "flags"]
+        hints = get_type_hints(command, include_extras=True)
+
+        def wrapper(**values: Any) -> None:
+            flags: Flags = {section: {} for section in sections}
+            for section, field, _ in fields:
+                value = values.pop(field)
+                if value is not None:
+                    flags[section][field] = value
+            command(**values, flags=flags)
+
+        wrapper.__doc__ = command.__doc__
+        wrapper.__name__ = command.__name__
+        parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
+        wrapper.__signature__ = inspect.Signature(parameters + [option for *_, option in fields])  # type: ignore[attr-defined]
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def _options(section: str) -> list[tuple[str, inspect.Parameter]]:
+    cls = SECTIONS[section]
+    hints = get_type_hints(cls)
+    described = TypeAdapter(cls).json_schema()["properties"]
+    return [
+        (field.name, _option(field, hints[field.name], described[field.name].get("description", ""), section))
+        for field in dataclasses.fields(cls)
+        if field.name not in _FILE_ONLY
+    ]
+
+
+def _option(field: dataclasses.Field[Any], hint: Any, text: str, section: str) -> inspect.Parameter:
+    kind, is_many = _shape(hint)
+    default = f" [default: {field.default}]" if isinstance(field.default, str | int | float) else ""
+    flag = "--" + field.name.replace("_", "-")
+    option = typer.Option(
+        *([f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]),
+        help=text + default,
+        rich_help_panel=section.capitalize(),
+        show_default=False,
+    )
+    annotation = list[kind] | None if is_many else kind | None  # type: ignore[valid-type]
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
+    )
+
+
+def _shape(hint: Any) -> tuple[Any, bool]:
+    """The type of one value, and whether it repeats."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        return args[0], True
+    if origin in (Union, types.UnionType):
+        return _shape(next(arg for arg in args if arg is not type(None)))
+    if origin is Annotated:
+        return _shape(args[0])
+    return hint, False

@@ -1,0 +1,67 @@
+"""A run's report in words: for a terminal, and as markdown for Prefect's page."""
+
+from __future__ import annotations
+
+from splitfire_batch.report import Report
+
+
+def summary_lines(report: Report) -> list[str]:
+    """What an operator wants to know, most important first."""
+    lines = [
+        f"{report.n_done} done, {report.n_failed} failed"
+        + (f", {report.n_unsettled} left (run the same command again)" if report.n_unsettled else "")
+        if report.n_planned
+        else f"nothing to do: {report.n_done_before} of {report.n_listed} tracks are done",
+    ]
+    if report.n_planned and report.n_done_before:
+        lines.append(f"{report.n_done_before} were done before")
+    if report.n_failed_before:
+        lines.append(f"{report.n_failed_before} failed before and are unchanged; not tried again")
+    if report.ignored:
+        lines.append("ignored: " + ", ".join(f"{n} {reason}" for reason, n in sorted(report.ignored.items())))
+    if report.n_done:
+        lines.append(
+            f"{_duration(report.audio_s)} of audio in {_duration(report.wall_s)} "
+            f"({report.audio_s / report.wall_s:.1f} x real time), "
+            f"{report.n_bytes_out / 2**20:,.1f} MiB of stems"
+        )
+    return lines
+
+
+def failure_lines(report: Report) -> list[str]:
+    """One line per failed track; the manifest has those beyond the first hundred."""
+    lines = [f"  {failure.code}  {failure.message}" for failure in report.failures]
+    hidden = report.n_failed - len(report.failures)
+    return [*lines, f"  ... and {hidden} more"] if hidden > 0 else lines
+
+
+def summary_markdown(report: Report) -> str:
+    """The report as a page: counts, failures by code, where things are."""
+    codes = "".join(f"| {code} | {n} |\n" for code, n in sorted(report.failures_by_code.items()))
+    return "\n".join(
+        [
+            f"# {_plain(report.source)} → {_plain(report.destination)}",
+            "",
+            *(f"- {line}" for line in summary_lines(report)),
+            f"- model `{report.model}`, settings `{report.settings_id}`, run `{report.run_id}`",
+            f"- manifest `{_plain(report.destination)}/_splitfire/views/tracks.parquet`",
+            *(["", "| failure | tracks |", "|---|---|", codes] if codes else []),
+        ]
+    )
+
+
+def _plain(text: str) -> str:
+    """A URL that markdown leaves alone."""
+    return text.replace("`", "'").replace("\n", " ")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02} min"
+        if hours
+        else f"{minutes} min {rest:02} s"
+        if minutes
+        else f"{seconds:.1f} s"
+    )

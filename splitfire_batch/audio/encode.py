@@ -1,0 +1,147 @@
+"""Writes stems: integers as they are, floats as they are, with what the manifest says about a file.
+
+libsndfile gets left-justified 32-bit integers for integer formats, from which it only takes the upper
+bits; it never converts a float. PCM WAV, AIFF and FLAC come out the same, byte for byte, each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from splitfire_batch.audio.formats import OutputFormat, Samples
+from splitfire_batch.audio.spool import disk_error
+from splitfire_batch.errors import NoSpace, StorageError
+
+_PIECE_FRAMES = 65_536  # libsndfile has crashed on longer writes
+_PROBE_BYTES = 256 * 1024  # more than what libsndfile may still hold when a disk is full
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What one written file is."""
+
+    n_frames: int
+    n_bytes: int
+    sha256: str
+    """Of the file's bytes."""
+    pcm_md5: str
+    """Of the PCM data, little-endian, interleaved, at the file's depth: FLAC's STREAMINFO MD5."""
+
+
+class StemWriter:
+    """One stem file being written. In a `with` statement, an exception removes the unfinished file."""
+
+    def __init__(self, path: Path, out: OutputFormat) -> None:
+        self._path, self._out = path, out
+        self._dtype: type[np.int32 | np.float32] = np.float32 if out.bits is None else np.int32
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.n_frames = 0
+        """Frames written so far."""
+        try:
+            self._file = soundfile.SoundFile(
+                str(path), "w", out.sample_rate, out.n_channels, out.subtype, format=out.container
+            )
+        except soundfile.LibsndfileError as error:
+            raise self._write_error(error.error_string) from error
+
+    def write(self, block: Samples | NDArray[np.int64]) -> None:
+        """Append a block (n, C).
+
+        Args:
+            block: int32 or int64, right-justified at the format's depth; float32, finite, for a float format.
+
+        Raises:
+            ValueError: another shape or dtype, or samples that do not fit.
+            NoSpace: the disk or the quota is full.
+        """
+        self._check(block)
+        for start in range(0, len(block), _PIECE_FRAMES):
+            piece: Samples = np.ascontiguousarray(block[start : start + _PIECE_FRAMES], dtype=self._dtype)
+            self._md5.update(_pcm_bytes(piece, self._out.bits))
+            if self._out.bits is not None:
+                piece = np.left_shift(piece, 32 - self._out.bits, dtype=np.int32)
+            try:
+                self._file.write(piece)
+            except (soundfile.LibsndfileError, AssertionError) as error:  # the latter: a short write
+                raise self._write_error(str(error)) from error
+        self.n_frames += len(block)
+
+    def close(self) -> Encoded:
+        """Finish the file and say what it is.
+
+        Raises:
+            NoSpace: the disk or the quota is full.
+            StorageError: the file does not read back to its last frame.
+        """
+        try:
+            self._file.close()
+        except soundfile.LibsndfileError as error:
+            raise self._write_error(error.error_string) from error
+        self._check_last_frame()
+        with self._path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return Encoded(self.n_frames, self._path.stat().st_size, sha256, self._md5.hexdigest())
+
+    def __enter__(self) -> StemWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(soundfile.LibsndfileError):  # `close` has reported what matters
+            self._file.close()
+        if kind is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _check(self, block: Samples | NDArray[np.int64]) -> None:
+        bits, n_channels = self._out.bits, self._out.n_channels
+        wanted = ("float32",) if bits is None else ("int32", "int64")
+        if block.ndim != 2 or block.shape[1] != n_channels or block.dtype.name not in wanted:
+            raise ValueError(
+                f"a block has shape {block.shape} of {block.dtype}, wanted (n, {n_channels}) of {wanted[0]}"
+            )
+        if bits is None:
+            if not np.isfinite(block).all():
+                raise ValueError("a block has NaN or infinite samples, wanted finite ones")
+        elif block.size and not (-(1 << (bits - 1)) <= block.min() and block.max() < 1 << (bits - 1)):
+            raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into {bits} bit")
+
+    def _check_last_frame(self) -> None:
+        """What libsndfile could not flush in `close` it does not report; then the last frame is missing."""
+        if not self.n_frames:
+            return
+        try:
+            with soundfile.SoundFile(str(self._path)) as file:
+                n_frames = int(file.frames)
+                file.seek(self.n_frames - 1)
+                is_whole = n_frames == self.n_frames and len(file.read(1)) == 1
+        except soundfile.LibsndfileError as error:
+            raise self._write_error(error.error_string) from error
+        if not is_whole:
+            raise self._write_error(f"found {n_frames} frames, wrote {self.n_frames}")
+
+    def _write_error(self, text: str) -> StorageError:
+        """libsndfile says only "System error": writing some bytes ourselves tells why."""
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                if file.write(bytes(_PROBE_BYTES)) < _PROBE_BYTES:
+                    return NoSpace(str(self._path), "the disk is full; free some space")
+        except OSError as error:
+            return disk_error(str(self._path), error)
+        return StorageError(str(self._path), f"could not be written: {text}")
+
+
+def _pcm_bytes(block: Samples, bits: int | None) -> bytes:
+    """Interleaved little-endian samples of 2, 3 or 4 bytes."""
+    if bits is None:
+        return block.astype("<f4", copy=False).tobytes()
+    four = block.astype("<i4", copy=False).reshape(-1).view(np.uint8).reshape(-1, 4)
+    return four[:, : bits // 8].tobytes()

@@ -1,0 +1,87 @@
+"""A few files in this process: the same stems as a job's, without plan, shards or manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from hashlib import blake2b
+from pathlib import Path
+
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.engine import Engine
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.models import find_card, load_model
+from splitfire_batch.naming import NamedTrack, make_targets
+from splitfire_batch.records import Track, TrackRow
+from splitfire_batch.separation import Limits
+from splitfire_batch.settling import Workbench, settle
+from splitfire_batch.stems import make_recipes
+from splitfire_batch.storage import Stores, open_store
+
+
+def separate_files(
+    files: Sequence[Path],
+    out: Path,
+    separation: SeparationConfig,
+    output: OutputConfig,
+    runtime: RuntimeConfig,
+) -> Iterator[TrackRow]:
+    """Settle each file in turn; a bad one becomes a failed row and the others go on.
+
+    Args:
+        files: audio files; their folders do not show in the stems' paths.
+        out: folder for the stems, made if missing; stems of the same name are replaced.
+        separation: how the stems sound.
+        output: how they are written.
+        runtime: device, threads and limits.
+
+    Raises:
+        ConfigError: a file that is missing or a folder, an unknown model or stem.
+    """
+    recipes = make_recipes(separation, find_card(separation.model).stems)
+    tracks = _tracks(files, separation, output)
+    with ExitStack() as stack:
+        model = load_model(separation, pick_device(runtime), runtime.weights_mirror, runtime.storage)
+        bench = Workbench(
+            engine=stack.enter_context(Engine(model, runtime.batch or 1)),
+            sources=Stores(runtime.storage),
+            destination=open_store(str(out), runtime.storage),
+            recipes=recipes,
+            output=output,
+            limits=Limits(
+                max_duration_s=runtime.max_duration_s,
+                spool_bytes=runtime.spool_mb * 2**20 // (1 + len(model.stems)),
+                scratch=Path(runtime.scratch_dir) if runtime.scratch_dir else None,
+            ),
+            max_bytes=runtime.max_bytes,
+            is_immutable=output.names == "immutable",
+        )
+        for track in tracks:
+            yield settle(track, bench)
+
+
+def pick_device(runtime: RuntimeConfig) -> str:
+    """`cuda` where there is a GPU and the settings allow it, else `cpu`."""
+    import torch
+
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if runtime.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return runtime.device
+
+
+def _tracks(files: Sequence[Path], separation: SeparationConfig, output: OutputConfig) -> list[Track]:
+    for file in files:
+        if file.is_dir():
+            raise ConfigError(f"{file} is a folder; `splitfire run {file} DESTINATION` separates folders")
+        if not file.exists():
+            raise ConfigError(f"there is no file {file}")
+    uris = [str(file.resolve()) for file in files]
+    ids = [blake2b(uri.encode(), digest_size=8).hexdigest() for uri in uris]
+    named = [NamedTrack(file.name, track_id, {}) for file, track_id in zip(files, ids, strict=True)]
+    targets = make_targets(named, output.template, separation.model)
+    return [
+        Track(track_id, track_id, uri, str(file), file.stat().st_size, "", target)
+        for file, track_id, uri, target in zip(files, ids, uris, targets, strict=True)
+    ]

@@ -1,0 +1,72 @@
+"""Which settings a destination holds.
+
+With immutable names stems of any settings lie side by side. With plain names a stem has one name, so a
+destination holds one set of settings per model; another is refused unless it is to replace the first. A
+replacement begins a new epoch: rows of older epochs no longer count as done, even for equal settings.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from splitfire_batch.config import settings_id
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.storage import Store
+
+_FOLDER = "_splitfire/settings"
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Settings that were used in a destination."""
+
+    settings_id: str
+    epoch: int
+    settings: dict[str, Any]
+
+
+def read_holdings(store: Store) -> list[Holding]:
+    """Every settings the destination was used with, oldest epoch first."""
+    found = [store.read(item.path) for item in store.list_under(_FOLDER)]
+    holdings = [Holding(**json.loads(data)) for data in found]
+    return sorted(holdings, key=lambda holding: (holding.epoch, holding.settings_id))
+
+
+def choose_holding(store: Store, settings: dict[str, Any], is_immutable: bool, replace: bool) -> Holding:
+    """The holding that a run with these settings adds to; new ones are not recorded yet.
+
+    Raises:
+        ConfigError: plain names, and the destination holds stems of the model made with other settings.
+    """
+    held = [item for item in read_holdings(store) if item.settings["model"] == settings["model"]]
+    if is_immutable or not held:
+        return Holding(settings_id(settings), 0, settings)
+    active = held[-1]
+    if active.settings == settings:
+        return active
+    if replace:
+        epoch = active.epoch + 1
+        return Holding(settings_id(settings, epoch), epoch, settings)
+    differences = ", ".join(
+        f"{name} was {active.settings.get(name)!r} and is now {settings.get(name)!r}"
+        for name in sorted(active.settings.keys() | settings.keys())
+        if active.settings.get(name) != settings.get(name)
+    )
+    raise ConfigError(
+        f"{store.url} holds stems of {settings['model']} made with other settings ({differences}); "
+        'choose another destination, pass --replace to write over them, or set names = "immutable"'
+    )
+
+
+def record_holding(store: Store, holding: Holding) -> None:
+    """Keep the settings beside the rows that will name them."""
+    values = {"settings_id": holding.settings_id, "epoch": holding.epoch, "settings": holding.settings}
+    store.write(f"{_FOLDER}/{holding.settings_id}.json", json.dumps(values, indent=1).encode())
+
+
+def is_current(holding: Holding, holdings: list[Holding]) -> bool:
+    """Whether no later epoch has replaced the holding's stems."""
+    model = holding.settings["model"]
+    return all(item.epoch <= holding.epoch for item in holdings if item.settings["model"] == model)

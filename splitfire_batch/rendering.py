@@ -1,0 +1,191 @@
+"""From estimates to written stems: recipes, one linked gain, quantisation, encoding, levels.
+
+For integer formats everything is computed in integers, so that the stems of a track sum to its mix exactly
+whenever nothing had to be scaled and the output is at least as deep as the source. Only if some stem would
+exceed full scale, all stems of the track get the same gain, and the row says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from splitfire_batch.audio import (
+    OutputFormat,
+    StemWriter,
+    dither_source,
+    full_scale,
+    quantise,
+    source_bits,
+    to_float,
+)
+from splitfire_batch.records import StemFile
+from splitfire_batch.separation import Separated
+from splitfire_batch.stems import Recipe, needed_estimates
+
+Array = np.ndarray[Any, Any]
+Arrays = dict[str, Array]
+"""Blocks (n, C) by stem or estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderSettings:
+    """How the stems of one track are made and written."""
+
+    recipes: tuple[Recipe, ...]
+    output: OutputFormat
+    dither: bool
+    track_id: str
+    """Seeds the dither."""
+    sums_to_mix: bool
+    """Whether the stems are to add up to the mix; only then the residual is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Stems as local files; `StemFile.path` is the file's name in the folder given to `render`."""
+
+    stems: tuple[StemFile, ...]
+    gain_db: float
+    sum_residual_db: float | None
+
+
+def render(separated: Separated, settings: RenderSettings, folder: Path) -> Rendered:
+    """Write every stem of a track into `folder`.
+
+    Raises:
+        NoSpace: the folder's disk is full.
+    """
+    out = settings.output
+    names = [recipe.stem for recipe in settings.recipes]
+    files = {stem: folder / f"{stem}.{out.ext}" for stem in names}
+    scale = 1.0 if out.bits is None else 2.0 ** (out.bits - 1)
+    levels = {stem: _Level(scale) for stem in names}
+    residual = _Level(scale)
+    gain = 1.0 if out.bits is None else _linked_gain(separated, settings)
+    with ExitStack() as stack:
+        writers = {stem: stack.enter_context(StemWriter(path, out)) for stem, path in files.items()}
+        for mix, stems in _output_blocks(separated, settings, gain):
+            for stem, block in stems.items():
+                writers[stem].write(block)
+                levels[stem].add(block)
+            if settings.sums_to_mix:
+                addends = [block for stem, block in stems.items() if stem != "instrumental"]
+                residual.add(np.sum(addends, axis=0, dtype=np.float64) - mix)
+        encoded = {stem: writer.close() for stem, writer in writers.items()}
+    return Rendered(
+        stems=tuple(
+            StemFile(
+                stem=stem,
+                path=files[stem].name,
+                container=out.container,
+                subtype=out.subtype,
+                peak_db=levels[stem].peak_db,
+                rms_db=levels[stem].rms_db,
+                sample_rate=out.sample_rate,
+                n_channels=out.n_channels,
+                n_frames=encoded[stem].n_frames,
+                n_bytes=encoded[stem].n_bytes,
+                sha256=encoded[stem].sha256,
+                pcm_md5=encoded[stem].pcm_md5,
+            )
+            for stem in names
+        ),
+        gain_db=20 * math.log10(gain),
+        sum_residual_db=residual.rms_db if settings.sums_to_mix else None,
+    )
+
+
+def float_blocks(separated: Separated, recipes: Sequence[Recipe]) -> Iterator[tuple[Array, Arrays]]:
+    """The mix and the stems, block by block, float32, never scaled."""
+    needed = needed_estimates(recipes)
+    for decoded, estimates in separated.blocks():
+        mix = to_float(decoded)
+        yield mix, _cooked(recipes, mix, {name: estimates[name] for name in needed})
+
+
+def _output_blocks(
+    separated: Separated, settings: RenderSettings, gain: float
+) -> Iterator[tuple[Array, Arrays]]:
+    """The mix times the gain, and the stems as they will be written, in steps of the output's depth."""
+    if settings.output.bits is None:
+        return float_blocks(separated, settings.recipes)
+    return _integer_blocks(separated, settings, gain, settings.output.bits)
+
+
+def _integer_blocks(
+    separated: Separated, settings: RenderSettings, gain: float, bits: int
+) -> Iterator[tuple[Array, Arrays]]:
+    """Quantised: the mix by a shift where that is exact, all else by rounding, dithered at 16 bit."""
+    depth = source_bits(separated.source.subtype)
+    is_exact = gain == 1.0 and depth is not None and depth <= bits
+    step = 2.0 ** (1 - bits)
+    names = needed_estimates(settings.recipes)
+    dithers = {}
+    if settings.dither and bits == 16:
+        # what rounds to silence stays silent
+        audible = [name for name in names if separated.peaks[name] * gain >= step / 2]
+        dithers = {name: dither_source(settings.track_id, name) for name in (*audible, "mix")}
+    for decoded, estimates in separated.blocks():
+        parts = {name: quantise(estimates[name], bits, gain, dithers.get(name)) for name in names}
+        if is_exact:
+            mix = decoded.astype(np.int64) >> (32 - bits)
+            yield mix, _cooked(settings.recipes, mix, parts)
+            continue
+        exact = to_float(decoded) * (gain / step)
+        rounded = quantise(to_float(decoded), bits, gain, dithers.get("mix"))
+        yield exact, _cooked(settings.recipes, rounded, parts)
+
+
+def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays) -> Arrays:
+    """Each recipe's stem: the part of its name, or the mix minus parts."""
+    stems = {}
+    for recipe in recipes:
+        if recipe.minus is None:
+            stems[recipe.stem] = parts[recipe.stem]
+            continue
+        stems[recipe.stem] = mix.copy()
+        for name in recipe.minus:
+            stems[recipe.stem] -= parts[name]
+    return stems
+
+
+def _linked_gain(separated: Separated, settings: RenderSettings) -> float:
+    """1.0, or what brings the loudest of all stems just below full scale."""
+    lowest = highest = 0
+    for _, stems in _output_blocks(separated, settings, 1.0):
+        for block in stems.values():
+            lowest, highest = min(lowest, int(block.min())), max(highest, int(block.max()))
+    least, greatest = full_scale(settings.output.bits or 0)
+    if least <= lowest and highest <= greatest:
+        return 1.0
+    # after scaling, rounding and dither may add up once more in a difference
+    margin = 2 * (len(separated.peaks) + 1)
+    return (greatest - margin) / max(-lowest, highest)
+
+
+class _Level:
+    """Peak and RMS of blocks, in dB relative to full scale; None for digital silence."""
+
+    def __init__(self, scale: float) -> None:
+        self._scale, self._peak, self._energy, self._n = scale, 0.0, 0.0, 0
+
+    def add(self, block: Array) -> None:
+        values = block.reshape(-1).astype(np.float64) / self._scale
+        self._peak = max(self._peak, float(np.abs(values).max(initial=0.0)))
+        self._energy += float(values @ values)
+        self._n += values.size
+
+    @property
+    def peak_db(self) -> float | None:
+        return 20 * math.log10(self._peak) if self._peak > 0 else None
+
+    @property
+    def rms_db(self) -> float | None:
+        return 10 * math.log10(self._energy / self._n) if self._energy > 0 else None

@@ -1,0 +1,139 @@
+"""What an operator is told: progress while a run goes on, and a report at its end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from splitfire_batch.records import Outcome, StageSeconds
+
+MAX_FAILURES_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One track without stems, and why."""
+
+    path: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A run as it stands."""
+
+    n_planned: int
+    n_done: int
+    n_failed: int
+    audio_s: float
+    """Seconds of audio separated so far."""
+    planned_audio_s: float
+    """Estimated seconds of audio of the whole plan."""
+    wall_s: float
+
+    @property
+    def n_settled(self) -> int:
+        """Tracks with a row."""
+        return self.n_done + self.n_failed
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of audio per second of time."""
+        return self.audio_s / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def percent(self) -> float:
+        """Settled tracks of those planned, 0 to 100."""
+        return 100.0 * self.n_settled / self.n_planned if self.n_planned else 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did; kept as run.json."""
+
+    run_id: str
+    source: str
+    destination: str
+    model: str
+    settings_id: str
+    n_listed: int
+    ignored: dict[str, int]
+    """Objects of the source that are no tracks, by reason."""
+    n_done_before: int
+    n_failed_before: int
+    n_planned: int
+    n_done: int
+    n_failed: int
+    failures_by_code: dict[str, int]
+    failures: tuple[Failure, ...]
+    """At most 100; failures.parquet has all."""
+    audio_s: float
+    n_bytes_out: int
+    wall_s: float
+    seconds: StageSeconds
+
+    @property
+    def n_unsettled(self) -> int:
+        """Planned tracks without a row: the run was stopped; the next one does them."""
+        return self.n_planned - self.n_done - self.n_failed
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some tracks failed in this run, 75 stopped before the end."""
+        if self.n_unsettled:
+            return 75
+        return 3 if self.n_failed else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "n_unsettled": self.n_unsettled, "exit_code": self.exit_code}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Adds up what a run's events tell."""
+
+    n_planned: int
+    planned_audio_s: float
+    begin: float = field(default_factory=time.monotonic)
+    n_done: int = 0
+    n_failed: int = 0
+    audio_s: float = 0.0
+    n_bytes_out: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one settled track."""
+        if outcome.status == "failed":
+            self.n_failed += 1
+            self.codes[outcome.code or ""] += 1
+            if len(self.failures) < MAX_FAILURES_SHOWN:
+                self.failures.append(Failure(outcome.path, outcome.code or "", outcome.message or ""))
+        else:
+            self.n_done += 1
+            self.audio_s += outcome.audio_s
+            self.n_bytes_out += outcome.n_bytes_out
+
+    def add_seconds(self, seconds: StageSeconds) -> None:
+        """Count a shard's stage seconds."""
+        self.seconds.update(asdict(seconds))
+
+    def total_seconds(self) -> StageSeconds:
+        """Stage seconds of all shards so far."""
+        return StageSeconds(**self.seconds)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.begin
+
+    def progress(self) -> Progress:
+        """A snapshot."""
+        return Progress(
+            self.n_planned, self.n_done, self.n_failed, self.audio_s, self.planned_audio_s, self.wall_s
+        )

@@ -1,0 +1,140 @@
+"""One track from a local file to its estimates at the file's own rate, channels and length.
+
+A single streaming pass: decode, bring to the model's rate, separate, bring back. What comes out waits in
+spools, in memory below a limit and on disk above it, because the gain that keeps every stem below full
+scale is known only at the end. Rendering makes stems of it.
+
+Axes: n frames, C channels of the file, G lanes (channel pairs), S stems.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from splitfire_batch.audio import (
+    Decoder,
+    Resampler,
+    Spool,
+    channel_groups,
+    from_lanes,
+    open_audio,
+    to_float,
+    to_lanes,
+)
+from splitfire_batch.engine import Engine
+from splitfire_batch.records import AudioFormat
+from splitfire_batch.stopwatch import Stopwatch
+
+BLOCK_FRAMES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one track may take."""
+
+    max_duration_s: float = 86_400
+    spool_bytes: int = 32 * 2**20
+    """Bytes of one spool (the mix, or one estimate) in memory; the rest goes to `scratch`."""
+    scratch: Path | None = None
+
+
+class Separated:
+    """A track's mix and estimates, block by block, as often as wanted. Close it to free its spools."""
+
+    def __init__(
+        self, source: AudioFormat, mix: Spool, estimates: dict[str, Spool], spools: ExitStack
+    ) -> None:
+        self.source = source
+        """With the frames counted, not those claimed by the header."""
+        self.peaks = dict.fromkeys(estimates, 0.0)
+        """Highest absolute value of each estimate; 1.0 is full scale."""
+        self._mix, self._estimates, self._spools = mix, estimates, spools
+
+    def __enter__(self) -> Separated:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._spools.close()
+
+    def append(self, stem: str, block: np.ndarray) -> None:
+        """Take the next block (n, C) of an estimate."""
+        self._estimates[stem].append(block)
+        self.peaks[stem] = max(self.peaks[stem], float(np.abs(block).max(initial=0.0)))
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Pairs of the mix (n, C), as decoded, and the estimates (n, C), float32, frame by frame alike."""
+        streams = [spool.blocks(BLOCK_FRAMES) for spool in self._estimates.values()]
+        for mix, *estimates in zip(self._mix.blocks(BLOCK_FRAMES), *streams, strict=True):
+            yield mix, dict(zip(self._estimates, estimates, strict=True))
+
+
+def separate_file(
+    path: Path, engine: Engine, stems: Sequence[str], limits: Limits, watch: Stopwatch
+) -> Separated:
+    """The estimates of `stems` for one audio file.
+
+    Args:
+        path: a local file.
+        engine: may serve other tracks in other threads at the same time.
+        stems: names of the model's stems; the others are not kept.
+        limits: duration, memory, scratch folder.
+        watch: gets the seconds of each stage.
+
+    Raises:
+        TrackError: the file cannot be decoded whole, or is too long.
+        NoSpace: scratch is full.
+    """
+    with ExitStack() as on_error, open_audio(path, max_duration_s=limits.max_duration_s) as decoder:
+        spools = on_error.enter_context(ExitStack())
+        n_channels = decoder.format.n_channels
+        mix, *kept = (
+            spools.enter_context(Spool(n_channels, limits.spool_bytes, limits.scratch))
+            for _ in range(1 + len(stems))
+        )
+        separated = Separated(decoder.format, mix, dict(zip(stems, kept, strict=True)), spools)
+        for name, block in _estimate_blocks(decoder, engine, mix, stems, watch):
+            separated.append(name, block)
+        separated.source = replace(decoder.format, n_frames=mix.n_frames)
+        on_error.pop_all()
+        return separated
+
+
+def _estimate_blocks(
+    decoder: Decoder, engine: Engine, mix: Spool, stems: Sequence[str], watch: Stopwatch
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Decode into `mix`, and give the estimates (n, C) at the file's rate as they become final."""
+    model, source = engine.model, decoder.format
+    groups = channel_groups(source.n_channels)
+    kept = [model.stems.index(stem) for stem in stems]
+    back = Resampler(model.sample_rate, source.sample_rate, len(groups) * len(kept) * model.n_channels)
+    at_model_rate = watch.timed("decode", _model_blocks(decoder, mix, model.sample_rate))
+    for frames in engine.separate(at_model_rate, watch):
+        with watch.measure("encode"):
+            native = from_lanes(back.push(frames.numpy()[:, kept]), groups)
+        yield from zip(stems, native, strict=True)
+    with watch.measure("encode"):
+        native = from_lanes(back.finish(mix.n_frames), groups)
+    yield from zip(stems, native, strict=True)
+
+
+def _model_blocks(decoder: Decoder, mix: Spool, sample_rate: int) -> Iterator[torch.Tensor]:
+    """Decoded blocks, kept in `mix`, as lanes (G, 2, n) at the model's rate."""
+    source = decoder.format
+    groups = channel_groups(source.n_channels)
+    forth = Resampler(source.sample_rate, sample_rate, 2 * len(groups))
+    for block in decoder.blocks(BLOCK_FRAMES):
+        mix.append(block)
+        yield torch.from_numpy(forth.push(to_lanes(to_float(block), groups)))
+    # at least one frame, so that a clip of one frame at a high rate is separated too
+    n_frames = max(1, math.ceil(mix.n_frames * sample_rate / source.sample_rate))
+    yield torch.from_numpy(forth.finish(n_frames))

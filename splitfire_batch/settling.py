@@ -1,0 +1,149 @@
+"""The story of one track: fetch, decode, separate, render, store, and always a row.
+
+Whatever goes wrong with a track ends here, as a failed row with a code from the closed list. Nothing in
+this module knows of other tracks, shards or machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from splitfire_batch.audio import choose_output
+from splitfire_batch.config import OutputConfig
+from splitfire_batch.engine import Engine
+from splitfire_batch.errors import (
+    AccessDenied,
+    NoSpace,
+    ObjectMissing,
+    StorageError,
+    TrackError,
+    TransientError,
+)
+from splitfire_batch.naming import stem_path
+from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
+from splitfire_batch.rendering import Rendered, RenderSettings, render
+from splitfire_batch.separation import Limits, separate_file
+from splitfire_batch.stems import Recipe, is_complete, needed_estimates
+from splitfire_batch.stopwatch import Stopwatch
+from splitfire_batch.storage import Store, Stores
+
+_HASH_BYTES = 2**20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What the tracks of a worker share."""
+
+    engine: Engine
+    sources: Stores
+    destination: Store
+    recipes: tuple[Recipe, ...]
+    output: OutputConfig
+    limits: Limits
+    max_bytes: int
+    is_immutable: bool
+
+
+def settle(track: Track, bench: Workbench) -> TrackRow:
+    """Do everything for one track. Never raises for the track's sake: failures become the row."""
+    row = TrackRow(track, "failed", started_at=time.time())
+    watch = Stopwatch()
+    try:
+        row = _separate(row, bench, watch)
+    except TrackError as error:
+        row = _failed(row, error)
+    except NoSpace as error:
+        row = _failed(row, TrackError("NO_SPACE", f"{error}; free space or set scratch_dir"))
+    except StorageError as error:
+        row = _failed(row, TrackError("STORE_WRITE", str(error)))
+    except TransientError as error:
+        row = _failed(row, TrackError("STORE_WRITE", f"{error}; run the job again"))
+    except MemoryError:
+        row = _failed(row, TrackError("OOM", "the worker's memory is full; lower spool_mb or open_tracks"))
+    except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
+        _log.exception("track_bug track=%s", track.track_id)
+        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error}"))
+    return replace(row, seconds=watch.seconds(), finished_at=time.time())
+
+
+def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
+    track = row.track
+    if track.problem:
+        code, _, why = track.problem.partition(": ")
+        raise TrackError(code, why)
+    if track.n_bytes > bench.max_bytes:
+        raise TrackError(
+            "TOO_LARGE", f"found {track.n_bytes} bytes, the limit max_bytes is {bench.max_bytes}"
+        )
+    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
+        with watch.measure("fetch"):
+            path, content_id = _fetch(track, bench, Path(folder))
+        with separate_file(
+            path, bench.engine, needed_estimates(bench.recipes), bench.limits, watch
+        ) as separated:
+            with watch.measure("encode"):
+                settings = _render_settings(track, separated.source, bench)
+                rendered = render(separated, settings, Path(folder))
+            source = separated.source
+        with watch.measure("store"):
+            stems = _store(track, rendered, bench, Path(folder), settings.output.ext)
+    return replace(
+        row,
+        status="done",
+        content_id=content_id,
+        source=source,
+        stems=stems,
+        gain_db=rendered.gain_db,
+        sum_residual_db=rendered.sum_residual_db,
+    )
+
+
+def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
+    """The whole object as a local file, and the SHA-256 of its bytes."""
+    store, key = bench.sources.locate(track.uri)
+    try:
+        found = store.stat(key)
+        if track.etag and found.etag != track.etag:
+            raise TrackError("SOURCE_CHANGED", "the object changed after it was listed; run the job again")
+        path = store.fetch(key, folder / "source")
+    except ObjectMissing as error:
+        raise TrackError("SOURCE_MISSING", "it was listed, but there is no such object any more") from error
+    except AccessDenied as error:
+        raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
+    except (TransientError, StorageError) as error:
+        raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
+    with path.open("rb") as file:
+        return path, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _render_settings(track: Track, source: AudioFormat, bench: Workbench) -> RenderSettings:
+    return RenderSettings(
+        recipes=bench.recipes,
+        output=choose_output(source, bench.output),
+        dither=bench.output.dither,
+        track_id=track.track_id,
+        sums_to_mix=is_complete(bench.recipes, bench.engine.model.stems),
+    )
+
+
+def _store(
+    track: Track, rendered: Rendered, bench: Workbench, folder: Path, ext: str
+) -> tuple[StemFile, ...]:
+    """Put every stem whole; their paths become those in the destination."""
+    stored = []
+    for stem in rendered.stems:
+        target = stem_path(track.target, stem.stem, ext, stem.sha256 if bench.is_immutable else None)
+        bench.destination.write(target, folder / stem.path)
+        stored.append(replace(stem, path=target))
+    return tuple(stored)
+
+
+def _failed(row: TrackRow, error: TrackError) -> TrackRow:
+    return replace(row, status="failed", code=error.code, message=f"{row.track.path}: {error.why}")

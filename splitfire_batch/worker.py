@@ -1,0 +1,200 @@
+"""The story of a shard: its tracks go through one device, and their rows into manifest parts.
+
+A worker has one engine and a few threads. Each thread settles one track at a time, so that while one track
+is on the device others are fetched, decoded, encoded and stored. Rows go out in parts, and a part's put
+is what settles its tracks.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.engine import Engine
+from splitfire_batch.manifest import RunContext, to_table, write_part
+from splitfire_batch.models import load_model
+from splitfire_batch.records import (
+    Committed,
+    Draining,
+    Outcome,
+    Shard,
+    ShardDone,
+    ShardEvent,
+    StageSeconds,
+    Started,
+    Track,
+    TrackRow,
+)
+from splitfire_batch.separation import Limits
+from splitfire_batch.settling import Workbench, settle
+from splitfire_batch.stems import make_recipes
+from splitfire_batch.storage import Stores, open_store
+
+PART_ROWS = 64
+PART_S = 15.0
+"""A part is written when it has this many rows, or its oldest row is this old, or the shard ends."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs to make itself, on whatever machine; it holds no secret."""
+
+    destination: str
+    separation: SeparationConfig
+    output: OutputConfig
+    runtime: RuntimeConfig
+    context: RunContext
+    is_immutable: bool
+    """Whether stem names end in the hash of their bytes."""
+    device: str = "cpu"
+    threads: int = 1
+
+    def __call__(self) -> Worker:
+        """Load the model and open the stores."""
+        return Worker(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dropped:
+    """A track that was not begun because the worker is stopping."""
+
+
+_News = Started | TrackRow | _Dropped
+
+
+class Worker:
+    """Settles shards on one device. `run_shard` may be called from several threads.
+
+    Raises:
+        ConfigError: the model or a store cannot be opened.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        if spec.device == "cpu":
+            torch.set_num_threads(spec.threads)
+        runtime = spec.runtime
+        model = load_model(spec.separation, spec.device, runtime.weights_mirror, runtime.storage)
+        batch = runtime.batch or (1 if spec.device == "cpu" else 8)
+        self._bench = Workbench(
+            engine=Engine(model, batch),
+            sources=Stores(runtime.storage),
+            destination=open_store(spec.destination, runtime.storage),
+            recipes=make_recipes(spec.separation, model.stems),
+            output=spec.output,
+            limits=_limits(runtime, n_estimates=len(model.stems)),
+            max_bytes=runtime.max_bytes,
+            is_immutable=spec.is_immutable,
+        )
+        numerics = f"{model.device.type}/{spec.separation.precision}/batch{batch}"
+        if spec.device == "cpu":
+            numerics += f"/threads{spec.threads}"
+        self._context = replace(spec.context, numerics=numerics, device=_device_name(model.device))
+        self._threads = ThreadPoolExecutor(runtime.open_tracks, thread_name_prefix="track")
+        self._is_stopping = threading.Event()
+
+    def close(self) -> None:
+        """End the threads; shards must have been run to their ends."""
+        self._threads.shutdown(wait=True)
+        self._bench.engine.close()
+
+    def stop_admitting(self) -> None:
+        """Begin no further track; those in flight are finished and recorded."""
+        self._is_stopping.set()
+
+    def run_shard(self, shard: Shard) -> Iterator[ShardEvent]:
+        """Settle every track of a shard, and tell of each as it begins and once it is settled.
+
+        Raises:
+            SplitfireError: a part could not be stored; its tracks are not settled.
+        """
+        begin = time.monotonic()
+        news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        for track in shard.tracks:
+            self._threads.submit(self._begin, track, shard.shard_id, news)
+        n_waiting = n_open = len(shard.tracks)
+        rows: list[TrackRow] = []
+        seconds: list[StageSeconds] = []
+        while n_open:
+            item = _next(news, rows)
+            if isinstance(item, Started):
+                yield item
+            elif isinstance(item, TrackRow):
+                rows.append(item)
+                seconds.append(item.seconds)
+            n_waiting -= isinstance(item, Started | _Dropped)
+            n_open -= isinstance(item, TrackRow | _Dropped)
+            if isinstance(item, Started) and n_waiting == 0:
+                yield Draining(shard.shard_id)
+            if rows and (len(rows) >= PART_ROWS or not n_open or _is_due(rows)):
+                yield self._commit(shard, rows)
+                rows = []
+        wall_s = time.monotonic() - begin
+        _log.info("shard_done shard=%s tracks=%d wall_s=%.1f", shard.shard_id, len(seconds), wall_s)
+        yield ShardDone(shard.shard_id, wall_s, _total(seconds))
+
+    def _begin(self, track: Track, shard_id: str, news: queue.SimpleQueue[_News]) -> None:
+        """Runs in a thread of its own."""
+        if self._is_stopping.is_set():
+            news.put(_Dropped())
+            return
+        news.put(Started(shard_id, track.track_id))
+        news.put(settle(track, self._bench))
+
+    def _commit(self, shard: Shard, rows: Sequence[TrackRow]) -> Committed:
+        write_part(self._bench.destination, to_table(rows, self._context, shard.shard_id))
+        return Committed(shard.shard_id, tuple(_outcome(row) for row in rows))
+
+
+def _next(news: queue.SimpleQueue[_News], rows: Sequence[TrackRow]) -> _News | None:
+    """The next item; None when the oldest row has waited long enough to be written."""
+    timeout_s = max(0.0, rows[0].finished_at + PART_S - time.time()) if rows else None
+    try:
+        return news.get(timeout=timeout_s)
+    except queue.Empty:
+        return None
+
+
+def _is_due(rows: Sequence[TrackRow]) -> bool:
+    return time.time() >= rows[0].finished_at + PART_S
+
+
+def _outcome(row: TrackRow) -> Outcome:
+    source = row.source
+    return Outcome(
+        track_id=row.track.track_id,
+        path=row.track.path,
+        status=row.status,
+        code=row.code,
+        message=row.message,
+        audio_s=source.n_frames / source.sample_rate if source else 0.0,
+        n_bytes_out=sum(stem.n_bytes for stem in row.stems),
+    )
+
+
+def _total(seconds: Sequence[StageSeconds]) -> StageSeconds:
+    names = [field.name for field in fields(StageSeconds)]
+    return StageSeconds(**{name: sum(getattr(item, name) for item in seconds) for name in names})
+
+
+def _limits(runtime: RuntimeConfig, n_estimates: int) -> Limits:
+    """Shares the memory for spools among the tracks that may be open, their mixes included."""
+    return Limits(
+        max_duration_s=runtime.max_duration_s,
+        spool_bytes=runtime.spool_mb * 2**20 // (runtime.open_tracks * (1 + n_estimates)),
+        scratch=Path(runtime.scratch_dir) if runtime.scratch_dir else None,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
