@@ -1,0 +1,185 @@
+"""A prefix of a bucket as a store.
+
+`Store` checks the paths, and repeats and translates what fails here; `connect` is the only call that
+makes a fsspec filesystem. Paths and prefixes are never made
+into URLs: `#`, `%`, `?` and `::` are ordinary characters of a key.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.storage.faults import SCHEMES, RetryBudget
+from splitfire_batch.storage.folder import StoredObject
+
+
+class Bucket:
+    """The objects below `root` ("bucket" or "bucket/prefix") of a fsspec filesystem."""
+
+    def __init__(self, fs: Any, scheme_name: str, root: str) -> None:
+        self._fs, self._scheme = fs, SCHEMES[scheme_name]
+        self._is_s3 = scheme_name == "s3"
+        self._is_memory = scheme_name == "memory"
+        self._root = f"/{root}" if self._is_memory else root  # the names that fsspec gives back begin so
+        # fsspec's memory filesystem is one dict per process, with no locks of its own.
+        self._guard = _MEMORY_LOCK if self._is_memory else nullcontext()
+
+    def pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
+        """A call that returns one page of the listing after the other, then None; it may be repeated.
+
+        S3 has pages of 1,000 objects; elsewhere fsspec delivers the whole listing at once.
+        """
+        if self._is_s3:
+            return self._s3_pages(prefix)
+        is_done = False
+
+        def only_page() -> list[StoredObject] | None:
+            nonlocal is_done
+            if is_done:
+                return None
+            with self._guard:
+                found = self._fs.find(self._key(prefix), detail=True)
+            is_done = True
+            return [self._object(name, info) for name, info in found.items() if info["type"] == "file"]
+
+        return only_page
+
+    def stat(self, path: str) -> StoredObject:
+        """The object at `path`; FileNotFoundError also for prefixes."""
+        with self._guard:
+            info = self._fs.info(self._key(path))
+        if info["type"] != "file":
+            raise FileNotFoundError(path)
+        return self._object(self._key(path), info)
+
+    def read(self, path: str) -> bytes:
+        """All bytes of the object, by one GET."""
+        with self._guard:
+            data: bytes = self._fs.cat_file(self._key(path))
+        return data
+
+    def fetch(self, path: str, to: Path) -> None:
+        """Download the object to the file `to`, by one GET."""
+        with self._guard:
+            self._fs.get_file(self._key(path), str(to))
+
+    def write(self, path: str, data: bytes | Path) -> None:
+        """Make `data` the object at `path`; stores show it whole or not at all."""
+        how = dict(self._scheme.overwrite)
+        with self._guard:
+            if isinstance(data, Path):
+                self._fs.put_file(str(data), self._key(path), **how)
+            else:
+                self._fs.pipe_file(self._key(path), data, **how)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Make `data` the object at `path`, or raise what `Faults` calls ObjectExists."""
+        with self._guard:
+            self._fs.pipe_file(self._key(path), data, **dict(self._scheme.create))
+
+    def delete(self, path: str) -> None:
+        """Remove the object; no error when there is none."""
+        with self._guard:
+            try:
+                self._fs.rm_file(self._key(path))
+            except FileNotFoundError:
+                return
+
+    def check_readable(self) -> None:
+        """Raise what listing would; a prefix with nothing below it is no fault."""
+        bucket, _, prefix = self._root.partition("/")
+        if self._is_s3:
+            self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        elif not self._is_memory:
+            self._fs.info(bucket)
+
+    def check_writable(self) -> None:
+        """As `check_readable`: only a write would tell more, and workers may not delete a probe."""
+        self.check_readable()
+
+    def _key(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _object(self, key: str, info: Mapping[str, Any]) -> StoredObject:
+        etag = _first(info, "ETag", "etag", "generation", "created")
+        modified = _seconds(_first(info, "LastModified", "last_modified", "mtime", "updated", "created"))
+        if isinstance(etag, datetime | float):  # memory: the instant of the write is all there is
+            etag = f"{_seconds(etag):.6f}"
+        path = key[len(self._root) + 1 :]
+        return StoredObject(path, int(info["size"]), str(etag or "").strip('"'), modified)
+
+    def _s3_pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
+        bucket, _, key = self._key(prefix).partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **self._fs.req_kw}
+        is_done = False
+
+        def next_page() -> list[StoredObject] | None:
+            nonlocal is_done
+            if is_done:
+                return None
+            answer = self._fs.call_s3("list_objects_v2", **request)
+            is_done = not answer.get("IsTruncated")
+            request["ContinuationToken"] = answer.get("NextContinuationToken")
+            found = answer.get("Contents", [])
+            # A key that ends in "/" stands for an empty folder in some browsers; it is no object here.
+            return [
+                self._object(f"{bucket}/{item['Key']}", {**item, "size": item["Size"]})
+                for item in found
+                if not item["Key"].endswith("/")
+            ]
+
+        return next_page
+
+
+def connect(scheme: str, given: Mapping[str, str], budget: RetryBudget) -> fsspec.AbstractFileSystem:
+    """A fsspec filesystem that remembers no listing and is shared with nobody."""
+    flags = {"true": True, "false": False}
+    settings: dict[str, object] = {name: flags.get(text.lower(), text) for name, text in given.items()}
+    if scheme == "s3":
+        # One GET or PUT at a time per call: ranged reads are not checked, and parts cost 50 MB each.
+        region = settings.pop("region_name", None)
+        settings |= {
+            "max_concurrency": 1,
+            "client_kwargs": {"region_name": region} if region else {},
+            "config_kwargs": {
+                # The only retries are ours: a hidden one would make our own create look like a rival's.
+                "retries": {"mode": "standard", "total_max_attempts": 1},
+                "connect_timeout": budget.connect_timeout_s,
+                "read_timeout": budget.read_timeout_s,
+                "max_pool_connections": 32,
+            },
+        }
+    try:
+        fs = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True, **settings)
+    except ImportError as error:
+        known = SCHEMES[scheme]
+        raise ConfigError(
+            f"{scheme}:// needs the package {known.package}: pip install 'splitfire-batch[{known.extra}]'"
+        ) from error
+    if scheme == "s3":
+        fs.retries = 1
+    return fs
+
+
+_MEMORY_LOCK = threading.RLock()
+
+
+def _first(values: Mapping[str, Any], *names: str) -> Any:
+    return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def _seconds(moment: object) -> float:
+    """Seconds since 1970 of whatever a listing calls a time."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if isinstance(moment, datetime):
+        return moment.timestamp()
+    return float(moment) if isinstance(moment, int | float) else 0.0

@@ -1,0 +1,170 @@
+"""What the exceptions of foreign stores mean, and how often a store is asked again.
+
+The one place where they become ours. Kinds of stores differ in the exceptions of their packages and in how
+fsspec is told to create; `SCHEMES` holds that.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from splitfire_batch.errors import (
+    AccessDenied,
+    NoSpace,
+    ObjectExists,
+    ObjectMissing,
+    SplitfireError,
+    StorageError,
+    TransientError,
+)
+
+T = TypeVar("T")
+Types = tuple[type[Exception], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """How long a store may fail to answer before that is an error."""
+
+    tries: int = 5
+    first_wait_s: float = 0.2
+    """Longest wait after the first try; it doubles with every further one."""
+    max_wait_s: float = 5.0
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 60.0
+
+    def wait_s(self, n_tries: int) -> float:
+        """Seconds to wait after so many tries: by chance, so that workers do not return all at once."""
+        longest = min(self.max_wait_s, self.first_wait_s * 2.0 ** (n_tries - 1))
+        return longest * (0.5 + 0.5 * secrets.randbelow(1000) / 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One kind of store. The errors are `module:name` of foreign exceptions that are no OSError."""
+
+    package: str = ""
+    extra: str = ""
+    """Of this project; it installs `package`."""
+    options: tuple[str, ...] = ()
+    create: tuple[tuple[str, object], ...] = (("mode", "create"),)
+    """What makes fsspec's `pipe_file` refuse an existing object."""
+    overwrite: tuple[tuple[str, object], ...] = ()
+    transient: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+
+
+_AZURE = Scheme(
+    package="adlfs",
+    extra="azure",
+    options=("account_name", "account_host", "anon"),
+    create=(("overwrite", False),),
+    overwrite=(("overwrite", True),),
+    transient=("azure.core.exceptions:ServiceRequestError", "azure.core.exceptions:ServiceResponseError"),
+    refused=("azure.core.exceptions:ClientAuthenticationError",),
+    other=("azure.core.exceptions:AzureError",),
+)
+SCHEMES = {
+    "file": Scheme(),
+    "memory": Scheme(package="fsspec"),
+    "s3": Scheme(
+        package="s3fs",
+        options=("endpoint_url", "region_name", "profile", "anon", "requester_pays"),
+        transient=(
+            "botocore.exceptions:HTTPClientError",
+            "botocore.exceptions:ConnectionError",
+            "botocore.exceptions:FlexibleChecksumError",
+            "botocore.parsers:ResponseParserError",
+            "aiohttp:ClientError",
+        ),
+        refused=(
+            "botocore.exceptions:NoCredentialsError",
+            "botocore.exceptions:PartialCredentialsError",
+            "botocore.exceptions:CredentialRetrievalError",
+        ),
+        other=("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
+    ),
+    "gs": Scheme(
+        package="gcsfs",
+        extra="gcs",
+        options=("project", "endpoint_url", "requester_pays"),
+        transient=("aiohttp:ClientError",),
+        refused=("google.auth.exceptions:GoogleAuthError",),
+        other=("gcsfs.retry:HttpError",),
+    ),
+    "az": _AZURE,
+    "abfs": _AZURE,
+}
+_PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PASSING_ERRNO = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.EINTR, errno.ENETDOWN})
+
+
+class Faults:
+    """What the exceptions of one kind of store mean."""
+
+    def __init__(self, scheme: Scheme, budget: RetryBudget) -> None:
+        self._budget = budget
+        self._transient: Types = (ConnectionError, TimeoutError, *_types(scheme.transient))
+        self._refused: Types = (PermissionError, *_types(scheme.refused))
+        self.foreign: Types = (OSError, *self._transient, *self._refused, *_types(scheme.other))
+        """Everything that a call of the store may raise because of the store."""
+
+    def translate(self, uri: str, error: Exception) -> SplitfireError:
+        """Our exception for a foreign one; a TransientError is worth another try."""
+        status, number = _http_status(error), getattr(error, "errno", None)
+        why = f"{type(error).__name__}: {error}"
+        if status == 412 or isinstance(error, FileExistsError):
+            return ObjectExists(uri, "it exists already")
+        if status == 404 or isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return ObjectMissing(uri, "there is no such object, folder or bucket")
+        if status in (401, 403) or isinstance(error, self._refused) or number == errno.EROFS:
+            return AccessDenied(uri, f"the store refuses: {why}")
+        if status == 507 or number in _FULL:
+            return NoSpace(uri, "the disk or the quota is full")
+        if status in _PASSING_STATUS or isinstance(error, self._transient) or number in _PASSING_ERRNO:
+            return TransientError(f"{uri}: {why}")
+        return StorageError(uri, why)
+
+    def attempt(self, uri: str, action: Callable[[], T]) -> T:
+        """What `action` returns, tried again within the budget; foreign exceptions become ours."""
+        begin, n_tries = time.monotonic(), 0
+        while True:
+            try:
+                return action()
+            except self.foreign as error:
+                n_tries += 1
+                ours = self.translate(uri, error)
+                if not isinstance(ours, TransientError):
+                    raise ours from error
+                if n_tries >= self._budget.tries:
+                    spent = f"{n_tries} tries in {time.monotonic() - begin:.1f} s"
+                    raise TransientError(f"{ours}; {spent}; is the store up, its address right?") from error
+            time.sleep(self._budget.wait_s(n_tries))
+
+
+def _types(names: tuple[str, ...]) -> Types:
+    """The exception classes of those names; their package was needed to open the store."""
+    return tuple(getattr(importlib.import_module(name.split(":")[0]), name.split(":")[1]) for name in names)
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """The HTTP status that an exception or one of its causes carries."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):  # botocore's ClientError
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:  # azure, aiohttp, gcsfs
+            attributes = (getattr(error, name, None) for name in ("status_code", "status", "code"))
+            status = next((value for value in attributes if value is not None), None)
+        if isinstance(status, int):
+            return status
+        error = error.__cause__
+    return None

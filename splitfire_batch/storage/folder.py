@@ -1,0 +1,189 @@
+"""A local folder as a store: objects are files, written whole or not at all.
+
+`storage.Store` drives it, checks the paths, and translates the OSErrors that leave here. A file is written
+under a temporary name in its own folder, synced, and only then gets its name: by `os.replace` to overwrite,
+by `os.link` to create, which fails when the name is taken and so has exactly one winner.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_TEMPORARY = ".splitfire-"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object of a store as a listing shows it."""
+
+    path: str
+    """Below the store's root, with forward slashes."""
+    n_bytes: int
+    etag: str
+    """Changes whenever the object is replaced; "" for a link that leads nowhere."""
+    modified: float
+    """Seconds since 1970-01-01 UTC."""
+
+
+class Folder:
+    """The files below `root`, an absolute path without links at its end."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
+
+    def file_of(self, path: str) -> Path:
+        """Where the object lies; nothing says that it exists."""
+        return self._root / path
+
+    def pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
+        """A call that returns the files of one folder after the other, then None.
+
+        Links to folders are followed, except into a folder they lie in. A call that raised may be repeated.
+        """
+        todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [(prefix, ())]
+
+        def next_page() -> list[StoredObject] | None:
+            if not todo:
+                return None
+            folder, parents = todo[-1]
+            objects, folders = _scan(self._root, folder, parents)
+            todo.pop()
+            todo.extend(folders)
+            return objects
+
+        return next_page
+
+    def stat(self, path: str) -> StoredObject:
+        """The object at `path`; FileNotFoundError also for folders and devices."""
+        found = self.file_of(path).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(f"{path} is no file")
+        return _object(path, found)
+
+    def read(self, path: str) -> bytes:
+        """All bytes of the object."""
+        self.stat(path)
+        return self.file_of(path).read_bytes()
+
+    def fetch(self, path: str, to: Path) -> None:
+        """Copy the object to the file `to`."""
+        shutil.copyfile(self.file_of(path), to)
+
+    def write(self, path: str, data: bytes | Path) -> None:
+        """Make `data` the object at `path`; readers see the old bytes or the new ones."""
+        with self._new_file(path, data) as (temporary, file):
+            temporary.replace(file)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Make `data` the object at `path`, or raise FileExistsError."""
+        with self._new_file(path, data) as (temporary, file):
+            os.link(temporary, file)
+
+    def delete(self, path: str) -> None:
+        """Remove the object; no error when there is none."""
+        self._inside(path).unlink(missing_ok=True)
+
+    def check_readable(self) -> None:
+        """Raise the OSError that listing the root would."""
+        with os.scandir(self._root):
+            pass
+
+    def check_writable(self) -> None:
+        """Make the root where it is missing, and raise the OSError that writing into it would."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        probe = self._root / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
+        probe.touch()
+        probe.unlink()
+
+    def _inside(self, path: str) -> Path:
+        """The file to write, refused where a link leads out of the root."""
+        file = self.file_of(path)
+        root = self._root.resolve()
+        if not file.parent.resolve().is_relative_to(root):
+            raise PermissionError(f"a link leads from {path} out of {root}")
+        return file
+
+    @contextmanager
+    def _new_file(self, path: str, data: bytes | Path) -> Iterator[tuple[Path, Path]]:
+        """A synced temporary file beside the final one, for the caller to give it its name."""
+        file = self._inside(path)
+        _make_folder(file.parent)
+        temporary = file.parent / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
+        try:
+            with temporary.open("xb") as target:
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                else:
+                    target.write(data)
+                target.flush()
+                os.fsync(target.fileno())
+            yield temporary, file
+            _sync_folder(file.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _scan(
+    root: Path, folder: str, parents: tuple[tuple[int, int], ...]
+) -> tuple[list[StoredObject], list[tuple[str, tuple[tuple[int, int], ...]]]]:
+    """The files of one folder, and its folders with the identities of all folders above them."""
+    objects, folders = [], []
+    try:
+        here = (root / folder).stat()
+    except FileNotFoundError:
+        return [], []
+    parents = (*parents, (here.st_dev, here.st_ino))
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            try:
+                found = entry.stat()
+            except OSError as error:  # a link that leads nowhere, or round and round
+                if not entry.is_symlink():
+                    if isinstance(error, FileNotFoundError):  # removed while we looked
+                        continue
+                    raise
+                objects.append(StoredObject(path, 0, "", 0.0))
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                if (found.st_dev, found.st_ino) not in parents:
+                    folders.append((path, parents))
+            elif stat.S_ISREG(found.st_mode) and not _is_temporary(entry.name):
+                objects.append(_object(path, found))
+    return objects, folders
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether a write that was never finished left this file."""
+    return name.startswith(_TEMPORARY) and name.endswith(".tmp")
+
+
+def _object(path: str, found: os.stat_result) -> StoredObject:
+    # The inode tells two files apart that replaced each other within one tick of the clock.
+    etag = f"{found.st_mtime_ns:x}-{found.st_ino:x}-{found.st_size:x}"
+    return StoredObject(path, found.st_size, etag, found.st_mtime)
+
+
+def _make_folder(folder: Path) -> None:
+    """`mkdir -p`, every new name synced."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

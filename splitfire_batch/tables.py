@@ -1,0 +1,159 @@
+"""Rows of a listing, and how a catalogue table (CSV, Parquet, JSON lines) is read into them.
+
+A table has a column `uri`, and may have n_bytes, etag and duration_s; whatever else it has travels along as
+text. A row may name objects below the table's own folder or below `allow_root`. Any other row stays, with
+its `problem`, and becomes a failed track.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
+from splitfire_batch.storage import Store, Stores, check_path, parse_url
+
+TABLE_EXTENSIONS = frozenset({"csv", "parquet", "jsonl", "ndjson"})
+_TYPES = {"uri": pa.string(), "n_bytes": pa.int64(), "etag": pa.string(), "duration_s": pa.float64()}
+_STAT_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One track as its source names it; None where the source does not say."""
+
+    uri: str
+    path: str
+    """Below the root that holds the object; names the track to people."""
+    name: str
+    """What makes the track's id, with the catalogue's name: the path below it, or else the whole URI."""
+    n_bytes: int | None = None
+    etag: str | None = None
+    duration_s: float | None = None
+    meta: tuple[tuple[str, str], ...] = ()
+    problem: str | None = None
+    """A failure code and its reason, known without opening the object."""
+
+
+def read_rows(store: Store, path: str, allow_root: tuple[str, ...]) -> Iterator[Row | None]:
+    """The rows of a table, in order; None for one without a `uri`.
+
+    Args:
+        store: opened at the table's folder.
+        path: the table in it; its extension says how it is read.
+        allow_root: URLs below which rows may name objects, besides the table's folder.
+
+    Raises:
+        ConfigError: an unreadable table, or one without a `uri` column.
+    """
+    table_uri = store.uri_of(path)
+    try:
+        table = _read(path.rpartition(".")[2].lower(), store.read(path))
+        if "uri" not in table.column_names:
+            found = ", ".join(table.column_names) or "none"
+            raise ConfigError(f"{table_uri} has no column `uri`; its columns are {found}")
+        table = table.cast(pa.schema([(field.name, _type_of(field)) for field in table.schema]))
+    except pa.ArrowException as error:
+        raise ConfigError(f"{table_uri} cannot be read as a table: {error}") from error
+    roots = [store.url, *(_plain(root) for root in allow_root)]
+    for batch in table.to_batches(max_chunksize=1_000):
+        for values in batch.to_pylist():
+            uri = values.pop("uri")
+            yield _row(uri, values, roots) if uri else None
+
+
+def with_sizes(batch: pa.RecordBatch, stores: Stores) -> pa.RecordBatch:
+    """The batch with every n_bytes and etag; 0 and "" for objects that are missing, refused or misnamed."""
+    columns = [batch[name].to_pylist() for name in ("uri", "n_bytes", "etag", "problem")]
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        known = list(pool.map(lambda row: _size_of(stores, *row), zip(*columns, strict=True)))
+    made = {
+        "n_bytes": pa.array([n_bytes for n_bytes, _ in known], pa.int64()),
+        "etag": pa.array([etag for _, etag in known], pa.string()),
+    }
+    arrays = [made[name] if name in made else batch[name] for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+
+
+def _size_of(
+    stores: Stores, uri: str, n_bytes: int | None, etag: str | None, problem: str | None
+) -> tuple[int, str]:
+    if problem or (n_bytes is not None and etag is not None):
+        return n_bytes or 0, etag or ""
+    store, path = stores.locate(uri)
+    try:
+        found = store.stat(path)
+    except (ObjectMissing, AccessDenied):
+        return 0, ""
+    return found.n_bytes if n_bytes is None else n_bytes, etag or found.etag
+
+
+def _read(extension: str, data: bytes) -> pa.Table:
+    source = pa.BufferReader(data)
+    if extension == "parquet":
+        return pa.parquet.read_table(source)
+    if extension != "csv":
+        return pa.json.read_json(source)
+    # As text, so that the id 007 stays 007; `cast` finds the numbers in our own columns.
+    names = pa.csv.open_csv(source).schema.names
+    return pa.csv.read_csv(
+        pa.BufferReader(data),
+        convert_options=pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in names}, null_values=[""], strings_can_be_null=True
+        ),
+    )
+
+
+def _type_of(field: pa.Field) -> pa.DataType:
+    """Our type for our columns; plain values become text, nested ones stay what they are."""
+    if field.name in _TYPES:
+        return _TYPES[field.name]
+    return field.type if pa.types.is_nested(field.type) else pa.string()
+
+
+def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
+    n_bytes, etag, duration_s = (values.pop(name, None) for name in ("n_bytes", "etag", "duration_s"))
+    full, path, name, problem = _locate(uri, roots)
+    return Row(
+        uri=full,
+        path=path,
+        name=name,
+        n_bytes=n_bytes if isinstance(n_bytes, int) else None,
+        etag=etag if isinstance(etag, str) else None,
+        duration_s=duration_s if isinstance(duration_s, float) else None,
+        meta=tuple((key, str(value)) for key, value in values.items() if value is not None),
+        problem=problem,
+    )
+
+
+def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
+    """Absolute URI, path below its root, name for the id, and problem; roots[0] is the table's own."""
+    try:
+        if "://" not in uri and not uri.startswith("/"):
+            return f"{roots[0].rstrip('/')}/{check_path(uri)}", uri, uri, None
+        full = _plain(uri)
+    except (ConfigError, ValueError) as error:
+        return uri, uri, uri, f"BAD_URI: {error}"
+    for i, root in enumerate(roots):
+        path = full.removeprefix(root.rstrip("/") + "/")
+        if path != full:
+            return full, path, path if i == 0 else full, None
+    wanted = " or ".join(roots)
+    return (
+        full,
+        full,
+        full,
+        f"BAD_URI: found {full}, wanted an object below {wanted}; add its root to allow_root",
+    )
+
+
+def _plain(url: str) -> str:
+    """The one spelling of a URL that stores use themselves."""
+    scheme, root = parse_url(url)
+    return root if scheme == "file" else f"{scheme}://{root}"

@@ -1,0 +1,33 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3_server import S3Server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A running S3 server that clients of this process and its children find in their environment."""
+    before = dict(os.environ)
+    with S3Server() as server:
+        os.environ.update(server.environment)
+        os.environ.pop("AWS_PROFILE", None)
+        try:
+            yield server
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """URL of a fresh bucket."""
+    name = f"test-{secrets.token_hex(6)}"
+    s3.make_bucket(name)
+    return f"s3://{name}"

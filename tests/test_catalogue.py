@@ -1,0 +1,284 @@
+"""The catalogue, over folders and real buckets; no audio is needed, names and sizes are enough."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from splitfire_batch.catalogue import LISTING, Catalogue, list_tracks
+from splitfire_batch.config import CatalogueConfig
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.storage import Store, open_store
+
+ALL = CatalogueConfig()
+TREE = {
+    "b.flac": b"22",
+    "a/one.wav": b"1",
+    "a/Two.MP3": b"333",
+    "a/deep/er/x.ogg": b"4444",
+    "a/._one.wav": b"resource fork",
+    ".DS_Store": b"x",
+    "cover.jpg": b"x",
+    "README": b"x",
+    "_splitfire/runs/1/spool.wav": b"x",
+}
+TRACKS = ["a/Two.MP3", "a/deep/er/x.ogg", "a/one.wav", "b.flac"]
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    if request.param == "folder":
+        store = open_store(str(tmp_path / "music"), {})
+    elif request.param == "memory":
+        store = open_store(f"memory://{secrets.token_hex(6)}/music", {})
+    else:
+        store = open_store(f"{request.getfixturevalue('bucket')}/music", {})
+    store.check_writable()
+    return store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Store:
+    """A local store, for what does not depend on the kind of store."""
+    store = open_store(str(tmp_path / "music"), {})
+    store.check_writable()
+    return store
+
+
+def fill(store: Store, files: dict[str, bytes] = TREE) -> Store:
+    for path, data in files.items():
+        store.write(path, data)
+    return store
+
+
+def listed(source: str, **config: object) -> Catalogue:
+    return list_tracks(source, CatalogueConfig(**config), {})
+
+
+def paths(catalogue: Catalogue) -> list[str]:
+    return catalogue.tracks["path"].to_pylist()
+
+
+def column(catalogue: Catalogue, name: str) -> dict[str, object]:
+    return dict(zip(paths(catalogue), catalogue.tracks[name].to_pylist(), strict=True))
+
+
+def test_a_folder_lists_what_is_audible_sorted_by_path(store: Store) -> None:
+    fill(store)
+
+    found = listed(store.url)
+
+    assert found.name == store.url
+    assert found.tracks.schema == LISTING
+    assert paths(found) == TRACKS
+    assert column(found, "n_bytes") == {path: len(TREE[path]) for path in TRACKS}
+    assert column(found, "uri") == {path: store.uri_of(path) for path in TRACKS}
+    assert column(found, "etag") == {path: store.stat(path).etag for path in TRACKS}
+    assert found.ignored == {"hidden": 2, "not audio": 2, "own records": 1}
+
+
+def test_one_object_is_a_catalogue_of_one(store: Store) -> None:
+    fill(store)
+
+    one = listed(store.uri_of("a/one.wav"))
+
+    assert paths(one) == ["one.wav"]
+    assert one.name == store.uri_of("a")
+    assert one.tracks["uri"].to_pylist() == [store.uri_of("a/one.wav")]
+
+
+def test_a_table_lists_the_same_tracks_with_the_same_ids(store: Store) -> None:
+    fill(store)
+    store.write("list.csv", "\n".join(["uri", *TRACKS[:2], *(store.uri_of(p) for p in TRACKS[2:])]).encode())
+
+    by_table, by_folder = listed(store.uri_of("list.csv")), listed(store.url)
+
+    assert by_table.tracks.equals(by_folder.tracks)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "ndjson"])
+def test_every_kind_of_table_says_the_same(folder: Store, kind: str, tmp_path: Path) -> None:
+    fill(folder)
+    rows = [
+        {"uri": "b.flac", "isrc": "007", "duration_s": 1.5, "n_bytes": 22, "etag": "e"},
+        {"uri": "a/one.wav", "isrc": None, "duration_s": None, "n_bytes": None, "etag": None},
+    ]
+    table = pa.Table.from_pylist(rows)
+    if kind == "parquet":
+        pa.parquet.write_table(table, tmp_path / "t")
+    elif kind == "csv":
+        lines = [",".join("" if value is None else str(value) for value in row.values()) for row in rows]
+        (tmp_path / "t").write_text("\n".join(["uri,isrc,duration_s,n_bytes,etag", *lines]))
+    else:
+        (tmp_path / "t").write_text("\n".join(json.dumps(row) for row in rows))
+    folder.write(f"t.{kind}", tmp_path / "t")
+
+    found = listed(folder.uri_of(f"t.{kind}"))
+
+    assert column(found, "meta") == {"a/one.wav": [], "b.flac": [("isrc", "007")]}
+    assert column(found, "duration_s") == {"a/one.wav": None, "b.flac": 1.5}
+    assert column(found, "n_bytes") == {"a/one.wav": 1, "b.flac": 22}
+    assert column(found, "etag") == {"a/one.wav": folder.stat("a/one.wav").etag, "b.flac": "e"}
+
+
+def test_a_missing_object_of_a_table_stays_listed(store: Store) -> None:
+    store.write("list.csv", b"uri\ngone.wav\n")
+
+    found = listed(store.uri_of("list.csv"))
+
+    assert paths(found) == ["gone.wav"]
+    assert column(found, "n_bytes") == {"gone.wav": 0}
+    assert column(found, "etag") == {"gone.wav": ""}
+    assert column(found, "problem") == {"gone.wav": None}
+
+
+@pytest.mark.parametrize(
+    "uri", ["../secret.wav", "/etc/passwd", "s3://other/x.wav", "http://x/y.wav", "simplecache::s3://b/x.wav"]
+)
+def test_a_table_may_not_name_objects_elsewhere(folder: Store, uri: str) -> None:
+    folder.write("list.csv", f"uri\n{uri}\n".encode())
+
+    (problem,) = listed(folder.uri_of("list.csv")).tracks["problem"].to_pylist()
+
+    assert problem.startswith("BAD_URI: ")
+
+
+def test_a_sibling_with_the_same_beginning_is_elsewhere(folder: Store) -> None:
+    folder.write("list.csv", f"uri\n{folder.url}-private/x.wav\n".encode())
+
+    assert listed(folder.uri_of("list.csv")).tracks["problem"][0].is_valid
+
+
+def test_allow_root_opens_another_place(folder: Store, tmp_path: Path) -> None:
+    (tmp_path / "other/sub").mkdir(parents=True)
+    (tmp_path / "other/sub/x.wav").write_bytes(b"12")
+    folder.write("list.csv", f"uri\n{tmp_path}/other/sub/x.wav\n".encode())
+
+    found = listed(folder.uri_of("list.csv"), allow_root=(f"{tmp_path}/other",))
+
+    assert column(found, "problem") == {"sub/x.wav": None}
+    assert column(found, "n_bytes") == {"sub/x.wav": 2}
+
+
+def test_the_first_of_equal_rows_counts(folder: Store) -> None:
+    fill(folder)
+    folder.write("list.csv", f"uri,take\nb.flac,1\nb.flac,2\n{folder.uri_of('b.flac')},3\n,4\n".encode())
+
+    found = listed(folder.uri_of("list.csv"))
+
+    assert column(found, "meta") == {"b.flac": [("take", "1")]}
+    assert found.ignored == {"duplicate": 2, "no uri": 1}
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "wanted"),
+    [
+        (["*.flac"], [], ["b.flac"]),
+        (["*.wav"], [], None),
+        (["**/*.wav"], [], ["a/one.wav"]),
+        (["**/*.flac"], [], ["b.flac"]),
+        (["a/*"], [], ["a/Two.MP3", "a/one.wav"]),
+        (["a/**"], [], ["a/Two.MP3", "a/deep/er/x.ogg", "a/one.wav"]),
+        (["a/**/x.ogg"], [], ["a/deep/er/x.ogg"]),
+        (["**/[Tx]*"], [], ["a/Two.MP3", "a/deep/er/x.ogg"]),
+        (["**/[!Tx]*"], ["a/**"], ["b.flac"]),
+        (["?.flac"], [], ["b.flac"]),
+        ([], ["a/**"], ["b.flac"]),
+    ],
+)
+def test_globs_choose_by_the_whole_path(
+    folder: Store, include: list[str], exclude: list[str], wanted: list[str] | None
+) -> None:
+    fill(folder)
+    config = {"include": tuple(include), "exclude": tuple(exclude)}
+
+    if wanted is None:
+        with pytest.raises(ConfigError, match="4 excluded"):
+            listed(folder.url, **config)
+    else:
+        found = listed(folder.url, **config)
+        assert paths(found) == wanted
+        assert found.ignored["excluded"] == len(TRACKS) - len(wanted)
+
+
+def test_the_limit_takes_the_first_by_path(folder: Store) -> None:
+    found = listed(fill(folder).url, limit=2)
+
+    assert paths(found) == TRACKS[:2]
+    assert found.ignored["over limit"] == 2
+
+
+def test_a_larger_sample_holds_the_smaller_one(folder: Store) -> None:
+    fill(folder, {f"{n:03}.wav": b"" for n in range(400)})
+
+    few, more = listed(folder.url, sample=10), listed(folder.url, sample=50)
+
+    assert set(paths(few)) < set(paths(more))
+    assert 15 < few.tracks.num_rows < 70  # 40 expected, standard deviation 6
+    assert 150 < more.tracks.num_rows < 250  # 200 expected, standard deviation 10
+    assert few.ignored["not sampled"] == 400 - few.tracks.num_rows
+
+
+def test_a_track_keeps_its_id_when_its_bytes_change(store: Store) -> None:
+    store.write("x.wav", b"old")
+    before = listed(store.url).tracks
+    store.write("x.wav", b"new")
+
+    after = listed(store.url).tracks
+
+    assert after["track_id"] == before["track_id"]
+    assert after["source_id"] != before["source_id"]
+
+
+def test_ids_of_different_tracks_differ(folder: Store) -> None:
+    tracks = listed(fill(folder).url).tracks
+
+    for name in ("track_id", "source_id"):
+        assert len(set(tracks[name].to_pylist())) == len(TRACKS)
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "message"),
+    [
+        ({}, "", "nothing audible under .*found no objects at all"),
+        ({"x.txt": b"", ".y": b""}, "", "found 2 objects: 1 hidden, 1 not audio"),
+        ({}, "missing", "there is no folder, prefix or object"),
+        ({}, "missing.csv", "there is no folder, prefix or object"),
+        ({"t.csv": b"url,name\nx,y\n"}, "t.csv", "no column `uri`; its columns are url, name"),
+        ({"t.csv": b""}, "t.csv", "cannot be read as a table"),
+        ({"t.parquet": b"PAR1 not"}, "t.parquet", "cannot be read as a table"),
+        ({"t.jsonl": b"{broken"}, "t.jsonl", "cannot be read as a table"),
+        ({"t.csv": b"uri,n_bytes\nx.wav,many\n"}, "t.csv", "cannot be read as a table"),
+        ({"t.csv": b"uri\n"}, "t.csv", "nothing audible"),
+    ],
+)
+def test_a_source_without_tracks_is_explained(
+    folder: Store, files: dict[str, bytes], source: str, message: str
+) -> None:
+    fill(folder, files)
+
+    with pytest.raises(ConfigError, match=message):
+        listed(folder.uri_of(source))
+
+
+def test_a_missing_bucket_is_explained(bucket: str) -> None:
+    with pytest.raises(ConfigError, match="there is no folder, prefix or object"):
+        listed(f"{bucket}-missing/x")
+    with pytest.raises(ConfigError, match="found no objects at all"):
+        listed(bucket)
+
+
+def test_names_that_are_no_text_are_counted(folder: Store) -> None:
+    fill(folder, {"x.wav": b"1"})
+    (Path(folder.url) / "\udcff.wav").write_bytes(b"1")
+
+    found = listed(folder.url)
+
+    assert paths(found) == ["x.wav"]
+    assert found.ignored == {"name is not UTF-8": 1}

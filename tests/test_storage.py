@@ -1,0 +1,488 @@
+"""Every store keeps the same promises: one suite, run on a folder, in memory and against a real S3 server."""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from splitfire_batch.errors import (
+    AccessDenied,
+    ConfigError,
+    NoSpace,
+    ObjectExists,
+    ObjectMissing,
+    StorageError,
+    TransientError,
+)
+from splitfire_batch.storage import RetryBudget, Store, Stores, check_path, open_store, parse_url
+from tests.s3_server import S3Server
+
+QUICK = RetryBudget(tries=2, first_wait_s=0.05, connect_timeout_s=1, read_timeout_s=5)
+WEIRD = [
+    "a b/c d.wav",
+    "#1 hit.wav",
+    "100%.wav",
+    "what?.wav",
+    "a%2Fb.wav",
+    "x::y.wav",
+    "Äpfel/日本語/🎸.flac",
+    "plus+and&more=.wav",
+    "quote'\".wav",
+    "[set]{brace}*.wav",
+]
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty root of each kind; only the S3 one starts a server."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    if request.param == "memory":
+        return f"memory://{secrets.token_hex(6)}/root"
+    return f"{request.getfixturevalue('bucket')}/some/prefix"
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    opened = open_store(url, {}, QUICK)
+    opened.check_writable()
+    return opened
+
+
+def test_what_is_written_is_read_back(store: Store) -> None:
+    store.write("a/b.bin", b"hello")
+
+    assert store.read("a/b.bin") == b"hello"
+    assert store.exists("a/b.bin")
+    assert not store.exists("a/c.bin")
+    assert not store.exists("a")
+
+
+def test_a_file_is_written_whole(store: Store, tmp_path: Path) -> None:
+    data = secrets.token_bytes(3_000_000)
+    (tmp_path / "source").write_bytes(data)
+
+    store.write("big.bin", tmp_path / "source")
+
+    assert store.read("big.bin") == data
+
+
+def test_an_empty_object_is_an_object(store: Store) -> None:
+    store.write("empty", b"")
+
+    assert store.read("empty") == b""
+    assert store.stat("empty").n_bytes == 0
+
+
+def test_fetch_gives_a_file_with_the_bytes(store: Store, tmp_path: Path) -> None:
+    store.write("x.bin", b"12345")
+
+    file = store.fetch("x.bin", tmp_path / "fetched")
+
+    assert file.read_bytes() == b"12345"
+    assert (file == tmp_path / "fetched") is not store.is_local
+
+
+def test_fetch_of_another_length_than_expected_leaves_no_file(bucket: str, tmp_path: Path) -> None:
+    store = open_store(bucket, {}, RetryBudget(tries=1))
+    store.write("x.bin", b"12345")
+
+    with pytest.raises(TransientError, match="5 bytes arrived, 6 were expected"):
+        store.fetch("x.bin", tmp_path / "x", n_bytes=6)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("action", ["stat", "read", "fetch"])
+def test_a_missing_object_is_missing(store: Store, action: str, tmp_path: Path) -> None:
+    actions = {
+        "stat": store.stat,
+        "read": store.read,
+        "fetch": lambda path: store.fetch(path, tmp_path / "x"),
+    }
+
+    with pytest.raises(ObjectMissing, match="no such object"):
+        actions[action]("nowhere/x")
+
+
+def test_listing_shows_what_stat_shows(store: Store) -> None:
+    paths = ["x", "a/y", "a/b/.hidden", "ab/z"]
+    for path in paths:
+        store.write(path, path.encode())
+
+    found = {each.path: each for each in store.list()}
+
+    assert sorted(found) == sorted(paths)
+    for path in paths:
+        stat = store.stat(path)
+        assert stat.n_bytes == len(path)
+        assert stat.etag == found[path].etag
+        assert abs(stat.modified - time.time()) < 3600
+    assert sorted(each.path for each in store.list_under("a")) == ["a/b/.hidden", "a/y"]
+
+
+def test_listing_where_nothing_is_shows_nothing(store: Store) -> None:
+    assert list(store.list()) == []
+    assert list(store.list_under("no/such/folder")) == []
+
+
+def test_a_listing_is_never_stale(url: str, store: Store) -> None:
+    other = open_store(url, {}, QUICK)
+    assert list(store.list()) == []
+
+    other.write("new", b"1")
+    assert [each.path for each in store.list()] == ["new"]
+    other.delete("new")
+
+    assert list(store.list()) == []
+    assert not store.exists("new")
+
+
+@pytest.mark.parametrize("path", WEIRD)
+def test_keys_are_taken_as_they_are(store: Store, path: str, tmp_path: Path) -> None:
+    store.write(path, b"odd")
+
+    assert store.read(path) == b"odd"
+    assert store.fetch(path, tmp_path / "odd").read_bytes() == b"odd"
+    assert [each.path for each in store.list()] == [path]
+    store.delete(path)
+    assert list(store.list()) == []
+
+
+def test_a_replaced_object_has_another_etag(store: Store) -> None:
+    store.write("x", b"old")
+    before = store.stat("x").etag
+
+    store.write("x", b"new")
+
+    assert before
+    assert store.stat("x").etag != before
+
+
+def test_delete_may_be_repeated(store: Store) -> None:
+    store.write("x", b"1")
+
+    store.delete("x")
+    store.delete("x")
+
+    assert not store.exists("x")
+
+
+def test_create_refuses_what_exists_and_leaves_it(store: Store) -> None:
+    store.create("lease", b"first")
+
+    with pytest.raises(ObjectExists):
+        store.create("lease", b"second")
+    with pytest.raises(ObjectExists):
+        store.create("lease", b"first")
+
+    assert store.read("lease") == b"first"
+
+
+def test_of_eight_rivals_exactly_one_creates_each_object(store: Store) -> None:
+    n_rivals, n_keys = 8, 20
+    barrier = threading.Barrier(n_rivals * n_keys)
+
+    def has_won(rival: tuple[int, int]) -> bool:
+        key, number = rival
+        barrier.wait(60)
+        try:
+            store.create(f"raced/{key}", f"rival {number}".encode())
+        except ObjectExists:
+            return False
+        return True
+
+    rivals = list(product(range(n_keys), range(n_rivals)))
+    with ThreadPoolExecutor(len(rivals)) as pool:
+        winners = [rival for rival, won in zip(rivals, pool.map(has_won, rivals), strict=True) if won]
+
+    assert [key for key, _ in winners] == list(range(n_keys))
+    assert [store.read(f"raced/{key}") for key, _ in winners] == [f"rival {n}".encode() for _, n in winners]
+
+
+def test_a_reader_sees_the_old_object_or_the_new_one(store: Store) -> None:
+    versions = [bytes([n]) * 200_000 for n in range(2)]
+    store.write("x", versions[0])
+    stop = threading.Event()
+
+    def write() -> None:
+        for n in range(30):
+            store.write("x", versions[n % 2])
+        stop.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not stop.is_set() and not writing.done():
+            assert store.read("x") in versions
+        writing.result()
+
+
+def test_sixteen_threads_share_a_store(store: Store) -> None:
+    def work(n: int) -> bytes:
+        store.write(f"t/{n}", str(n).encode())
+        return store.read(f"t/{n}")
+
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(work, range(64)))
+
+    assert results == [str(n).encode() for n in range(64)]
+    assert len(list(store.list_under("t"))) == 64
+
+
+def test_a_listing_has_more_than_one_page(bucket: str) -> None:
+    store = open_store(bucket, {}, QUICK)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda n: store.write(f"many/{n:04}", b"."), range(1100)))
+
+    assert sorted(each.path for each in store.list()) == [f"many/{n:04}" for n in range(1100)]
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_missing_root_is_missing(tmp_path: Path) -> None:
+    for url in ("s3://no-such-bucket/x", str(tmp_path / "no/folder")):
+        with pytest.raises(ObjectMissing):
+            open_store(url, {}, QUICK).check_readable()
+    with pytest.raises(ObjectMissing):
+        open_store("s3://no-such-bucket/x", {}, QUICK).check_writable()
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_store_that_is_down_is_given_up_within_the_budget() -> None:
+    with socket.socket() as taken:  # bound but not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        store = open_store("s3://music/x", {"s3://": {"endpoint_url": endpoint}}, QUICK)
+        begin = time.monotonic()
+
+        with pytest.raises(TransientError, match=r"s3://music/x.*2 tries"):
+            store.check_readable()
+
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_store_that_hangs_is_given_up_within_the_budget() -> None:
+    with socket.socket() as silent:  # accepts and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        options = {"s3://": {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}"}}
+        budget = RetryBudget(tries=2, first_wait_s=0.05, connect_timeout_s=1, read_timeout_s=1)
+        begin = time.monotonic()
+
+        with pytest.raises(TransientError):
+            open_store("s3://music/x", options, budget).read("y")
+
+    assert time.monotonic() - begin < 15
+
+
+class FaultyServer(BaseHTTPRequestHandler):
+    """Answers with the statuses in `answers`, one a request."""
+
+    protocol_version = "HTTP/1.1"  # or clients wait for "100 Continue" in vain
+    answers: ClassVar[list[int]]
+    stored: ClassVar[bytes]
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        status = self.answers.pop(0)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(self.stored) if status == 200 else 0))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if status == 200:
+            self.wfile.write(self.stored)
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def faulty(s3: S3Server) -> Iterator[Store]:
+    """A store of five tries whose server does what `FaultyServer.answers` says."""
+    assert s3.endpoint  # for the credentials that it leaves in the environment
+    FaultyServer.answers, FaultyServer.stored = [], b"the object"
+    with ThreadingHTTPServer(("127.0.0.1", 0), FaultyServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        options = {"s3://": {"endpoint_url": f"http://127.0.0.1:{server.server_port}"}}
+        yield open_store("s3://bucket", options, RetryBudget(first_wait_s=0.01, connect_timeout_s=1))
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(faulty: Store, status: int) -> None:
+    FaultyServer.answers += [status, status, 200]
+
+    assert faulty.read("x") == b"the object"
+
+
+def test_what_does_not_pass_is_given_up(faulty: Store) -> None:
+    FaultyServer.answers += [503] * 9
+
+    with pytest.raises(TransientError, match=r"s3://bucket/x.*5 tries"):
+        faulty.read("x")
+
+    assert len(FaultyServer.answers) == 9 - 5
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(403, AccessDenied), (404, ObjectMissing), (507, NoSpace), (400, StorageError)]
+)
+def test_a_refusal_is_final(faulty: Store, status: int, error: type[StorageError]) -> None:
+    FaultyServer.answers += [status, 200]
+
+    with pytest.raises(error, match="s3://bucket/x"):
+        faulty.read("x")
+
+
+def test_a_create_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
+    FaultyServer.answers += [503, 412, 200]
+    FaultyServer.stored = b"mine"
+
+    faulty.create("lease", b"mine")
+
+    assert FaultyServer.answers == []
+
+
+def test_a_create_that_lost_after_a_retry_says_so(faulty: Store) -> None:
+    FaultyServer.answers += [503, 412, 200]
+    FaultyServer.stored = b"theirs"
+
+    with pytest.raises(ObjectExists):
+        faulty.create("lease", b"mine")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "a\0b",
+        "http://x/y",
+        "https://u:p@x/y",
+        "ftp://x",
+        "data:text/plain,x",
+        "reference://x",
+        "local:///etc",
+        "file://host/x",
+        "simplecache::s3://b/x",
+        "simplecache::/etc/passwd",
+        "s3://",
+        "s3://b/../c",
+        "s3://key:secret@bucket/x",
+        "memory://a::b/c",
+    ],
+)
+def test_other_urls_are_refused_without_showing_secrets(url: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        open_store(url, {})
+
+    assert "secret" not in str(error.value)
+    assert "u:p" not in str(error.value)
+
+
+def test_local_urls_mean_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    wanted = ("file", f"{tmp_path}/My Music")
+
+    for url in ("~/My Music", "My Music", f"{tmp_path}/x/../My Music/", f"file://{tmp_path}/My%20Music"):
+        assert parse_url(url) == wanted
+
+
+def test_a_missing_package_and_an_unknown_option_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"splitfire-batch\[gcs\]"):
+        open_store("gs://bucket/x", {})
+    with pytest.raises(ConfigError, match="no option endpoint; known are endpoint_url"):
+        open_store("s3://bucket/x", {"s3://": {"endpoint": "x"}})
+
+
+@pytest.mark.usefixtures("s3")
+def test_the_longest_matching_prefix_gives_the_options() -> None:
+    options = {"s3://": {"wrong": "1"}, "s3://bucket/inner": {}}
+
+    assert open_store("s3://bucket/inner/x", options).url == "s3://bucket/inner/x"
+    with pytest.raises(ConfigError, match="wrong"):
+        open_store("s3://bucket/other", options)
+
+
+@pytest.mark.parametrize("path", ["", "/etc/passwd", "..", "a/../../b", "a\0b"])
+def test_paths_stay_below_the_root(store: Store, path: str) -> None:
+    with pytest.raises(ValueError, match="below the store's root"):
+        store.write(path, b"x")
+    with pytest.raises(ValueError, match="below the store's root"):
+        check_path(path)
+
+
+def test_a_link_leads_no_writer_out_of_the_root(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/kept").write_text("x")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "outside")
+    store = open_store(str(tmp_path / "root"), {})
+
+    for action in (
+        lambda: store.write("link/new", b"x"),
+        lambda: store.create("link/new", b"x"),
+        lambda: store.delete("link/kept"),
+    ):
+        with pytest.raises(AccessDenied, match="out of"):
+            action()
+
+    assert [each.name for each in (tmp_path / "outside").iterdir()] == ["kept"]
+
+
+def test_a_walk_follows_links_and_ends_in_loops(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/a.wav").write_bytes(b"1")
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub/up").symlink_to(root)
+    (root / "linked").symlink_to(tmp_path / "disk")
+    (root / "gone.wav").symlink_to(tmp_path / "nowhere")
+
+    found = {each.path: each.etag for each in open_store(str(root), {}).list()}
+
+    assert sorted(found) == ["gone.wav", "linked/a.wav"]
+    assert found["gone.wav"] == ""
+
+
+def test_an_interrupted_write_leaves_no_object(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "root"), {})
+    store.check_writable()
+
+    with pytest.raises(StorageError):
+        store.write("x", tmp_path / "no such source")
+
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_store_does_not_travel(store: Store) -> None:
+    with pytest.raises(TypeError, match="send its URL"):
+        pickle.dumps(store)
+
+
+def test_an_object_is_found_by_its_uri(store: Store) -> None:
+    store.write("a/b c.wav", b"1")
+
+    found, path = Stores({}, QUICK).locate(store.uri_of("a/b c.wav"))
+
+    assert found.read(path) == b"1"
+    assert found.uri_of(path) == store.uri_of("a/b c.wav")
