@@ -1,1 +1,43 @@
 .DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv with the exact versions CI runs
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+check: install ## lint, format, strict types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+test: install ## the gate: every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: install ## every test
+	$(BIN)/python -m pytest
+
+demo: install ## real music through a real S3 server, Ray and Prefect, into ./demo
+	$(BIN)/python -m tests.demo
+
+bench: install ## benchmarks, each with its table
+	$(BIN)/python -m tests.benchmarks
+
+lock: install ## write constraints.txt from what is installed
+	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .cache demo build dist .mypy_cache .pytest_cache .ruff_cache
+
+.PHONY: help install check test test-all demo bench lock clean

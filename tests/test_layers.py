@@ -1,0 +1,141 @@
+"""The architecture, read from import lines: who may import whom, and which heavy library lives where."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A module imports only from rows below its own; a package is one entry, and free inside itself.
+ROWS = [
+    {"splitfire_batch.errors", "splitfire_batch.records"},
+    {
+        "splitfire_batch",
+        "splitfire_batch.config",
+        "splitfire_batch.naming",
+        "splitfire_batch.report",
+        "splitfire_batch.segments",
+        "splitfire_batch.stopwatch",
+    },
+    {"splitfire_batch.plan", "splitfire_batch.stems", "splitfire_batch.storage", "splitfire_batch.audio"},
+    {
+        "splitfire_batch.engine",
+        "splitfire_batch.holdings",
+        "splitfire_batch.models",
+        "splitfire_batch.tables",
+    },
+    {"splitfire_batch.catalogue", "splitfire_batch.manifest", "splitfire_batch.separation"},
+    {"splitfire_batch.rendering"},
+    {"splitfire_batch.settling"},
+    {"splitfire_batch.here", "splitfire_batch.worker"},
+    {"splitfire_batch.job", "splitfire_batch.separator"},
+    {"cluster"},
+    {"flows"},
+]
+LAZY = {("splitfire_batch", "splitfire_batch.separator")}  # the package's front door
+
+HOMES = {
+    "prefect": {"flows"},
+    "typer": {"flows"},
+    "click": {"flows"},
+    "rich": {"flows"},
+    "pydantic_settings": {"flows"},
+    "ray": {"cluster"},
+    "fsspec": {"splitfire_batch.storage"},
+    "s3fs": {"splitfire_batch.storage"},
+    "botocore": {"splitfire_batch.storage"},
+    "soundfile": {"splitfire_batch.audio"},
+    "soxr": {"splitfire_batch.audio"},
+    "safetensors": {"splitfire_batch.models"},
+    "pydantic": {"splitfire_batch.config", "splitfire_batch.models", "flows"},
+    "torch": {
+        "flows",  # the doctor asks it for devices
+        "splitfire_batch.engine",
+        "splitfire_batch.here",
+        "splitfire_batch.models",
+        "splitfire_batch.segments",
+        "splitfire_batch.separation",
+        "splitfire_batch.worker",
+    },
+    "pyarrow": {
+        "flows",
+        "splitfire_batch.catalogue",
+        "splitfire_batch.job",
+        "splitfire_batch.manifest",
+        "splitfire_batch.plan",
+        "splitfire_batch.tables",
+    },
+}
+FILES = sorted(path for top in ("splitfire_batch", "cluster", "flows") for path in (ROOT / top).rglob("*.py"))
+
+
+def _imports(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions; `from a import b` counts as a."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            if node.module in ("splitfire_batch", "cluster", "flows"):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _entry(module: str) -> str | None:
+    """The entry of ROWS that a module belongs to."""
+    parts = module.split(".")
+    known = {name for row in ROWS for name in row}
+    for n in range(len(parts), 0, -1):
+        name = ".".join(parts[:n])
+        if name in known:
+            return name
+    return None
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _row(entry: str) -> int:
+    return next(number for number, row in enumerate(ROWS) if entry in row)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_imports_go_down_only(path: Path) -> None:
+    own = _entry(_module(path))
+    assert own is not None
+    if own == "splitfire_batch":
+        assert _module(path) == "splitfire_batch", f"{_module(path)} stands in no row of this table"
+    above = {
+        imported
+        for imported in _imports(path)
+        if (entry := _entry(imported))
+        and entry not in (own, "splitfire_batch")
+        and (own, entry) not in LAZY
+        and _row(entry) >= _row(own)
+    }
+    assert not above
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_heavy_libraries_stay_in_their_places(path: Path) -> None:
+    own = _entry(_module(path))
+    strays = {
+        imported
+        for imported in _imports(path)
+        if (homes := HOMES.get(imported.partition(".")[0])) is not None and own not in homes
+    }
+    assert not strays
+
+
+def test_infra_holds_no_python() -> None:
+    assert not list((ROOT / "infra").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_no_module_passes_250_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 250
