@@ -20,7 +20,7 @@ from splitfire_batch.errors import ConfigError
 OUTPUT_EPOCH = 1
 """Raised by hand whenever our code starts to write other bytes for the same settings."""
 
-_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
 
@@ -31,7 +31,7 @@ class SeparationConfig:
     model: str = "spleeter-2stems"
     """A name from `splitfire models list`."""
     stems: tuple[str, ...] = ()
-    """The stems to write; empty for all the model has. `instrumental` is the mix minus the vocals."""
+    """The stems to write, such as vocals,bass; empty for all. `instrumental` is the mix minus the vocals."""
     residual: Literal["fold", "stem", "drop"] = "fold"
     """What the model leaves over: added to accompaniment/other, a stem of its own, or dropped."""
     short_clip: Literal["adaptive", "reference"] = "adaptive"
@@ -40,6 +40,15 @@ class SeparationConfig:
     """Above the model's bandwidth: nothing, or the mean of the mask below it (Spleeter only)."""
     precision: Literal["fp32"] = "fp32"
     """Arithmetic of the network."""
+
+    @field_validator("stems", mode="before")
+    @classmethod
+    def _split_at_commas(cls, stems: object) -> object:
+        items = [stems] if isinstance(stems, str) else stems
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            return stems
+        names = [name.strip() for item in items for name in item.split(",")]
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -146,8 +155,9 @@ def explain(cls: type, item: Any) -> str:
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = ", ".join(field.name for field in dataclasses.fields(cls))
         return f"{name!r} is no setting; known are {known}"
-    found = item["input"]  # a mapping may hold what must not be shown
-    shown = "" if isinstance(found, dict) else f"found {found!r}; "
+    found = item["input"]
+    may_be_secret = isinstance(found, dict) or item["loc"][:1] == ("storage",)
+    shown = "" if may_be_secret else f"found {found!r}; "
     return f"{name}: {shown}{item['msg'].removeprefix('Value error, ')}"
 
 

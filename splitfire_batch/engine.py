@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from splitfire_batch.errors import TrackError
-from splitfire_batch.segments import MixBuffer, Model, OverlapAdd
+from splitfire_batch.segments import MixBuffer, Model, OverlapAdd, Segment
 from splitfire_batch.stopwatch import Stopwatch
 
 _LINGER_S = 0.05
@@ -97,6 +97,7 @@ class Engine:
 
         Raises:
             TrackError: OOM, with a batch of one segment.
+            RuntimeError: the engine was closed.
         """
         blocks = iter(blocks)
         first = next(blocks, None)
@@ -112,31 +113,42 @@ class Engine:
         """Send segments as their frames arrive, keep a few in flight, blend them in order."""
         mix = MixBuffer(n_lanes * self.model.n_channels)
         blend = OverlapAdd(n_lanes * len(self.model.stems), self.model.n_channels)
-        in_flight: deque[list[_Request]] = deque()
-        n_sent = n_blended = 0
+        in_flight: deque[tuple[Segment, list[_Request]]] = deque()
+        for segment in self._readable(blocks, mix):
+            in_flight.append((segment, self._send(mix.read(segment))))
+            if len(in_flight) > self._depth:
+                self._blend_oldest(in_flight, blend, watch)
+                yield blend.take(in_flight[0][0].start)
+        while in_flight:
+            self._blend_oldest(in_flight, blend, watch)
+            yield blend.take(in_flight[0][0].start if in_flight else mix.n_frames)
+
+    def _readable(self, blocks: Iterable[Tensor], mix: MixBuffer) -> Iterator[Segment]:
+        """The track's segments, each as soon as `mix` can give it; what no later one needs is dropped."""
+        n_read = 0
         for block in chain(blocks, [None]):
             if block is not None:
                 mix.push(block.flatten(0, 1))
             segments = self.model.segments(mix.n_frames)
-            while n_sent < len(segments) and (block is None or segments[n_sent].stop <= mix.n_frames):
-                in_flight.append(self._send(mix.read(segments[n_sent])))
-                n_sent += 1
-                if n_sent < len(segments):
-                    mix.drop_before(segments[n_sent].start)
-            while len(in_flight) > (self._depth if block is not None else 0):
-                segment = segments[n_blended]
-                estimate = self._receive(in_flight.popleft(), watch)
-                blend.add(segment, estimate, self.model.window(segment.n_frames))
-                n_blended += 1
-                if n_blended < len(segments):
-                    yield blend.take(segments[n_blended].start)
-        yield blend.take(mix.n_frames)
+            while n_read < len(segments) and (block is None or segments[n_read].stop <= mix.n_frames):
+                yield segments[n_read]
+                n_read += 1
+                if n_read < len(segments):
+                    mix.drop_before(segments[n_read].start)
+
+    def _blend_oldest(
+        self, in_flight: deque[tuple[Segment, list[_Request]]], blend: OverlapAdd, watch: Stopwatch
+    ) -> None:
+        segment, requests = in_flight.popleft()
+        blend.add(segment, self._receive(requests, watch), self.model.window(segment.n_frames))
 
     def _send(self, segment: Tensor) -> list[_Request]:
         """Queue a segment (G*C, L), each lane as a request of its own."""
         lanes = segment.reshape(-1, self.model.n_channels, segment.shape[-1])
         requests = [_Request(lane) for lane in lanes]
         with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the engine is closed; nobody would compute this segment")
             self._queues.setdefault(segment.shape[-1], deque()).extend(requests)
             self._changed.notify_all()
         return requests
@@ -195,38 +207,44 @@ class Engine:
 
     def _run(self, batch: list[_Request]) -> None:
         """Compute one batch, padded to its fixed shape, and hand out the estimates."""
-        begin = time.perf_counter()
+        begin, estimates = time.perf_counter(), None
         size = self.batch_size(batch[0].segment.shape[-1])
         try:
             estimates = self._estimate([request.segment for request in batch], size)
         except torch.OutOfMemoryError:
-            self._halve(batch, size)
-            return
+            pass  # halved below: while the exception lives, its traceback keeps the model's tensors
         except Exception as error:  # noqa: BLE001 - the thread must live on; the track's own thread gets it
             for request in batch:
                 request.estimate.set_exception(error)
             return
+        if estimates is None:
+            self._halve(batch, size)
+            return
         seconds = time.perf_counter() - begin
         self.busy_s += seconds
-        for request, estimate in zip(batch, estimates, strict=False):
+        for request, estimate in zip(batch, estimates[: len(batch)], strict=True):
             request.seconds = seconds / len(batch)
             request.estimate.set_result(estimate)
 
     def _estimate(self, segments: list[Tensor], size: int) -> Tensor:
         padded = torch.zeros((size, *segments[0].shape))
         torch.stack(segments, out=padded[: len(segments)])
-        return self.model(padded.to(self.model.device)).cpu()
+        estimates = self.model(padded.to(self.model.device)).cpu()
+        wanted = (size, len(self.model.stems), *segments[0].shape)
+        if estimates.shape != wanted:
+            raise ValueError(f"{self.model.name} gave shape {tuple(estimates.shape)}, wanted {wanted}")
+        return estimates
 
     def _halve(self, batch: list[_Request], size: int) -> None:
         """Out of device memory: this length goes in smaller batches from now on."""
         torch.cuda.empty_cache()
+        n_frames = batch[0].segment.shape[-1]
         if size == 1:
-            error = TrackError(
-                "OOM", f"one segment of {batch[0].segment.shape[-1]} frames does not fit the device"
-            )
-            batch[0].estimate.set_exception(error)
+            why = f"one segment of {n_frames} frames does not fit the device"
+            batch[0].estimate.set_exception(TrackError("OOM", why))
             return
-        half = size // 2
-        self._batch_sizes[batch[0].segment.shape[-1]] = half
-        for begin in range(0, len(batch), half):
-            self._run(batch[begin : begin + half])
+        self._batch_sizes[n_frames] = size // 2
+        while batch:
+            n = self.batch_size(n_frames)  # smaller each time a part is halved in its turn
+            self._run(batch[:n])
+            batch = batch[n:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
@@ -29,7 +30,7 @@ def separate_files(
     """Settle each file in turn; a bad one becomes a failed row and the others go on.
 
     Args:
-        files: audio files; their folders do not show in the stems' paths.
+        files: audio files, each settled once; their folders do not show in the stems' paths.
         out: folder for the stems, made if missing; stems of the same name are replaced.
         separation: how the stems sound.
         output: how they are written.
@@ -77,8 +78,10 @@ def _tracks(files: Sequence[Path], separation: SeparationConfig, output: OutputC
             raise ConfigError(f"{file} is a folder; `splitfire run {file} DESTINATION` separates folders")
         if not file.exists():
             raise ConfigError(f"there is no file {file}")
+    files = list({file.absolute(): file for file in files}.values())
     uris = [str(file.resolve()) for file in files]
-    ids = [blake2b(uri.encode(), digest_size=8).hexdigest() for uri in uris]
+    # not of the resolved path: two links to one file are two tracks
+    ids = [blake2b(os.fsencode(file.absolute()), digest_size=8).hexdigest() for file in files]
     named = [NamedTrack(file.name, track_id, {}) for file, track_id in zip(files, ids, strict=True)]
     targets = make_targets(named, output.template, separation.model)
     return [

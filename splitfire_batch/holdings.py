@@ -41,14 +41,13 @@ def choose_holding(store: Store, settings: dict[str, Any], is_immutable: bool, r
         ConfigError: plain names, and the destination holds stems of the model made with other settings.
     """
     held = [item for item in read_holdings(store) if item.settings["model"] == settings["model"]]
-    if is_immutable or not held:
-        return Holding(settings_id(settings), 0, settings)
-    active = held[-1]
-    if active.settings == settings:
-        return active
-    if replace:
-        epoch = active.epoch + 1
+    epoch = held[-1].epoch if held else 0
+    others = [item for item in held if item.epoch == epoch and item.settings != settings]
+    if is_immutable or not others:
         return Holding(settings_id(settings, epoch), epoch, settings)
+    if replace:
+        return Holding(settings_id(settings, epoch + 1), epoch + 1, settings)
+    active = others[-1]
     differences = ", ".join(
         f"{name} was {active.settings.get(name)!r} and is now {settings.get(name)!r}"
         for name in sorted(active.settings.keys() | settings.keys())

@@ -156,20 +156,18 @@ def read_parts(
     prefix = "/".join(part for part in (ROOT, "parts", settings_id, run_id) if part)
     names = [found.path for found in store.list_under(prefix) if found.path.endswith(".parquet")]
     wanted = list(columns) if columns else SCHEMA.names
-    schema = pa.schema([SCHEMA.field(name) for name in wanted])
+    schema = pa.schema([SCHEMA.field(name) for name in wanted], metadata=SCHEMA.metadata)
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(lambda name: _read_part(store, name, schema), sorted(names)))
     return pa.concat_tables([schema.empty_table(), *tables])
 
 
 def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
-    """One part; columns that an older part lacks are null."""
-    try:
-        table = pq.read_table(io.BytesIO(store.read(path)))
-    except pa.ArrowInvalid as error:
-        raise TransientError(
-            f"{store.uri_of(path)} is no whole Parquet file ({error}); move it away"
-        ) from error
+    """One part, if its bytes hash to its name; columns that an older part lacks are null."""
+    data = store.read(path)
+    if not path.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
+        raise TransientError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
+    table = pq.read_table(io.BytesIO(data))
     missing = [field for field in schema if field.name not in table.column_names]
     for field in missing:
         table = table.append_column(field, pa.nulls(len(table), field.type))

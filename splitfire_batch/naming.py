@@ -18,8 +18,9 @@ from splitfire_batch.errors import ConfigError
 
 OPEN_TOKENS = ("{stem}", "{ext}")
 _MAX_NAME_BYTES = 200  # of 255: room for the stem, a hash and the extension
+_MAX_EXTENSION_BYTES = 16
 _DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
-_TOKEN = re.compile(r"\{(\w+)\}")
+_TOKEN = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,21 @@ def make_targets(tracks: Sequence[NamedTrack], template: str, model: str) -> lis
     No two are equal, also where case or Unicode normal form does not count; none leaves the destination.
 
     Raises:
-        ConfigError: the template has a token that is neither known nor a column of the catalogue.
+        ConfigError: the template has a token that is neither known nor a column of the catalogue, or two
+            tracks have the same track_id.
     """
     _check_tokens(template, tracks)
     targets = [_fill(template, model, track, "") for track in tracks]
-    for suffix in (_extension, _extension_and_id):
-        taken = Counter(map(_folded, targets))
-        targets = [
-            target if taken[_folded(target)] == 1 else _fill(template, model, track, suffix(track))
-            for target, track in zip(targets, tracks, strict=True)
-        ]
+    folded = [_folded(target) for target in targets]
+    # the last suffix twice: a file's own name may end in what another track only just got
+    for suffix in (_extension, _extension_and_id, _extension_and_id):
+        taken = Counter(folded)
+        for i in [i for i, key in enumerate(folded) if taken[key] > 1]:
+            targets[i] = _fill(template, model, tracks[i], suffix(tracks[i]))
+            folded[i] = _folded(targets[i])
+    twice = [key for key, n in Counter(folded).items() if n > 1]
+    if twice:
+        raise ConfigError(f"several tracks would be {twice[0]!r}; put {{track_id}} into the template")
     return targets
 
 
@@ -69,24 +75,33 @@ def _check_tokens(template: str, tracks: Sequence[NamedTrack]) -> None:
 def _fill(template: str, model: str, track: NamedTrack, suffix: str) -> str:
     folder, _, file_name = track.path.rpartition("/")
     name = file_name.rpartition(".")[0] or file_name
+    has_name = "{name}" in template
+    room = _room(template.rpartition("/")[2], "" if has_name else suffix)
     values = {
-        **{column: _safe(value.replace("/", "_")) for column, value in track.meta.items()},
+        **{column: _shortened(_safe(value.replace("/", "_")), room) for column, value in track.meta.items()},
         "model": model,
-        "dir": "/".join(_safe(part) for part in folder.split("/") if part),
-        "name": _shortened(_safe(name), suffix),
+        "dir": "/".join(_shortened(_safe(part), room) for part in folder.split("/") if part),
+        "name": _shortened(_safe(name), room, suffix),
         "track_id": track.track_id,
     }
-    if "{name}" not in template:
-        template = template.removesuffix(".{ext}") + suffix + ".{ext}"
     path = _TOKEN.sub(lambda token: token[0] if token[0] in OPEN_TOKENS else values[token[1]], template)
+    if not has_name:
+        path = path.removesuffix(".{ext}") + suffix + ".{ext}"
     head, _, tail = path.rpartition("/")
     parts = [_safe(part, is_template=True) for part in head.split("/") if part]
-    return "/".join([*map(_shortened, parts), tail])
+    return "/".join([*(_shortened(part, _MAX_NAME_BYTES) for part in parts), tail])
+
+
+def _room(file_template: str, suffix: str) -> int:
+    """Bytes for each value, so that all values in the file's name fit together."""
+    n_values = sum(token not in OPEN_TOKENS for token in re.findall(r"\{[^{}]*\}", file_template))
+    return (_MAX_NAME_BYTES - len(suffix.encode())) // max(1, n_values)
 
 
 def _safe(part: str, is_template: bool = False) -> str:
     """One path component without control characters, and never empty, dots only or a device's name."""
-    part = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in part)
+    if not (part.isascii() and part.isprintable()):
+        part = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in part)
     if not is_template and any(token in part for token in OPEN_TOKENS):
         part = part.replace("{", "(").replace("}", ")")
     if not part.strip(" ."):
@@ -94,19 +109,19 @@ def _safe(part: str, is_template: bool = False) -> str:
     return f"{part}_" if part.partition(".")[0].lower() in _DEVICE_NAMES else part
 
 
-def _shortened(name: str, suffix: str = "") -> str:
-    """The name with its suffix, cut so that a file system takes it and what is cut still counts."""
-    room = _MAX_NAME_BYTES - len(suffix.encode())
+def _shortened(name: str, room: int, suffix: str = "") -> str:
+    """The name with its suffix, cut to `room` bytes in such a way that what is cut still counts."""
     data = name.encode()
-    if len(data) <= room:
+    if len(data) + len(suffix.encode()) <= room:
         return name + suffix
     digest = blake2b(data, digest_size=4).hexdigest()
-    return data[: room - 9].decode(errors="ignore") + "~" + digest + suffix
+    kept = max(0, room - len(suffix.encode()) - 9)
+    return data[:kept].decode(errors="ignore") + "~" + digest + suffix
 
 
 def _extension(track: NamedTrack) -> str:
     name = track.path.rpartition("/")[2]
-    return "." + _safe(name.rpartition(".")[2]) if "." in name else ""
+    return "." + _shortened(_safe(name.rpartition(".")[2]), _MAX_EXTENSION_BYTES) if "." in name else ""
 
 
 def _extension_and_id(track: NamedTrack) -> str:
@@ -114,4 +129,7 @@ def _extension_and_id(track: NamedTrack) -> str:
 
 
 def _folded(target: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", target).casefold())
+    """Equal for what some file system takes for equal (Unicode's definition D145)."""
+    if target.isascii():
+        return target.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", target).casefold())

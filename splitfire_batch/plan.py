@@ -107,7 +107,9 @@ def _with_durations(listing: pa.Table, settings: PlanSettings) -> pa.Table:
     extensions = [path.rpartition(".")[2].lower() for path in listing["path"].to_pylist()]
     rates = np.array([_BYTES_PER_SECOND.get(ext, _PCM_BYTES_PER_SECOND) for ext in extensions], float)
     guessed = pa.array(listing["n_bytes"].to_numpy() / rates if len(rates) else rates)
-    durations = pc.coalesce(listing["duration_s"], pa.chunked_array([guessed]))
+    told = listing["duration_s"]  # a catalogue may say -1 or NaN for "unknown"
+    told = pc.if_else(pc.and_(pc.is_finite(told), pc.greater_equal(told, 0)), told, None)
+    durations = pc.coalesce(told, pa.chunked_array([guessed]))
     cost = pc.add(pc.divide(durations, settings.segment_s), _MIN_COST)
     listing = listing.set_column(listing.schema.get_field_index("duration_s"), "duration_s", durations)
     return listing.append_column("cost", cost)
@@ -120,7 +122,7 @@ def _targets(listing: pa.Table, settings: PlanSettings) -> list[str]:
 
 
 def _in_shards(todo: pa.Table, settings: PlanSettings) -> pa.Table:
-    """Sort by falling cost and number the shards: each full when the next track would pass the limit."""
+    """Fill shards by falling cost, each until the next track would pass the limit; dearest shards first."""
     todo = todo.sort_by([("cost", "descending"), ("path", "ascending")])
     total = pc.sum(todo["cost"]).as_py() or 0.0
     # a small job is cut finer, so that every worker gets several shards
@@ -132,7 +134,9 @@ def _in_shards(todo: pa.Table, settings: PlanSettings) -> pa.Table:
             number, in_shard, cost = number + 1, 0, 0.0
         numbers[index] = number
         in_shard, cost = in_shard + 1, cost + track_cost
-    return todo.append_column("shard", pa.array(numbers))
+    by_cost = np.argsort(-np.bincount(numbers, weights=todo["cost"].to_numpy()), kind="stable")
+    numbers = np.argsort(by_cost).astype(np.int32)[numbers]
+    return todo.append_column("shard", pa.array(numbers)).take(np.argsort(numbers, kind="stable"))
 
 
 def _track(row: dict[str, object]) -> Track:

@@ -130,17 +130,23 @@ def _integer_blocks(
     dithers = {}
     if settings.dither and bits == 16:
         # what rounds to silence stays silent
-        audible = [name for name in names if separated.peaks[name] * gain >= step / 2]
-        dithers = {name: dither_source(settings.track_id, name) for name in (*audible, "mix")}
+        peaks = {**separated.peaks, "mix": separated.mix_peak}
+        audible = [name for name in (*names, "mix") if peaks[name] * gain >= step / 2]
+        dithers = {name: dither_source(settings.track_id, name) for name in audible}
     for decoded, estimates in separated.blocks():
         parts = {name: quantise(estimates[name], bits, gain, dithers.get(name)) for name in names}
         if is_exact:
             mix = decoded.astype(np.int64) >> (32 - bits)
             yield mix, _cooked(settings.recipes, mix, parts)
             continue
-        exact = to_float(decoded) * (gain / step)
-        rounded = quantise(to_float(decoded), bits, gain, dithers.get("mix"))
-        yield exact, _cooked(settings.recipes, rounded, parts)
+        exact = _to_double(decoded)
+        rounded = quantise(exact, bits, gain, dithers.get("mix"))
+        yield exact * (gain / step), _cooked(settings.recipes, rounded, parts)
+
+
+def _to_double(decoded: Array) -> Array:
+    """A decoded block, full scale = 1, without the rounding of 32-bit integers to float32."""
+    return decoded * 2.0**-31 if decoded.dtype == np.int32 else decoded.astype(np.float64)
 
 
 def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays) -> Arrays:
@@ -165,8 +171,9 @@ def _linked_gain(separated: Separated, settings: RenderSettings) -> float:
     least, greatest = full_scale(settings.output.bits or 0)
     if least <= lowest and highest <= greatest:
         return 1.0
-    # after scaling, rounding and dither may add up once more in a difference
-    margin = 2 * (len(separated.peaks) + 1)
+    # A stem is a sum of at most so many rounded parts, each off by 1.5 steps at worst (0.5 by rounding, 1 by
+    # dither): downwards where its peak was found here, upwards where it will be written.
+    margin = 2 * 1.5 * (len(separated.peaks) + 1)
     return (greatest - margin) / max(-lowest, highest)
 
 

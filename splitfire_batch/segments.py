@@ -124,6 +124,8 @@ class MixBuffer:
         Raises:
             ValueError: frames of it were dropped.
         """
+        if segment.fill == "tile" and segment.stop > self.n_frames and self._start:
+            raise ValueError(f"{segment} repeats the track, of which {self._start} frames were dropped")
         if max(segment.start, 0) < self._start:
             raise ValueError(f"{segment} begins before frame {self._start}, the first one still held")
         held = self._held()
@@ -164,7 +166,8 @@ class OverlapAdd:
     """Blends overlapping estimates into one signal per stem, and lets finished frames go.
 
     Each frame is sum(w * y) / sum(w) over the segments that cover it, or their plain sum where the model
-    has no window. Segments are added in ascending order, so the result cannot depend on batches.
+    has no window. Segments are added in ascending order, so the result cannot depend on batches, and a gap
+    before one of them can never be filled.
     """
 
     def __init__(self, n_stems: int, n_channels: int) -> None:
@@ -173,7 +176,12 @@ class OverlapAdd:
         self._start = 0
 
     def add(self, segment: Segment, estimate: Tensor, window: Tensor | None) -> None:
-        """Add an estimate (S, C, L) where its segment lies; `window` is (L,) or None."""
+        """Add an estimate (S, C, L) where its segment lies; `window` is (L,) or None.
+
+        Raises:
+            ValueError: a frame before the segment is covered by no segment.
+        """
+        self._check_covered(segment.start)
         skip = max(0, self._start - segment.start)
         self._grow(segment.stop - self._start)
         begin = segment.start + skip - self._start
@@ -190,16 +198,20 @@ class OverlapAdd:
         Raises:
             ValueError: a frame is covered by no segment.
         """
-        n = stop - self._start
-        if n > self._sum.shape[2]:
-            raise ValueError(f"frames {self._start + self._sum.shape[2]} to {stop} are in no segment")
+        self._check_covered(stop)
+        n = max(0, stop - self._start)  # the next segment, too, may begin before the track
         out = self._sum[:, :, :n].clone()
         if self._weight[:n].any():
             out /= self._weight[:n]
         self._sum = self._sum[:, :, n:].clone()
         self._weight = self._weight[n:].clone()
-        self._start = stop
+        self._start += n
         return out
+
+    def _check_covered(self, stop: int) -> None:
+        end = self._start + self._sum.shape[2]
+        if stop > end:
+            raise ValueError(f"frames {end} to {stop} are in no segment")
 
     def _grow(self, n: int) -> None:
         missing = n - self._sum.shape[2]

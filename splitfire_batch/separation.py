@@ -56,6 +56,8 @@ class Separated:
         """With the frames counted, not those claimed by the header."""
         self.peaks = dict.fromkeys(estimates, 0.0)
         """Highest absolute value of each estimate; 1.0 is full scale."""
+        self.mix_peak = 0.0
+        """That of the mix."""
         self._mix, self._estimates, self._spools = mix, estimates, spools
 
     def __enter__(self) -> Separated:
@@ -66,10 +68,20 @@ class Separated:
     ) -> None:
         self._spools.close()
 
+    def append_mix(self, block: np.ndarray) -> None:
+        """Take the next block (n, C) of the mix, as decoded."""
+        self._mix.append(block)
+        self.mix_peak = max(self.mix_peak, float(np.abs(to_float(block)).max(initial=0.0)))
+
     def append(self, stem: str, block: np.ndarray) -> None:
         """Take the next block (n, C) of an estimate."""
         self._estimates[stem].append(block)
         self.peaks[stem] = max(self.peaks[stem], float(np.abs(block).max(initial=0.0)))
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the mix so far."""
+        return self._mix.n_frames
 
     def blocks(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Pairs of the mix (n, C), as decoded, and the estimates (n, C), float32, frame by frame alike."""
@@ -94,7 +106,7 @@ def separate_file(
         TrackError: the file cannot be decoded whole, or is too long.
         NoSpace: scratch is full.
     """
-    with ExitStack() as on_error, open_audio(path, max_duration_s=limits.max_duration_s) as decoder:
+    with ExitStack() as on_error, open_audio(path, limits.max_duration_s, limits.scratch) as decoder:
         spools = on_error.enter_context(ExitStack())
         n_channels = decoder.format.n_channels
         mix, *kept = (
@@ -102,39 +114,39 @@ def separate_file(
             for _ in range(1 + len(stems))
         )
         separated = Separated(decoder.format, mix, dict(zip(stems, kept, strict=True)), spools)
-        for name, block in _estimate_blocks(decoder, engine, mix, stems, watch):
+        for name, block in _estimate_blocks(decoder, engine, separated, stems, watch):
             separated.append(name, block)
-        separated.source = replace(decoder.format, n_frames=mix.n_frames)
+        separated.source = replace(decoder.format, n_frames=separated.n_frames)
         on_error.pop_all()
         return separated
 
 
 def _estimate_blocks(
-    decoder: Decoder, engine: Engine, mix: Spool, stems: Sequence[str], watch: Stopwatch
+    decoder: Decoder, engine: Engine, separated: Separated, stems: Sequence[str], watch: Stopwatch
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Decode into `mix`, and give the estimates (n, C) at the file's rate as they become final."""
+    """Append the mix to `separated`; give the estimates (n, C) at the file's rate as they become final."""
     model, source = engine.model, decoder.format
     groups = channel_groups(source.n_channels)
     kept = [model.stems.index(stem) for stem in stems]
     back = Resampler(model.sample_rate, source.sample_rate, len(groups) * len(kept) * model.n_channels)
-    at_model_rate = watch.timed("decode", _model_blocks(decoder, mix, model.sample_rate))
+    at_model_rate = watch.timed("decode", _model_blocks(decoder, separated, model.sample_rate))
     for frames in engine.separate(at_model_rate, watch):
         with watch.measure("encode"):
             native = from_lanes(back.push(frames.numpy()[:, kept]), groups)
         yield from zip(stems, native, strict=True)
     with watch.measure("encode"):
-        native = from_lanes(back.finish(mix.n_frames), groups)
+        native = from_lanes(back.finish(separated.n_frames), groups)
     yield from zip(stems, native, strict=True)
 
 
-def _model_blocks(decoder: Decoder, mix: Spool, sample_rate: int) -> Iterator[torch.Tensor]:
-    """Decoded blocks, kept in `mix`, as lanes (G, 2, n) at the model's rate."""
+def _model_blocks(decoder: Decoder, separated: Separated, sample_rate: int) -> Iterator[torch.Tensor]:
+    """Decoded blocks, kept in `separated`, as lanes (G, 2, n) at the model's rate."""
     source = decoder.format
     groups = channel_groups(source.n_channels)
     forth = Resampler(source.sample_rate, sample_rate, 2 * len(groups))
     for block in decoder.blocks(BLOCK_FRAMES):
-        mix.append(block)
+        separated.append_mix(block)
         yield torch.from_numpy(forth.push(to_lanes(to_float(block), groups)))
     # at least one frame, so that a clip of one frame at a high rate is separated too
-    n_frames = max(1, math.ceil(mix.n_frames * sample_rate / source.sample_rate))
+    n_frames = max(1, math.ceil(separated.n_frames * sample_rate / source.sample_rate))
     yield torch.from_numpy(forth.finish(n_frames))

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from splitfire_batch.audio import choose_output
+from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.config import OutputConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import (
     AccessDenied,
+    ConfigError,
     NoSpace,
     ObjectMissing,
     StorageError,
@@ -82,7 +84,7 @@ def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
         raise TrackError(
             "TOO_LARGE", f"found {track.n_bytes} bytes, the limit max_bytes is {bench.max_bytes}"
         )
-    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
+    with _scratch_folder(bench.limits.scratch) as folder:
         with watch.measure("fetch"):
             path, content_id = _fetch(track, bench, Path(folder))
         with separate_file(
@@ -105,10 +107,17 @@ def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
     )
 
 
+def _scratch_folder(scratch: Path | None) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="splitfire-", dir=scratch)
+    except OSError as error:
+        raise disk_error(str(scratch or tempfile.gettempdir()), error) from error
+
+
 def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
     """The whole object as a local file, and the SHA-256 of its bytes."""
-    store, key = bench.sources.locate(track.uri)
     try:
+        store, key = bench.sources.locate(track.uri)
         found = store.stat(key)
         if track.etag and found.etag != track.etag:
             raise TrackError("SOURCE_CHANGED", "the object changed after it was listed; run the job again")
@@ -117,7 +126,7 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError("SOURCE_MISSING", "it was listed, but there is no such object any more") from error
     except AccessDenied as error:
         raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
-    except (TransientError, StorageError) as error:
+    except (TransientError, StorageError, ConfigError) as error:
         raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
     with path.open("rb") as file:
         return path, hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,243 @@
+"""The manifest: parts are the truth, rows resolve to one per track, and others can read it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from splitfire_batch.config import OutputConfig, SeparationConfig, settings
+from splitfire_batch.errors import TransientError
+from splitfire_batch.holdings import choose_holding, record_holding
+from splitfire_batch.manifest import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    RunContext,
+    current_rows,
+    latest,
+    parquet_bytes,
+    read_ledger,
+    read_parts,
+    resolve,
+    to_table,
+    write_part,
+    write_views,
+)
+from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
+from splitfire_batch.storage import Store, open_store
+
+A = settings(SeparationConfig(), OutputConfig(), "w")
+B = settings(SeparationConfig(short_clip="reference"), OutputConfig(), "w")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "out"), {})
+
+
+def stem(name: str) -> StemFile:
+    return StemFile(name, f"m/x_{name}.wav", "WAV", "PCM_24", 48_000, 2, 96_000, 9, "ab", "cd", None, -3.0)
+
+
+def row(track: str = "t", source: str = "s", at: float = 1e9, code: str | None = None) -> TrackRow:
+    """A row that finished `at`; failed if it has a code."""
+    made = () if code else (stem("vocals"), stem("accompaniment"))
+    return TrackRow(
+        track=Track(
+            track, source, "/in/ü.wav", f"{track}.wav", 9, "e", "x", meta=(("title", "T"), ("n", "1"))
+        ),
+        status="failed" if code else "done",
+        code=code,
+        message="why" if code else None,
+        warnings=("w1", "w2"),
+        content_id="c",
+        source=AudioFormat("WAV", "PCM_24", 48_000, 2, 96_000),
+        gain_db=-0.5,
+        stems=made,
+        seconds=StageSeconds(1, 2, 3, 4, 5),
+        started_at=at - 1.5,
+        finished_at=at,
+    )
+
+
+def context(settings_id: str = "id", run_id: str = "run") -> RunContext:
+    return RunContext(run_id, settings_id, "/in", "spleeter-2stems", "w", "fp32", "cpu/fp32/batch1", "cpu")
+
+
+def table(*rows: TrackRow, settings_id: str = "id") -> pa.Table:
+    return to_table(rows, context(settings_id), "shard")
+
+
+def held(store: Store, values: dict[str, object], replace: bool = False) -> str:
+    holding = choose_holding(store, values, is_immutable=False, replace=replace)
+    record_holding(store, holding)
+    return holding.settings_id
+
+
+def test_rows_come_back_from_a_part_as_they_were(store):
+    written = table(row(), row("u", code="EMPTY"))
+    write_part(store, written)
+    assert read_parts(store).to_pylist() == written.to_pylist()
+    done, failed = read_parts(store).to_pylist()
+    assert [item["stem"] for item in done["stems"]] == ["vocals", "accompaniment"]
+    assert done["stems"][0] == {field: getattr(stem("vocals"), field) for field in StemFile.__slots__}
+    assert done["duration_s"] == 2.0
+    assert done["meta"] == [("title", "T"), ("n", "1")]
+    assert done["finished_at"].timestamp() == 1e9
+    assert (done["is_retryable"], failed["is_retryable"]) == (None, False)
+    assert (done["fetch_s"], done["store_s"]) == (1.0, 5.0)
+    assert (done["numerics"], done["shard_id"]) == ("cpu/fp32/batch1", "shard")
+
+
+def test_every_file_carries_the_schema_and_its_version(store):
+    path = write_part(store, table(row(), settings_id=held(store, A)))
+    write_views(store, "run")
+    for name in (path, "_splitfire/views/tracks.parquet", "_splitfire/views/stems.parquet"):
+        schema = pq.read_schema(io.BytesIO(store.read(name)))
+        assert schema.metadata[b"splitfire.schema"] == SCHEMA_VERSION.encode(), name
+    assert pq.read_schema(io.BytesIO(store.read(path))).equals(SCHEMA)
+
+
+def test_a_parts_name_ends_in_the_hash_of_its_bytes(store):
+    path = write_part(store, table(row()))
+    digest = hashlib.sha256(store.read(path)).hexdigest()[:16]
+    assert path == f"_splitfire/parts/id/run/shard-{digest}.parquet"
+    assert write_part(store, table(row())) == path  # the same rows again are the same part
+
+
+def test_parts_can_be_read_by_settings_and_by_run(store):
+    for settings_id, run_id in (("a", "1"), ("a", "2"), ("b", "1")):
+        write_part(store, to_table([row()], context(settings_id, run_id), "x"))
+    assert [len(read_parts(store, *key)) for key in ((), ("a",), ("a", "2"), ("c",))] == [3, 2, 1, 0]
+    assert read_parts(store, columns=["status"]).column_names == ["status"]
+
+
+def test_done_beats_failed_and_the_earliest_done_wins():
+    rows = [row(at=1, code="OOM"), row(at=5), row(at=3), row(at=9, code="INTERNAL")]
+    for order in (rows, rows[::-1]):
+        (found,) = resolve(table(*order)).to_pylist()
+        assert (found["status"], found["finished_at"].timestamp()) == ("done", 3)
+
+
+def test_each_object_and_each_settings_keeps_a_row_of_its_own():
+    both = pa.concat_tables([table(row(), row(source="s2")), table(row(), settings_id="other")])
+    assert len(resolve(both)) == 3
+
+
+def test_the_latest_row_of_a_track_is_that_of_the_object_last_seen():
+    old, new_failed, new = row(at=1), row(source="s2", at=5, code="OOM"), row(source="s2", at=7)
+    (found,) = latest(table(old, new_failed)).to_pylist()
+    assert (found["source_id"], found["status"]) == ("s2", "failed")
+    (found,) = latest(table(new, old, new_failed)).to_pylist()
+    assert (found["source_id"], found["status"]) == ("s2", "done")
+
+
+def test_no_rows_resolve_to_no_rows(store):
+    assert len(latest(read_parts(store))) == 0
+    assert len(current_rows(store)) == 0
+
+
+def test_the_ledger_holds_what_is_done_and_failures_that_stand(store):
+    write_part(
+        store, table(row(source="done"), row(source="stands", code="EMPTY"), row(source="again", code="OOM"))
+    )
+    write_part(store, table(row(source="both", code="EMPTY"), row(source="both")))
+    write_part(store, table(row(source="elsewhere"), settings_id="other"))
+    ledger = read_ledger(store, "id")
+    assert sorted(ledger.done.to_pylist()) == ["both", "done"]
+    assert ledger.failed.to_pylist() == ["stands"]
+    assert len(read_ledger(store, "nothing").done) == 0
+
+
+def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_lacks(store):
+    old = table(row()).drop_columns(["meta", "stems", "sum_residual_db", "numerics", "finished_at"])
+    old = old.append_column("forgotten", pa.array([1]))
+    write_part(store, old.set_column(0, "track_id", pa.array(["old"])))
+    write_part(store, table(row("new")))
+    found = {item["track_id"]: item for item in read_parts(store).to_pylist()}
+    assert (found["old"]["stems"], found["old"]["numerics"], found["old"]["path"]) == (None, None, "t.wav")
+    assert found["new"] == table(row("new")).to_pylist()[0]
+    assert len(resolve(read_parts(store))) == 1
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "no footer", "no parquet", "one bit"])
+def test_a_damaged_part_is_refused_by_its_name(store, damage):
+    path = write_part(store, table(*(row(f"t{i}") for i in range(50))))
+    data = store.read(path)
+    middle = len(data) // 3
+    damaged = {
+        "empty": b"",
+        "half": data[: len(data) // 2],
+        "no footer": data[:-12],
+        "no parquet": b"x" * len(data),
+        "one bit": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+    }[damage]
+    store.write(path, damaged)
+    with pytest.raises(TransientError, match=f"{path} .*; move it away"):
+        read_parts(store)
+
+
+def test_views_hold_the_latest_rows_and_their_json_the_hashes(store):
+    settings_id = held(store, A)
+    write_part(store, table(row("a"), row("b", "s2"), row("c", "s3", code="EMPTY"), settings_id=settings_id))
+    write_part(store, table(row("b", "s4", at=2e9), settings_id=settings_id))
+    write_views(store, "run9")
+    view = json.loads(store.read("_splitfire/views/view.json"))
+    assert (view["run_id"], view["n_tracks"]) == ("run9", 3)
+    for name, digest in view["sha256"].items():
+        assert hashlib.sha256(store.read(f"_splitfire/views/{name}")).hexdigest() == digest
+    tracks = pq.read_table(io.BytesIO(store.read("_splitfire/views/tracks.parquet"))).to_pylist()
+    assert [(item["track_id"], item["source_id"]) for item in tracks] == [
+        ("a", "s"),
+        ("b", "s4"),
+        ("c", "s3"),
+    ]
+    stems = pq.read_table(io.BytesIO(store.read("_splitfire/views/stems.parquet"))).to_pylist()
+    assert [(item["track_id"], item["path"], item["stem"]) for item in stems] == [
+        (track, f"{track}.wav", name) for track in "ab" for name in ("vocals", "accompaniment")
+    ]
+    assert stems[0]["stem_path"] == "m/x_vocals.wav"
+
+
+def test_rows_whose_stems_were_replaced_are_not_current_and_not_done(store):
+    first = held(store, A)
+    write_part(store, table(row(), settings_id=first))
+    second = held(store, B, replace=True)
+    assert len(current_rows(store)) == 0
+    write_part(store, table(row(), settings_id=second))
+    assert current_rows(store)["settings_id"].to_pylist() == [second]
+    back = held(store, A, replace=True)
+    assert len(read_ledger(store, back).done) == 0
+
+
+def test_views_of_an_empty_destination_are_empty_tables(store):
+    write_views(store, "run")
+    assert pq.read_table(io.BytesIO(store.read("_splitfire/views/stems.parquet"))).num_rows == 0
+
+
+def test_duckdb_reads_parts_and_views_with_one_statement(store):
+    settings_id = held(store, A)
+    write_part(store, table(row("a"), row("b", "s2"), settings_id=settings_id))
+    write_part(store, table(row("c", "s3", code="EMPTY"), settings_id=settings_id))
+    write_views(store, "run")
+    root = f"{store.url}/_splitfire"
+
+    def ask(question: str, *where: str) -> list[tuple[object, ...]]:
+        return duckdb.execute(question, [f"{root}/{path}" for path in where]).fetchall()
+
+    parts = "select track_id, s.stem, meta['title'] from (select *, unnest(stems) as s from read_parquet(?))"
+    found = sorted(ask(parts, "parts/*/*/*.parquet"))
+    assert found == [(track, name, "T") for track in "ab" for name in ("accompaniment", "vocals")]
+    tracks = "select status, count(*) from read_parquet(?) group by 1 order by 1"
+    assert ask(tracks, "views/tracks.parquet") == [("done", 2), ("failed", 1)]
+    assert ask("select count(*) from read_parquet(?)", "views/stems.parquet") == [(4,)]
+
+
+def test_the_same_table_gives_the_same_bytes():
+    assert parquet_bytes(table(row())) == parquet_bytes(table(row()))
