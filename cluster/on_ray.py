@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Event
+from threading import Event, current_thread, main_thread
 
 from cluster.pool import run_shards
 from cluster.session import connect, pool_size
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.job import RunShards
 from splitfire_batch.records import Quarantined, Shard, ShardEvent
-from splitfire_batch.worker import WorkerSpec
+from splitfire_batch.spec import WorkerSpec
 
 
 @contextmanager
@@ -23,7 +24,10 @@ def on_ray(runtime: RuntimeConfig, stop: Event) -> Iterator[RunShards]:
         runtime: address, number of workers, device.
         stop: when set, tracks in flight are finished and no other begins.
     """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with connect(runtime.ray):
+        if current_thread() is main_thread():  # Ray took SIGTERM and would abort; its owner gets it back
+            signal.signal(signal.SIGTERM, on_sigterm)
         size = pool_size(runtime)
 
         def run(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent | Quarantined]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,11 +45,8 @@ def main() -> None:
     """Entry point: our own errors become one line and an exit code, never a traceback."""
     try:
         app()
-    except (TransientError, SplitfireError) as error:
+    except SplitfireError as error:
         sys.exit(_complain(error))
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_INTERRUPTED)
 
 
 def _complain(error: SplitfireError) -> int:
@@ -82,7 +80,8 @@ def run(
     from flows.local_run import run_flow
 
     settings = load_settings(flags, config)
-    report = run_flow(source, destination, settings, replace, quiet)
+    with redirect_stdout(sys.stderr):  # Ray prints a line whenever a worker dies
+        report = run_flow(source, destination, settings, replace, quiet)
     _print_report(report, as_json)
     raise typer.Exit(_run_exit_code(report.exit_code))
 

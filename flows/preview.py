@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import json
 
-from flows.settings import Settings
+from flows.settings import Settings, expected_workers
 from splitfire_batch import job as story
-from splitfire_batch.job import Job
 
 
 def preview(source: str, destination: str, settings: Settings, replace: bool, as_json: bool) -> str:
     """The plan as text, or as JSON with the same numbers."""
-    job = Job(
-        source,
-        destination,
-        settings.separation,
-        settings.output,
-        settings.catalogue,
-        settings.runtime,
-        replace,
-    )
+    job = settings.job(source, destination, replace)
     story.check(job, is_dry=True)
-    run = story.make_plan(job, story.list_tracks(job))
+    run = story.make_plan(job, story.list_tracks(job), expected_workers(job.runtime))
     plan = run.plan
     numbers = {
         "tracks": plan.n_listed,

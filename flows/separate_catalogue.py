@@ -7,7 +7,6 @@ was cut off goes on from its destination when the flow runs again.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -28,6 +27,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.settings import expected_workers
 from flows.signals import draining
 from flows.summary import summary_markdown
 from splitfire_batch import job as story
@@ -118,11 +118,6 @@ def finalise(run: Run, tally: Tally) -> Report:
             description="Tracks without stems; failures.parquet in the destination has all",
         )
     return report
-
-
-def expected_workers(runtime: RuntimeConfig) -> int:
-    """How many actors there may be, before Ray is asked: enough shards are cut for them."""
-    return runtime.workers or (16 if runtime.ray else max(1, (os.cpu_count() or 1) // 2))
 
 
 def _watch() -> Callable[[Progress], None]:

@@ -10,9 +10,10 @@ The same in the environment: SPLITFIRE_SEPARATION__MODEL=spleeter-2stems.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic_settings import (
@@ -32,7 +33,11 @@ from splitfire_batch.config import (
 )
 from splitfire_batch.errors import ConfigError
 
+if TYPE_CHECKING:
+    from splitfire_batch.job import Job
+
 DEFAULT_FILE = Path("splitfire.toml")
+_ENV_PREFIX = "SPLITFIRE_"
 SECTIONS = {
     "separation": SeparationConfig,
     "output": OutputConfig,
@@ -45,13 +50,19 @@ class Settings(BaseSettings):
     """All settings of a job but its source and destination."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SPLITFIRE_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=_ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     separation: SeparationConfig = SeparationConfig()
     output: OutputConfig = OutputConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    def job(self, source: str, destination: str, replace: bool) -> Job:
+        """The job with these settings."""
+        from splitfire_batch.job import Job  # it brings pyarrow, which `--help` does not need
+
+        return Job(source, destination, self.separation, self.output, self.catalogue, self.runtime, replace)
 
 
 def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) -> Settings:
@@ -67,6 +78,7 @@ def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) ->
     if file is not None and not file.is_file():
         raise ConfigError(f"there is no settings file {file}")
     path = file or DEFAULT_FILE
+    _check_environment()
 
     class Layered(Settings):
         @classmethod
@@ -87,11 +99,31 @@ def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) ->
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}") from None
     except SettingsError as error:
-        raise ConfigError(f"SPLITFIRE_* in the environment: {error}") from None
+        raise ConfigError(
+            f"SPLITFIRE_* in the environment: {error}; lists and mappings are JSON, such as "
+            """SPLITFIRE_SEPARATION__STEMS='["vocals"]'"""
+        ) from None
+
+
+def expected_workers(runtime: RuntimeConfig) -> int:
+    """How many actors there may be, before Ray is asked: enough shards are cut for them."""
+    return runtime.workers or (16 if runtime.ray else max(1, (os.cpu_count() or 1) // 2))
+
+
+def _check_environment() -> None:
+    """Refuse a section that does not exist; pydantic would pass over it in silence."""
+    for name in os.environ:
+        section, mark, _ = name.upper().removeprefix(_ENV_PREFIX).partition("__")
+        if name.upper().startswith(_ENV_PREFIX) and mark and section.lower() not in SECTIONS:
+            raise ConfigError(f"{name} in the environment: {_no_section(section.lower())}")
 
 
 def _explain(item: Any) -> str:
     section = str(item["loc"][0])
     if section not in SECTIONS:
-        return f"{section!r} is no section of the settings; known are {', '.join(SECTIONS)}"
+        return _no_section(section)
     return f"{section}: {explain(SECTIONS[section], {**item, 'loc': item['loc'][1:]})}"
+
+
+def _no_section(name: str) -> str:
+    return f"{name!r} is no section of the settings; known are {', '.join(SECTIONS)}"

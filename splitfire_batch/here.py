@@ -44,7 +44,7 @@ def separate_files(
     with ExitStack() as stack:
         model = load_model(separation, pick_device(runtime), runtime.weights_mirror, runtime.storage)
         bench = Workbench(
-            engine=stack.enter_context(Engine(model, runtime.batch or 1)),
+            engine=stack.enter_context(Engine(model, runtime.batch)),
             sources=Stores(runtime.storage),
             destination=open_store(str(out), runtime.storage),
             recipes=recipes,

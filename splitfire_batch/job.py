@@ -8,6 +8,7 @@ destination, so a job that was cut off anywhere goes on when it is run again.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,9 +39,9 @@ from splitfire_batch.plan import Plan, PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
 from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, ShardDone, ShardEvent, TrackRow
 from splitfire_batch.report import Progress, Report, Tally
+from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.storage import Store, open_store
-from splitfire_batch.worker import WorkerSpec
 
 SEGMENT_S = 524_288 / 44_100
 """Seconds of audio in one unit of cost: a Spleeter segment's stride."""
@@ -91,7 +92,7 @@ def check(job: Job, is_dry: bool = False) -> None:
     """
     make_recipes(job.separation, find_card(job.separation.model).stems)
     source, destination = open_store(job.source, job.runtime.storage), _destination(job)
-    if f"{destination.url}/".startswith(f"{source.url}/"):
+    if f"{_true_url(destination)}/".startswith(f"{_true_url(source)}/"):
         raise ConfigError(
             f"the destination {destination.url} lies in the source {source.url}: the next run would take "
             "stems for tracks; choose a folder outside it"
@@ -223,6 +224,11 @@ def finalise(run: Run, tally: Tally) -> Report:
 def is_immutable(job: Job) -> bool:
     """Whether stem names end in the hash of their bytes."""
     return job.output.names == "immutable" or (job.output.names == "auto" and not _destination(job).is_local)
+
+
+def _true_url(store: Store) -> str:
+    """The URL with the links of a local path followed."""
+    return os.path.realpath(store.url) if store.is_local else store.url
 
 
 def _destination(job: Job) -> Store:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from splitfire_batch.errors import FAILURE_CODES, ObjectMissing, TransientError
+from splitfire_batch.errors import FAILURE_CODES, ConfigError, ObjectMissing
 from splitfire_batch.holdings import is_current, read_holdings
 from splitfire_batch.plan import Ledger
 from splitfire_batch.records import TrackRow
@@ -166,7 +166,7 @@ def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
     """One part, if its bytes hash to its name; columns that an older part lacks are null."""
     data = store.read(path)
     if not path.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
-        raise TransientError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
+        raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
     table = pq.read_table(io.BytesIO(data))
     missing = [field for field in schema if field.name not in table.column_names]
     for field in missing:

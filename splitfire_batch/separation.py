@@ -10,7 +10,7 @@ Axes: n frames, C channels of the file, G lanes (channel pairs), S stems.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +91,12 @@ class Separated:
 
 
 def separate_file(
-    path: Path, engine: Engine, stems: Sequence[str], limits: Limits, watch: Stopwatch
+    path: Path,
+    engine: Engine,
+    stems: Sequence[str],
+    limits: Limits,
+    watch: Stopwatch,
+    accept: Callable[[AudioFormat], object] = lambda source: source,
 ) -> Separated:
     """The estimates of `stems` for one audio file.
 
@@ -101,12 +106,14 @@ def separate_file(
         stems: names of the model's stems; the others are not kept.
         limits: duration, memory, scratch folder.
         watch: gets the seconds of each stage.
+        accept: sees the file's header before the device has any work; what it raises ends the track.
 
     Raises:
         TrackError: the file cannot be decoded whole, or is too long.
         NoSpace: scratch is full.
     """
     with ExitStack() as on_error, open_audio(path, limits.max_duration_s, limits.scratch) as decoder:
+        accept(decoder.format)
         spools = on_error.enter_context(ExitStack())
         n_channels = decoder.format.n_channels
         mix, *kept = (

@@ -11,6 +11,7 @@ import logging
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from splitfire_batch.audio import choose_output
@@ -87,9 +88,8 @@ def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
     with _scratch_folder(bench.limits.scratch) as folder:
         with watch.measure("fetch"):
             path, content_id = _fetch(track, bench, Path(folder))
-        with separate_file(
-            path, bench.engine, needed_estimates(bench.recipes), bench.limits, watch
-        ) as separated:
+        wanted, accept = needed_estimates(bench.recipes), partial(choose_output, config=bench.output)
+        with separate_file(path, bench.engine, wanted, bench.limits, watch, accept) as separated:
             with watch.measure("encode"):
                 settings = _render_settings(track, separated.source, bench)
                 rendered = render(separated, settings, Path(folder))

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.engine import Engine
-from splitfire_batch.manifest import RunContext, to_table, write_part
+from splitfire_batch.manifest import to_table, write_part
 from splitfire_batch.models import load_model
 from splitfire_batch.records import (
     Committed,
@@ -36,6 +36,7 @@ from splitfire_batch.records import (
 )
 from splitfire_batch.separation import Limits
 from splitfire_batch.settling import Workbench, settle
+from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.storage import Stores, open_store
 
@@ -44,25 +45,6 @@ PART_S = 15.0
 """A part is written when it has this many rows, or its oldest row is this old, or the shard ends."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """Everything a worker needs to make itself, on whatever machine; it holds no secret."""
-
-    destination: str
-    separation: SeparationConfig
-    output: OutputConfig
-    runtime: RuntimeConfig
-    context: RunContext
-    is_immutable: bool
-    """Whether stem names end in the hash of their bytes."""
-    device: str = "cpu"
-    threads: int = 1
-
-    def __call__(self) -> Worker:
-        """Load the model and open the stores."""
-        return Worker(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +67,8 @@ class Worker:
             torch.set_num_threads(spec.threads)
         runtime = spec.runtime
         model = load_model(spec.separation, spec.device, runtime.weights_mirror, runtime.storage)
-        batch = runtime.batch or (1 if spec.device == "cpu" else 8)
         self._bench = Workbench(
-            engine=Engine(model, batch),
+            engine=Engine(model, runtime.batch),
             sources=Stores(runtime.storage),
             destination=open_store(spec.destination, runtime.storage),
             recipes=make_recipes(spec.separation, model.stems),
@@ -96,7 +77,7 @@ class Worker:
             max_bytes=runtime.max_bytes,
             is_immutable=spec.is_immutable,
         )
-        numerics = f"{model.device.type}/{spec.separation.precision}/batch{batch}"
+        numerics = f"{model.device.type}/{spec.separation.precision}/batch{self._bench.engine.batch}"
         if spec.device == "cpu":
             numerics += f"/threads{spec.threads}"
         self._context = replace(spec.context, numerics=numerics, device=_device_name(model.device))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splitfire_batch import engine as engine_module
+from splitfire_batch import batching
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import TrackError
@@ -225,7 +225,7 @@ def test_the_memory_of_the_failed_batch_is_free_before_the_smaller_one_runs():
 
 
 def test_a_partial_batch_does_not_wait_when_nobody_could_add_to_it(monkeypatch):
-    monkeypatch.setattr(engine_module, "_LINGER_S", 3_600)
+    monkeypatch.setattr(batching, "_LINGER_S", 3_600)
     with Engine(Toy(), batch=64) as engine, ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(separated, engine, noise(n)) for n in (10, 400, 3_000)]
         assert [future.result(timeout=30).shape[3] for future in futures] == [10, 400, 3_000]
@@ -253,7 +253,7 @@ def test_a_generator_abandoned_half_way_blocks_neither_others_nor_close(monkeypa
     next(abandoned)
     assert separated(engine, noise(500)).shape[3] == 500  # it is still open, so batches linger
     abandoned.close()
-    monkeypatch.setattr(engine_module, "_LINGER_S", 3_600)
+    monkeypatch.setattr(batching, "_LINGER_S", 3_600)
     assert separated(engine, noise(500)).shape[3] == 500
     another = engine.separate(noise(100_000).split(64, dim=2))
     next(another)

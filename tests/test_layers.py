@@ -20,7 +20,13 @@ ROWS = [
         "splitfire_batch.segments",
         "splitfire_batch.stopwatch",
     },
-    {"splitfire_batch.plan", "splitfire_batch.stems", "splitfire_batch.storage", "splitfire_batch.audio"},
+    {
+        "splitfire_batch.batching",
+        "splitfire_batch.plan",
+        "splitfire_batch.stems",
+        "splitfire_batch.storage",
+        "splitfire_batch.audio",
+    },
     {
         "splitfire_batch.engine",
         "splitfire_batch.holdings",
@@ -30,12 +36,16 @@ ROWS = [
     {"splitfire_batch.catalogue", "splitfire_batch.manifest", "splitfire_batch.separation"},
     {"splitfire_batch.rendering"},
     {"splitfire_batch.settling"},
-    {"splitfire_batch.here", "splitfire_batch.worker"},
+    {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.worker"},
     {"splitfire_batch.job", "splitfire_batch.separator"},
     {"cluster"},
     {"flows"},
 ]
-LAZY = {("splitfire_batch", "splitfire_batch.separator")}  # the package's front door
+LAZY = {  # imported inside functions, when what they make is really wanted
+    ("splitfire_batch", "splitfire_batch.separator"),
+    ("splitfire_batch.spec", "splitfire_batch.worker"),
+    ("splitfire_batch.worker", "splitfire_batch.spec"),
+}
 
 HOMES = {
     "prefect": {"flows"},
@@ -53,6 +63,7 @@ HOMES = {
     "pydantic": {"splitfire_batch.config", "splitfire_batch.models", "flows"},
     "torch": {
         "flows",  # the doctor asks it for devices
+        "splitfire_batch.batching",
         "splitfire_batch.engine",
         "splitfire_batch.here",
         "splitfire_batch.models",

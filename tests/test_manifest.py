@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from splitfire_batch.config import OutputConfig, SeparationConfig, settings
-from splitfire_batch.errors import TransientError
+from splitfire_batch.errors import ConfigError
 from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.manifest import (
     SCHEMA,
@@ -179,7 +179,7 @@ def test_a_damaged_part_is_refused_by_its_name(store, damage):
         "one bit": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
     }[damage]
     store.write(path, damaged)
-    with pytest.raises(TransientError, match=f"{path} .*; move it away"):
+    with pytest.raises(ConfigError, match=f"{path} .*; move it away"):
         read_parts(store)
 
 

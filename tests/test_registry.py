@@ -9,7 +9,7 @@ import pytest
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models import check_stems, find_card, load_model, model_cards, weights_id
+from splitfire_batch.models import find_card, load_model, model_cards, weights_id
 
 CARDS = pytest.mark.parametrize("card", model_cards(), ids=lambda card: card.name)
 
@@ -71,21 +71,6 @@ def test_weights_ids_tell_models_and_weights_apart():
     card = find_card("spleeter-2stems")
     other = dataclasses.replace(card.files[0], sha256="0" * 64)
     assert weights_id(dataclasses.replace(card, files=(other, *card.files[1:]))) != weights_id(card)
-
-
-def test_stems_the_model_has_not_are_refused():
-    with pytest.raises(ConfigError, match=r"has no drums; known are vocals, accompaniment, instrumental$"):
-        check_stems(SeparationConfig(stems=("vocals", "drums")))
-
-
-def test_stems_the_model_can_give_are_accepted():
-    check_stems(SeparationConfig(stems=("accompaniment", "instrumental")))
-    check_stems(SeparationConfig(stems=("residual",), residual="stem"))
-
-
-def test_a_residual_needs_its_setting():
-    with pytest.raises(ConfigError, match="has no residual"):
-        check_stems(SeparationConfig(stems=("residual",)))
 
 
 @pytest.mark.parametrize("device", ["auto", "tpu", "meta", "", "cuda:99"])

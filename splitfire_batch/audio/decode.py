@@ -6,6 +6,7 @@ files are read: soundfile drops the errors of a Python file object and returns s
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,7 +129,7 @@ class Decoder:
 
     def _open(self, path: Path) -> _Stream:
         try:
-            return _Stream(str(path))
+            return _Stream(os.fsencode(path))
         except soundfile.LibsndfileError as error:
             if self._copy:
                 self._copy.close()

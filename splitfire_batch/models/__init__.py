@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from splitfire_batch.segments import Model
 
-__all__ = ["ModelCard", "check_stems", "find_card", "load_model", "model_cards", "weights_id"]
+__all__ = ["ModelCard", "find_card", "load_model", "model_cards", "weights_id"]
 
 
 def load_model(
@@ -36,10 +36,9 @@ def load_model(
         options: options of the store per URL prefix, as in `RuntimeConfig.storage`.
 
     Raises:
-        ConfigError: an unknown model, stem or device, or weights that cannot be had.
+        ConfigError: an unknown model or device, or weights that cannot be had.
     """
     card = find_card(separation.model)
-    check_stems(separation)
     place = _device(device)
     if card.architecture == "passthrough":
         from splitfire_batch.models.passthrough import Passthrough
@@ -51,23 +50,6 @@ def load_model(
 
         return Spleeter(card, load_weights(card, mirror, options or {}), separation, place)
     raise ConfigError(f"{card.name}: this version has no architecture {card.architecture!r}; upgrade it")
-
-
-def check_stems(separation: SeparationConfig) -> None:
-    """Refuse stems that the model and the settings cannot give; needs no weights.
-
-    Raises:
-        ConfigError: an unknown model or stem; the known ones are listed.
-    """
-    card = find_card(separation.model)
-    known = list(card.stems)
-    if "vocals" in known:
-        known.append("instrumental")
-    if separation.residual == "stem":
-        known.append("residual")
-    unknown = [stem for stem in separation.stems if stem not in known]
-    if unknown:
-        raise ConfigError(f"stems: {card.name} has no {', '.join(unknown)}; known are {', '.join(known)}")
 
 
 def _device(name: str) -> torch.device:

@@ -103,7 +103,7 @@ SCHEMES = {
     "abfs": _AZURE,
 }
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PASSING_ERRNO = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.EINTR, errno.ENETDOWN})
 
 

@@ -1,0 +1,247 @@
+"""The command line: bad usage ends early with one line, data go to stdout and talk to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitfire_batch import __version__
+from tests.small_library import COMMAND, run_main, tree, write_bad_track, write_tracks
+
+Main = Callable[..., tuple[int, str, str]]
+QUICK = ("--model", "passthrough")
+
+
+@pytest.fixture
+def main(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Main:
+    """The command line in this process, in an empty working folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+    return lambda *args: run_main(monkeypatch, capsys, *args)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_tracks(tmp_path / "source", 2)
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    return tmp_path / "destination"
+
+
+def assert_one_line(result: tuple[int, str, str], code: int, *words: str) -> None:
+    found, out, err = result
+    assert found == code, err
+    assert out == ""
+    assert err.startswith("splitfire: ")
+    assert err.count("\n") == 1, err
+    assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--model", "spleter-2stems"), ("'spleter-2stems'", "did you mean 'spleeter-2stems'")),
+        (("--stems", "drums"), ("'drums'", "vocals, accompaniment")),
+        (("--template", "{model}/x.wav"), ("output: template", "{stem}")),
+        (("--config", "nowhere.toml"), ("nowhere.toml",)),
+    ],
+)
+def test_settings_that_cannot_work_end_with_one_line(
+    command: str, args: tuple[str, ...], words: tuple[str, ...], source: Path, destination: Path, main: Main
+) -> None:
+    assert_one_line(main(command, source, destination, *args), 2, *words)
+    assert not destination.exists()
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_missing_source_is_named(command: str, tmp_path: Path, destination: Path, main: Main) -> None:
+    gone = tmp_path / "gone"
+    assert_one_line(main(command, gone, destination, *QUICK), 2, str(gone), "there is no folder")
+    assert not destination.exists()
+
+
+@pytest.mark.parametrize("below", ["", "stems", "a/b"])
+def test_a_destination_in_the_source_is_refused(below: str, source: Path, main: Main) -> None:
+    before = tree(source)
+    assert_one_line(main("run", source, source / below, *QUICK), 2, "lies in the source")
+    assert tree(source) == before
+
+
+def test_a_destination_whose_name_begins_like_the_source_is_fine(source: Path, main: Main) -> None:
+    code, _, err = main("plan", source, f"{source}-stems", *QUICK)
+    assert code == 0, err
+
+
+def test_a_file_in_the_way_of_the_destination_is_named(source: Path, tmp_path: Path, main: Main) -> None:
+    (tmp_path / "taken").write_text("mine")
+    assert_one_line(main("run", source, tmp_path / "taken", *QUICK), 2, "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_destination_below_a_file_is_refused(source: Path, tmp_path: Path, main: Main) -> None:
+    (tmp_path / "taken").write_text("mine")
+    assert_one_line(main("run", source, tmp_path / "taken" / "stems", *QUICK), 2, "taken")
+
+
+def test_a_source_without_anything_audible_says_what_was_found(
+    tmp_path: Path, destination: Path, main: Main
+) -> None:
+    covers = tmp_path / "covers"
+    covers.mkdir()
+    (covers / "front.jpg").write_bytes(b"x")
+    result = main("plan", covers, destination, *QUICK)
+    assert_one_line(result, 2, "nothing audible", "1 not audio")
+    assert not destination.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_named(source: Path, destination: Path, main: Main) -> None:
+    source.chmod(0)
+    try:
+        assert_one_line(main("run", source, destination, *QUICK), 2, str(source))
+    finally:
+        source.chmod(0o755)
+
+
+@pytest.mark.parametrize("missing", ["source", "destination"])
+def test_a_missing_bucket_is_named(missing: str, bucket: str, source: Path, main: Main) -> None:
+    places = {"source": (f"{bucket}-gone", bucket), "destination": (str(source), f"{bucket}-gone")}
+    assert_one_line(main("run", *places[missing], *QUICK), 2, f"{bucket}-gone")
+
+
+def test_a_store_that_does_not_answer_is_temporary_and_told_in_bounded_time(
+    destination: Path, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as silent:  # bound, but nobody listens: connections are refused
+        silent.bind(("127.0.0.1", 0))
+        endpoint = {"s3://": {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}"}}
+        monkeypatch.setenv("SPLITFIRE_RUNTIME__STORAGE", json.dumps(endpoint))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        begin = time.monotonic()
+        result = main("run", "s3://music/library", destination, *QUICK)
+    assert_one_line(result, 75, "s3://music", "tries")
+    assert time.monotonic() - begin < 30
+    assert not destination.exists()
+
+
+def test_an_option_value_out_of_its_set_is_usage(source: Path, destination: Path, main: Main) -> None:
+    code, out, err = main("run", source, destination, "--depth", "12")
+    assert (code, out) == (2, "")
+    assert "--depth" in err
+    assert "'24'" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("args", [("--help",), ("--version",), ("run", "--help")])
+def test_help_and_version_are_quick_and_import_nothing_heavy(args: tuple[str, ...]) -> None:
+    script = (
+        "import atexit, sys, resource\n"
+        "def tell():\n"
+        "    heavy = {'torch', 'ray', 'prefect', 'pyarrow', 's3fs', 'soundfile'} & set(sys.modules)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_utime, *heavy, file=sys.stderr)\n"
+        "atexit.register(tell)\n"
+        "from flows.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)
+    cpu_s, *heavy = done.stderr.split()
+    assert done.returncode == 0
+    assert not heavy
+    assert float(cpu_s) < 1.0
+    assert (__version__ in done.stdout) == (args == ("--version",))
+
+
+def test_separate_does_the_good_files_and_reports_the_bad_one(tmp_path: Path, main: Main) -> None:
+    folder = write_tracks(tmp_path / "in", 2)
+    files = [*sorted(folder.glob("*.wav")), write_bad_track(folder)]
+    code, out, err = main("separate", *files, "-o", tmp_path / "out", *QUICK)
+    stems = [Path(line) for line in out.splitlines()]
+    assert code == 3
+    assert len(stems) == len(set(stems)) == 4
+    assert all(stem.stat().st_size > 44 for stem in stems)
+    assert err.startswith("failed NOT_AUDIO: ")
+    assert "bad.wav" in err
+
+
+def test_separate_prints_one_json_object_a_file(tmp_path: Path, main: Main) -> None:
+    folder = write_tracks(tmp_path / "in", 1)
+    files = [folder / "tone 00.wav", write_bad_track(folder)]
+    code, out, _ = main("separate", *files, "-o", tmp_path / "out", "--json", *QUICK)
+    good, bad = map(json.loads, out.splitlines())
+    assert code == 3
+    assert (good["status"], set(good["stems"])) == ("done", {"vocals", "accompaniment"})
+    assert all(Path(path).is_file() for path in good["stems"].values())
+    assert (bad["status"], bad["code"], bad["stems"]) == ("failed", "NOT_AUDIO", {})
+
+
+@pytest.mark.parametrize(("name", "words"), [("gone.wav", "there is no file"), (".", "is a folder")])
+def test_separate_refuses_what_is_no_file_before_it_begins(
+    name: str, words: str, source: Path, destination: Path, main: Main
+) -> None:
+    result = main("separate", source / "tone 00.wav", source / name, "-o", destination, *QUICK)
+    assert_one_line(result, 2, words)
+    assert not destination.exists()
+
+
+def test_models_are_listed_with_stems_and_licence(main: Main) -> None:
+    code, out, _ = main("models", "list")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0
+    assert "vocals, accompaniment" in rows["spleeter-2stems"]
+    assert "MIT" in rows["spleeter-2stems"]
+    code, out, _ = main("models", "list", "--json")
+    assert {card["name"] for card in json.loads(out)} == set(rows)
+
+
+def test_a_model_without_weights_has_nothing_to_pull(main: Main) -> None:
+    assert main("models", "pull", "passthrough") == (0, "", "passthrough needs no weights\n")
+
+
+def test_pulling_an_unknown_model_offers_the_closest(main: Main) -> None:
+    assert_one_line(main("models", "pull", "spleeter"), 2, "did you mean 'spleeter-2stems'")
+
+
+def test_pull_prints_where_the_weights_are(main: Main) -> None:
+    code, out, err = main("models", "pull", "spleeter-2stems")
+    assert code == 0, err
+    assert Path(out.strip()).exists()
+
+
+def test_plan_writes_nothing_and_counts_what_there_is(tmp_path: Path, source: Path, main: Main) -> None:
+    (source / "cover.jpg").write_bytes(b"x")
+    before = tree(tmp_path)
+    code, out, _ = main("plan", source, tmp_path / "destination", "--json", *QUICK)
+    numbers: dict[str, Any] = json.loads(out)
+    assert code == 0
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "destination").exists()
+    assert (numbers["tracks"], numbers["todo"], numbers["done_before"]) == (2, 2, 0)
+    assert numbers["ignored"] == {"not audio": 1}
+    assert numbers["bytes_in"] == sum(path.stat().st_size for path in source.glob("*.wav"))
+
+
+def test_an_unreachable_prefect_is_temporary_and_told_at_once(source: Path, destination: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        environment = {**os.environ, "PREFECT_API_URL": url}
+        command = [*COMMAND, "run", str(source), str(destination), *QUICK]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert_one_line((done.returncode, done.stdout, done.stderr), 75, url, "PREFECT_API_URL")
+    assert tree(destination) == {}

@@ -1,0 +1,248 @@
+"""The flow on a real Prefect server and a real local Ray, with the model that needs no weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pyarrow.parquet
+import pytest
+import soundfile
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.separate_catalogue import separate_catalogue
+from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.report import Report
+from tests.small_library import COMMAND, environment, run_main, tree, write_bad_track, write_tracks
+
+QUICK = SeparationConfig(model="passthrough")
+TWO = RuntimeConfig(workers=2)
+N_TRACKS = 8
+TRACK_S = 12.0  # a little more than a unit of cost: for two workers each track is a shard
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_api() -> Iterator[str]:
+    """URL of a Prefect API of this module's own."""
+    with prefect_test_harness(server_startup_timeout=120):
+        url = PREFECT_API_URL.value()
+        assert url
+        yield url
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `source` (8 tracks, 1 bad, 1 cover); stems go to `out` beside it."""
+    root = tmp_path_factory.mktemp("library")
+    write_bad_track(write_tracks(root / "source", N_TRACKS, TRACK_S))
+    (root / "source" / "cover.jpg").write_bytes(b"x")
+    return root
+
+
+@pytest.fixture(scope="module")
+def preview(library: Path) -> dict[str, Any]:
+    """What `splitfire plan` says before the first run."""
+    args = ["plan", "source", "out", "--model", "passthrough", "--workers", "2", "--json"]
+    done = subprocess.run([*COMMAND, *args], cwd=library, capture_output=True, text=True, check=True)
+    numbers: dict[str, Any] = json.loads(done.stdout)
+    return numbers
+
+
+@pytest.fixture(scope="module")
+def first_run(preview: dict[str, Any], library: Path) -> State[Report]:
+    """The state in which the first run over the library ended."""
+    assert preview["done_before"] == 0
+    assert tree(library / "out") == {}
+    return separate(library)
+
+
+def separate(library: Path, **changes: Any) -> State[Report]:
+    places = {"source": str(library / "source"), "destination": str(library / "out")}
+    state: State[Report] = separate_catalogue(
+        **{**places, "separation": QUICK, "runtime": TWO, **changes}, return_state=True
+    )
+    return state
+
+
+def report_of(state: State[Report]) -> Report:
+    return state.result(raise_on_failure=False)
+
+
+def flow_run_id(state: State[Report]) -> UUID:
+    assert state.state_details.flow_run_id
+    return state.state_details.flow_run_id
+
+
+def artifacts(client: SyncPrefectClient, run_id: UUID) -> dict[str, Any]:
+    """Data of a flow run's artifacts by key."""
+    by_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+    return {str(found.key): found.data for found in client.read_artifacts(artifact_filter=by_run)}
+
+
+def task_names(run_id: UUID, api_url: str) -> list[str]:
+    """Names of the tasks of a flow run, in the order they began; they reach the API a little later."""
+    body = {"flow_runs": {"id": {"any_": [str(run_id)]}}}
+    deadline = time.monotonic() + 20
+    while True:
+        found = httpx.post(f"{api_url}/task_runs/filter", json=body).json()
+        ends = [run for run in found if run["state_type"] == "COMPLETED"]
+        if len(ends) >= 3 or time.monotonic() > deadline:
+            begun = sorted(found, key=lambda run: run["start_time"] or "")
+            return [run["name"].rpartition("-")[0] for run in begun]
+        time.sleep(0.2)
+
+
+def test_a_run_with_a_bad_track_completes_and_says_so(first_run: State[Report]) -> None:
+    assert (first_run.type.value, first_run.name) == ("COMPLETED", "Completed with failures")
+    assert first_run.message == f"{N_TRACKS} done, 1 failed, 0 done before"
+
+
+def test_the_report_agrees_with_the_stems_and_the_source(first_run: State[Report], library: Path) -> None:
+    report = report_of(first_run)
+    stems = list((library / "out").rglob("*.wav"))
+    assert (report.n_planned, report.n_done, report.n_failed, report.n_unsettled) == (
+        N_TRACKS + 1,
+        N_TRACKS,
+        1,
+        0,
+    )
+    assert len(stems) == 2 * N_TRACKS
+    assert report.n_bytes_out == sum(stem.stat().st_size for stem in stems)
+    assert report.audio_s == pytest.approx(TRACK_S * N_TRACKS)
+    assert report.failures_by_code == {"NOT_AUDIO": 1}
+    assert report.ignored == {"not audio": 1}
+
+
+def test_the_plan_shown_before_is_the_plan_that_ran(
+    preview: dict[str, Any], first_run: State[Report], library: Path
+) -> None:
+    report = report_of(first_run)
+    plan = library / "out" / "_splitfire" / "runs" / report.run_id / "plan" / "tracks.parquet"
+    shards = set(pyarrow.parquet.read_table(plan)["shard"].to_pylist())
+    assert preview["todo"] == report.n_planned
+    assert preview["shards"] == len(shards) >= N_TRACKS
+    assert preview["settings_id"] == report.settings_id
+    assert preview["ignored"] == report.ignored
+
+
+def test_prefect_shows_progress_summary_and_failures(first_run: State[Report]) -> None:
+    with get_client(sync_client=True) as client:
+        found = artifacts(client, flow_run_id(first_run))
+    failures = json.loads(found["failures"])
+    assert float(found["progress"]) == 100.0
+    assert f"{N_TRACKS} done, 1 failed" in found["summary"]
+    assert "| NOT_AUDIO | 1 |" in found["summary"]
+    assert [(failure["path"], failure["code"]) for failure in failures] == [("bad.wav", "NOT_AUDIO")]
+
+
+def test_prefect_shows_four_tasks_in_order(first_run: State[Report], prefect_api: str) -> None:
+    assert task_names(flow_run_id(first_run), prefect_api) == ["list", "plan", "separate", "finalise"]
+
+
+def test_the_flow_run_is_named_after_catalogue_and_run(first_run: State[Report], library: Path) -> None:
+    with get_client(sync_client=True) as client:
+        name = client.read_flow_run(flow_run_id(first_run)).name
+    assert name == f"{library / 'source'} {report_of(first_run).run_id}"
+
+
+@pytest.mark.usefixtures("first_run")
+def test_a_second_run_has_nothing_to_do_and_never_imports_ray(
+    library: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('ray' in sys.modules, file=sys.stderr))\n"
+        "from flows.cli import main\n"
+        "main()\n"
+    )
+    places = [str(library / "source"), str(library / "out")]
+    stems_before = {path: data for path, data in tree(library / "out").items() if path.endswith(".wav")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", *places, "--model", "passthrough", "--json"],
+        env=environment(tmp_path, prefect_api),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.split() == ["False"]
+    assert (report["n_planned"], report["n_done_before"], report["n_failed_before"]) == (0, N_TRACKS, 1)
+    stems = {path: data for path, data in tree(library / "out").items() if path.endswith(".wav")}
+    assert stems == stems_before
+
+
+@pytest.mark.usefixtures("first_run")
+def test_other_settings_are_refused_with_the_difference(
+    library: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = tree(library / "out")
+    places = (library / "source", library / "out", "--model", "passthrough", "--depth", "24")
+    code, out, err = run_main(monkeypatch, capsys, "plan", *places)
+    assert (code, out) == (2, "")
+    assert "depth was 'source' and is now '24'" in err
+    assert "--replace" in err
+    code, out, _ = run_main(monkeypatch, capsys, "plan", *places, "--replace", "--json")
+    assert (code, json.loads(out)["todo"]) == (0, N_TRACKS + 1)
+    assert tree(library / "out") == before
+
+
+@pytest.mark.usefixtures("first_run")
+def test_the_flow_fails_with_our_error_for_other_settings(library: Path) -> None:
+    state = separate(library, output=OutputConfig(depth="24"))
+    assert state.is_failed()
+    assert isinstance(state.result(raise_on_failure=False), ConfigError)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("first_run")
+def test_replace_writes_over_the_stems(library: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "library"
+    shutil.copytree(library, copy)
+    state = separate(copy, source=str(library / "source"), output=OutputConfig(depth="24"), replace=True)
+    stems = list((copy / "out").rglob("*.wav"))
+    assert report_of(state).n_done == N_TRACKS
+    assert len(stems) == 2 * N_TRACKS
+    assert {soundfile.info(stem).subtype for stem in stems} == {"PCM_24"}
+
+
+def test_a_source_with_nothing_audible_fails_before_ray(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    state = separate(tmp_path)
+    assert state.is_failed()
+    assert isinstance(state.result(raise_on_failure=False), ConfigError)
+    assert tree(tmp_path) == {}
+
+
+def test_the_form_for_a_run_describes_every_field_and_offers_the_choices() -> None:
+    schema = separate_catalogue.parameters.model_dump()
+    assert schema["required"] == ["source", "destination"]
+    assert all(found.get("description") for found in schema["properties"].values())
+    for name in ("SeparationConfig", "OutputConfig", "CatalogueConfig", "RuntimeConfig"):
+        fields = schema["definitions"][name]["properties"]
+        assert all(found.get("description") for found in fields.values()), name
+    output = schema["definitions"]["OutputConfig"]["properties"]
+    assert output["format"]["enum"] == ["source", "wav", "flac", "aiff"]
+
+
+def test_parameters_of_a_form_become_settings_and_unknown_keys_are_refused() -> None:
+    given = {"source": "a", "destination": "b", "catalogue": {"limit": 2, "include": ["*.wav"]}}
+    made = separate_catalogue.validate_parameters(given)
+    assert made["catalogue"] == CatalogueConfig(limit=2, include=("*.wav",))
+    with pytest.raises(Exception, match="limmit"):
+        separate_catalogue.validate_parameters({**given, "catalogue": {"limmit": 2}})

@@ -1,0 +1,175 @@
+"""Ctrl-C and SIGTERM drain a run: what was begun is finished and recorded, the next run does the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from flows.signals import STOPPED_BY, draining
+from tests.small_library import COMMAND, environment, write_tracks
+
+N_TRACKS = 60
+
+
+@pytest.fixture(autouse=True)
+def forget_signals() -> None:
+    STOPPED_BY.clear()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_for_an_orderly_end(number: signal.Signals) -> None:
+    with draining() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.wait(5)
+    assert [number] == STOPPED_BY
+
+
+def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not() -> None:
+    with draining():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with draining():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks() -> None:
+    heard = []
+
+    def work() -> None:
+        with draining() as stop:
+            heard.append((stop.is_set(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert heard == [(False, signal.getsignal(signal.SIGTERM))]
+
+
+def start_run(root: Path) -> subprocess.Popen[str]:
+    """A run with one track at a time, in a process group of its own, as a terminal makes it."""
+    settings = ["--model", "passthrough", "--workers", "1", "--open-tracks", "1", "--shard-s", "1", "--json"]
+    return subprocess.Popen(
+        [*COMMAND, "run", str(root / "source"), str(root / "out"), *settings],
+        env=environment(root / "prefect"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_commit(run: subprocess.Popen[str], root: Path) -> None:
+    while not list((root / "out").glob("_splitfire/parts/*/*/*.parquet")):
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.05)
+
+
+def end_of(run: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
+    """Exit code, report and talk of a run that is about to end."""
+    out, err = run.communicate(timeout=120)
+    assert out, err
+    return run.returncode, json.loads(out), err
+
+
+def members(group: int) -> list[str]:
+    """Command lines of the processes in a group."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,args="], capture_output=True, text=True, check=True)
+    lines = [line.split(None, 1) for line in listed.stdout.splitlines()]
+    return [args for pgid, *args_of in lines for args in args_of if pgid == str(group)]
+
+
+def rows(root: Path) -> list[str]:
+    """The track_id of every committed row, as often as it was committed."""
+    parts = (root / "out").glob("_splitfire/parts/*/*/*.parquet")
+    return [row for part in parts for row in pyarrow.parquet.read_table(part)["track_id"].to_pylist()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_that_is_stopped_keeps_what_it_began_and_later_runs_do_the_rest(tmp_path: Path) -> None:
+    write_tracks(tmp_path / "source", N_TRACKS, seconds=3.0)
+
+    run = start_run(tmp_path)
+    wait_for_commit(run, tmp_path)
+    os.killpg(run.pid, signal.SIGINT)  # what Ctrl-C sends: to every process of the terminal
+    code, first, err = end_of(run)
+    assert code == 130, err
+    assert 0 < first["n_done"] < N_TRACKS
+    assert first["n_unsettled"] == N_TRACKS - first["n_done"]
+    assert len(rows(tmp_path)) == first["n_done"]
+    assert "Traceback" not in err
+    assert members(run.pid) == []
+
+    n_parts = len(list((tmp_path / "out").glob("_splitfire/parts/*/*/*.parquet")))
+    run = start_run(tmp_path)
+    while len(list((tmp_path / "out").glob("_splitfire/parts/*/*/*.parquet"))) == n_parts:
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGTERM)  # what a scheduler sends
+    code, second, err = end_of(run)
+    assert code == 75, err
+    assert second["n_done_before"] == first["n_done"]
+    assert second["n_unsettled"] > 0
+    assert members(run.pid) == []
+
+    code, third, err = end_of(start_run(tmp_path))
+    assert code == 0, err
+    assert third["n_done_before"] + third["n_done"] == N_TRACKS
+    assert len(rows(tmp_path)) == len(set(rows(tmp_path))) == N_TRACKS
+    assert len(list((tmp_path / "out").rglob("*.wav"))) == 2 * N_TRACKS
+
+
+@pytest.mark.slow
+def test_sigterm_while_prefect_starts_leaves_no_process_behind(tmp_path: Path) -> None:
+    write_tracks(tmp_path / "source", 1)
+    run = start_run(tmp_path)
+    while not any("uvicorn" in args for args in members(run.pid)):
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGTERM)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (75, ""), err
+    assert err.splitlines()[-1].startswith("splitfire: stopped by SIGTERM")
+    assert members(run.pid) == []
+
+
+def actors_of(run: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the Ray actors that this run, and no other, has started."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    processes = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    raylets = {pid for pid, parent, *_ in processes if parent == str(run.pid)}
+    return [
+        int(pid)
+        for pid, parent, *args in processes
+        if parent in raylets and args[0].startswith("ray::SeparatorActor")
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_no_track_and_stdout_is_the_report_alone(tmp_path: Path) -> None:
+    write_tracks(tmp_path / "source", 20, seconds=3.0)
+    run = start_run(tmp_path)
+    wait_for_commit(run, tmp_path)
+    (actor,) = actors_of(run)
+    os.kill(actor, signal.SIGKILL)
+    code, report, err = end_of(run)
+    assert (code, report["n_done"]) == (0, 20), err
+    assert len(rows(tmp_path)) == len(set(rows(tmp_path))) == 20
+    assert members(run.pid) == []
