@@ -107,26 +107,26 @@ def plan(
 def separate(
     files: Annotated[list[Path], typer.Argument(help="Audio files.")],
     flags: Flags,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the stems.")] = Path("separated"),
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the stems.")] = "separated",
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
-    from splitfire_batch.here import separate_files
+    from splitfire_batch.here import separate_files, stem_uri
 
     settings = load_settings(flags, config)
     n_failed = 0
     for row in separate_files(files, out, settings.separation, settings.output, settings.runtime):
         n_failed += row.status == "failed"
         if as_json:
-            paths = {stem.stem: str(out / stem.path) for stem in row.stems}
+            paths = {stem.stem: stem_uri(out, stem) for stem in row.stems}
             record = {"file": row.track.path, "status": row.status, "code": row.code, "message": row.message}
             typer.echo(json.dumps({**record, "gain_db": row.gain_db, "stems": paths}))
         elif row.status == "failed":
             typer.echo(f"failed {row.code}: {row.message}", err=True)
         else:
             for stem in row.stems:
-                typer.echo(str(out / stem.path))
+                typer.echo(stem_uri(out, stem))
     raise typer.Exit(EXIT_FAILED_TRACKS if n_failed else 0)
 
 
@@ -188,15 +188,14 @@ def models_pull(
     config: Config = None,
 ) -> None:
     """Fetch a model's weights into the cache, verified, and print where they are."""
-    from splitfire_batch.models import find_card
-    from splitfire_batch.models.weights import fetch_weights
+    from splitfire_batch.models import fetch_weights, find_card
 
     runtime = load_settings(flags, config).runtime
-    card = find_card(name)
-    if not card.files:
+    path = fetch_weights(find_card(name), runtime.weights_mirror, runtime.storage)
+    if path is None:
         typer.echo(f"{name} needs no weights", err=True)
-        return
-    typer.echo(str(fetch_weights(card, runtime.weights_mirror, runtime.storage)))
+    else:
+        typer.echo(str(path))
 
 
 def _print_report(report: Any, as_json: bool) -> None:

@@ -45,7 +45,7 @@ class Check:
 
 
 def diagnose(settings: Settings, destination: str | None) -> list[Check]:
-    """Every check, failed ones included; nothing is left behind."""
+    """Every check, failed ones included; a local destination keeps the folder that was made for it."""
     checks = [
         Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(_check(package, partial(importlib.metadata.version, package)) for package in _PACKAGES),
@@ -86,13 +86,11 @@ def _scratch(settings: Settings) -> str:
 
 
 def _weights(settings: Settings) -> str:
-    from splitfire_batch.models import find_card
-    from splitfire_batch.models.weights import fetch_weights
+    from splitfire_batch.models import fetch_weights, find_card
 
-    card = find_card(settings.separation.model)
-    if not card.files:
-        return f"{card.name} needs none"
-    return str(fetch_weights(card, settings.runtime.weights_mirror, settings.runtime.storage))
+    runtime, card = settings.runtime, find_card(settings.separation.model)
+    path = fetch_weights(card, runtime.weights_mirror, runtime.storage)
+    return f"{card.name} needs none" if path is None else str(path)
 
 
 def _destination(url: str, settings: Settings) -> str:

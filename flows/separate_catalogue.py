@@ -7,13 +7,16 @@ was cut off goes on from its destination when the flow runs again.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -36,6 +39,7 @@ from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig,
 from splitfire_batch.job import Job, Run
 from splitfire_batch.report import Progress, Report, Tally
 
+_log = logging.getLogger(__name__)
 UPDATE_S = 2.0
 """Seconds between two updates of the progress artifact."""
 
@@ -110,20 +114,23 @@ def separate(run: Run) -> Tally:
 def finalise(run: Run, tally: Tally) -> Report:
     """One row per planned track, views, report; summary and failures as artifacts."""
     report = story.finalise(run, tally)
-    create_markdown_artifact(summary_markdown(report), key="summary", description="What the run did")
-    if report.failures:
-        create_table_artifact(
-            [asdict(failure) for failure in report.failures],
-            key="failures",
-            description="Tracks without stems; failures.parquet in the destination has all",
-        )
+    with _cosmetic("summary"):
+        create_markdown_artifact(summary_markdown(report), key="summary", description="What the run did")
+        if report.failures:
+            create_table_artifact(
+                [asdict(failure) for failure in report.failures],
+                key="failures",
+                description="Tracks without stems; failures.parquet in the destination has all",
+            )
     return report
 
 
 def _watch() -> Callable[[Progress], None]:
     """Updates the artifact every few seconds, and whoever else is watching each time."""
-    made = create_progress_artifact(0.0, key="progress", description="Tracks settled, of those planned")
-    artifact = cast(UUID, made)  # a coroutine only where an event loop runs
+    artifact: UUID | None = None
+    with _cosmetic("progress"):
+        made = create_progress_artifact(0.0, key="progress", description="Tracks settled, of those planned")
+        artifact = cast(UUID, made)  # a coroutine only where an event loop runs
     also = WATCH.get()
     shown_at = 0.0
 
@@ -132,17 +139,26 @@ def _watch() -> Callable[[Progress], None]:
         if also:
             also(progress)
         is_over = progress.n_settled == progress.n_planned
-        if is_over or time.monotonic() >= shown_at + UPDATE_S:
-            update_progress_artifact(artifact, progress.percent)
+        if artifact and (is_over or time.monotonic() >= shown_at + UPDATE_S):
+            with _cosmetic("progress"):
+                update_progress_artifact(artifact, progress.percent)
             shown_at = time.monotonic()
 
     return watch
 
 
 def _name_flow_run(name: str) -> None:
-    if flow_run.id:
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, name=name)
+    with _cosmetic("name"), get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, name=name)
+
+
+@contextmanager
+def _cosmetic(what: str) -> Iterator[None]:
+    """Around calls that only show something: a server that is away must not end a run."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        _log.warning("prefect_away showing=%s error=%s", what, error)
 
 
 def _final_state(report: Report) -> State[Report]:

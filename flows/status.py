@@ -23,7 +23,7 @@ def status_text(destination: str, settings: Settings, as_json: bool) -> str:
 
 
 def _models(store: Store) -> list[dict[str, Any]]:
-    columns = ("track_id", "settings_id", "source_id", "model", "status", "code", "duration_s", "finished_at")
+    columns = ("track_id", "settings_id", "run_id", "model", "status", "code", "duration_s", "finished_at")
     rows = current_rows(store, columns)
     models = []
     for key in pc.unique(rows["settings_id"]).to_pylist():

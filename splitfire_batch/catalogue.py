@@ -65,7 +65,9 @@ class Catalogue:
     ignored: dict[str, int]
 
 
-def list_tracks(source: str, config: CatalogueConfig, options: Options) -> Catalogue:
+def list_tracks(
+    source: str, config: CatalogueConfig, options: Options, *, destination: str | None = None
+) -> Catalogue:
     """The tracks of a source, sorted by path.
 
     A `track_id` depends on the catalogue's name and the path alone, a `source_id` also on size and etag.
@@ -75,6 +77,7 @@ def list_tracks(source: str, config: CatalogueConfig, options: Options) -> Catal
         source: URL or path of a folder, an audio object, or a table; a table must end in its extension.
         config: what to take.
         options: of the stores, per URL prefix.
+        destination: where the stems go; a link from a local source into that folder is not followed.
 
     Raises:
         ConfigError: a missing source, one without any track, or an unreadable table.
@@ -85,7 +88,7 @@ def list_tracks(source: str, config: CatalogueConfig, options: Options) -> Catal
     ignored: Counter[str] = Counter()
     is_table = path is not None and path.rpartition(".")[2].lower() in TABLE_EXTENSIONS
     if path is None:
-        rows = _folder_rows(store, ignored)
+        rows = _folder_rows(store, destination, ignored)
     elif is_table:
         rows = _table_rows(store, path, config, ignored)
     else:
@@ -135,9 +138,10 @@ def _open_source(source: str, options: Options) -> tuple[Store, str | None]:
     return store, None
 
 
-def _folder_rows(store: Store, ignored: Counter[str]) -> Iterator[Row]:
-    """Everything audible below a root."""
-    for found in store.list():
+def _folder_rows(store: Store, destination: str | None, ignored: Counter[str]) -> Iterator[Row]:
+    """Everything audible below a root, without the stems that a link there may lead to."""
+    scheme, folder = parse_url(destination) if destination else ("", "")
+    for found in store.list(folder if scheme == "file" else None, ignored):
         reason = _why_ignored(found.path)
         if reason:
             ignored[reason] += 1

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
@@ -125,6 +126,7 @@ class RuntimeConfig:
     @classmethod
     def _holds_no_secret(cls, storage: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
         for root, options in storage.items():
+            _refuse_userinfo(root, *options.values())
             for name in options:
                 if any(word in name.lower() for word in _SECRET_WORDS):
                     raise ValueError(
@@ -132,6 +134,18 @@ class RuntimeConfig:
                         "store's own chain (environment, profile, instance role)"
                     )
         return storage
+
+    @field_validator("weights_mirror", "ray")
+    @classmethod
+    def _names_no_user(cls, url: str | None) -> str | None:
+        _refuse_userinfo(url or "")
+        return url
+
+
+def _refuse_userinfo(*urls: str) -> None:
+    """URLs travel into logs, parameters and databases."""
+    if any("@" in urlsplit(url).netloc for url in urls):
+        raise ValueError("a URL must not hold a user name or password; use the store's own chain")
 
 
 Config = TypeVar("Config", SeparationConfig, OutputConfig, CatalogueConfig, RuntimeConfig)
@@ -156,7 +170,7 @@ def explain(cls: type, item: Any) -> str:
         known = ", ".join(field.name for field in dataclasses.fields(cls))
         return f"{name!r} is no setting; known are {known}"
     found = item["input"]
-    may_be_secret = isinstance(found, dict) or item["loc"][:1] == ("storage",)
+    may_be_secret = isinstance(found, dict) or item["loc"][:1] == ("storage",) or "@" in str(found)
     shown = "" if may_be_secret else f"found {found!r}; "
     return f"{name}: {shown}{item['msg'].removeprefix('Value error, ')}"
 

@@ -76,7 +76,7 @@ FAILURE_CODES = {
     "NO_SAMPLES": FailureCode("an audio file with no frames"),
     "BAD_RATE": FailureCode("the sample rate is outside 4,000 to 768,000 Hz"),
     "BAD_CHANNELS": FailureCode("more than 8 channels"),
-    "NON_FINITE": FailureCode("samples that are NaN or infinite"),
+    "NON_FINITE": FailureCode("samples that are NaN, infinite or far beyond full scale"),
     "TOO_LONG": FailureCode("longer than the configured limit"),
     "TOO_LARGE": FailureCode("more bytes than the configured limit"),
     "UNSUPPORTED_OUTPUT": FailureCode("the output format cannot carry this rate or channel count"),

@@ -13,7 +13,7 @@ from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import find_card, load_model
 from splitfire_batch.naming import NamedTrack, make_targets
-from splitfire_batch.records import Track, TrackRow
+from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.separation import Limits
 from splitfire_batch.settling import Workbench, settle
 from splitfire_batch.stems import make_recipes
@@ -22,7 +22,7 @@ from splitfire_batch.storage import Stores, open_store
 
 def separate_files(
     files: Sequence[Path],
-    out: Path,
+    out: str,
     separation: SeparationConfig,
     output: OutputConfig,
     runtime: RuntimeConfig,
@@ -31,7 +31,7 @@ def separate_files(
 
     Args:
         files: audio files, each settled once; their folders do not show in the stems' paths.
-        out: folder for the stems, made if missing; stems of the same name are replaced.
+        out: folder or URL for the stems; stems of the same name are replaced.
         separation: how the stems sound.
         output: how they are written.
         runtime: device, threads and limits.
@@ -46,7 +46,7 @@ def separate_files(
         bench = Workbench(
             engine=stack.enter_context(Engine(model, runtime.batch)),
             sources=Stores(runtime.storage),
-            destination=open_store(str(out), runtime.storage),
+            destination=open_store(out, runtime.storage),
             recipes=recipes,
             output=output,
             limits=Limits(
@@ -59,6 +59,11 @@ def separate_files(
         )
         for track in tracks:
             yield settle(track, bench)
+
+
+def stem_uri(out: str, stem: StemFile) -> str:
+    """Where a stem is that `separate_files` wrote to `out`."""
+    return f"{out.rstrip('/')}/{stem.path}"
 
 
 def pick_device(runtime: RuntimeConfig) -> str:

@@ -25,20 +25,18 @@ from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.holdings import Holding, choose_holding, record_holding
 from splitfire_batch.manifest import (
     ROOT,
-    RunContext,
-    parquet_bytes,
+    latest,
     read_ledger,
     read_parts,
-    resolve,
-    to_table,
+    refresh_views,
     write_part,
-    write_views,
 )
-from splitfire_batch.models import find_card, weights_id
+from splitfire_batch.models import fetch_weights, find_card, weights_id
 from splitfire_batch.plan import Plan, PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
 from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, ShardDone, ShardEvent, TrackRow
 from splitfire_batch.report import Progress, Report, Tally
+from splitfire_batch.schema import RunContext, parquet_bytes, to_table
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.storage import Store, open_store
@@ -92,7 +90,7 @@ def check(job: Job, is_dry: bool = False) -> None:
     """
     make_recipes(job.separation, find_card(job.separation.model).stems)
     source, destination = open_store(job.source, job.runtime.storage), _destination(job)
-    if f"{_true_url(destination)}/".startswith(f"{_true_url(source)}/"):
+    if f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/"):
         raise ConfigError(
             f"the destination {destination.url} lies in the source {source.url}: the next run would take "
             "stems for tracks; choose a folder outside it"
@@ -108,7 +106,9 @@ def check(job: Job, is_dry: bool = False) -> None:
 def list_tracks(job: Job) -> Catalogue:
     """Every track of the source."""
     try:
-        return list_source(job.source, job.catalogue, job.runtime.storage)
+        destination = _destination(job)
+        skipped = destination.url if destination.is_local else None
+        return list_source(job.source, job.catalogue, job.runtime.storage, destination=skipped)
     except AccessDenied as error:
         raise ConfigError(f"cannot read the source {error}") from error
 
@@ -131,7 +131,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
         n_workers=n_workers,
     )
     context = RunContext(
-        run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+        run_id=_new_run_id(),
         settings_id=holding.settings_id,
         catalogue=catalogue.name,
         model=card.name,
@@ -142,8 +142,21 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
     return Run(job, plan, holding, context, catalogue.ignored, n_workers)
 
 
+def _new_run_id() -> str:
+    """UTC to the millisecond, by which runs are ordered, and 6 hex digits of chance."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"Z-{secrets.token_hex(3)}"
+
+
 def save_plan(run: Run) -> None:
-    """Store the plan and the settings beside the rows that are to come; the plan never changes again."""
+    """Store the plan and the settings beside the rows that are to come; the plan never changes again.
+
+    The model's weights are fetched first: without them no row would come.
+
+    Raises:
+        ConfigError: the weights cannot be had.
+    """
+    runtime = run.job.runtime
+    fetch_weights(find_card(run.context.model), runtime.weights_mirror, runtime.storage)
     store = _destination(run.job)
     record_holding(store, run.holding)
     store.write(f"{run.store_path}/plan/tracks.parquet", parquet_bytes(run.plan.tracks))
@@ -188,7 +201,7 @@ def finalise(run: Run, tally: Tally) -> Report:
     The counts come from the parts in the store, not from what workers told.
     """
     store = _destination(run.job)
-    rows = resolve(read_parts(store, run.context.settings_id, run.context.run_id))
+    rows = latest(read_parts(store, run.context.settings_id, run.context.run_id))
     planned = rows.filter(
         pc.is_in(rows["source_id"], value_set=run.plan.tracks["source_id"].combine_chunks())
     )
@@ -213,8 +226,8 @@ def finalise(run: Run, tally: Tally) -> Report:
         wall_s=tally.wall_s,
         seconds=tally.total_seconds(),
     )
+    refresh_views(store, report.run_id)
     if report.n_planned:
-        write_views(store, report.run_id)
         store.write(f"{run.store_path}/failures.parquet", parquet_bytes(failed))
         record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
         store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())

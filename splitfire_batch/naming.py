@@ -1,8 +1,9 @@
 """Where each track's stems go: a path below the destination for every track, all different.
 
 The source tree is mirrored and names survive, except for what would break a file system or leave the
-destination. Collisions are resolved here, once, over the whole listing: first by the source's extension
-(`x.wav` beside `x.flac`), then by the track_id. The same listing always gives the same names.
+destination. Collisions are resolved here, over the whole listing and what the destination holds: first by
+the source's extension (`x.wav` beside `x.flac`), then by the track_id. The same listing always gives the same
+names, and a name once given stays.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -21,6 +22,7 @@ _MAX_NAME_BYTES = 200  # of 255: room for the stem, a hash and the extension
 _MAX_EXTENSION_BYTES = 16
 _DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
 _TOKEN = re.compile(r"\{([^{}]*)\}")
+NO_NAMES: Mapping[str, str | None] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +34,42 @@ class NamedTrack:
     meta: Mapping[str, str]
 
 
-def make_targets(tracks: Sequence[NamedTrack], template: str, model: str) -> list[str]:
+def make_targets(
+    tracks: Sequence[NamedTrack], template: str, model: str, held: Mapping[str, str | None] = NO_NAMES
+) -> list[str]:
     """The path of each track's stems below the destination, `{stem}` and `{ext}` still open.
 
     No two are equal, also where case or Unicode normal form does not count; none leaves the destination.
+
+    Args:
+        tracks: the whole listing.
+        template: as in `OutputConfig`.
+        model: value of its token.
+        held: targets by track_id that the destination holds. A track keeps its own if it fits the template;
+            nobody gets another's.
 
     Raises:
         ConfigError: the template has a token that is neither known nor a column of the catalogue, or two
             tracks have the same track_id.
     """
     _check_tokens(template, tracks)
+    owners = {_folded(target): track_id for track_id, target in held.items() if target}
     targets = [_fill(template, model, track, "") for track in tracks]
+    kept = set()
+    for i, track in enumerate(tracks):
+        own = held.get(track.track_id)
+        if own and own in {_fill(template, model, track, suffix(track)) for suffix in _SUFFIXES}:
+            targets[i] = own
+            kept.add(i)
     folded = [_folded(target) for target in targets]
     # the last suffix twice: a file's own name may end in what another track only just got
     for suffix in (_extension, _extension_and_id, _extension_and_id):
         taken = Counter(folded)
-        for i in [i for i, key in enumerate(folded) if taken[key] > 1]:
-            targets[i] = _fill(template, model, tracks[i], suffix(tracks[i]))
-            folded[i] = _folded(targets[i])
+        for i, key in enumerate(folded):
+            is_free = taken[key] == 1 and owners.get(key, tracks[i].track_id) == tracks[i].track_id
+            if not is_free and i not in kept:
+                targets[i] = _fill(template, model, tracks[i], suffix(tracks[i]))
+                folded[i] = _folded(targets[i])
     twice = [key for key, n in Counter(folded).items() if n > 1]
     if twice:
         raise ConfigError(f"several tracks would be {twice[0]!r}; put {{track_id}} into the template")
@@ -126,6 +146,10 @@ def _extension(track: NamedTrack) -> str:
 
 def _extension_and_id(track: NamedTrack) -> str:
     return f"{_extension(track)}~{track.track_id}"
+
+
+_SUFFIXES: tuple[Callable[[NamedTrack], str], ...] = (lambda _: "", _extension, _extension_and_id)
+"""What may stand behind a name, by preference."""
 
 
 def _folded(target: str) -> str:

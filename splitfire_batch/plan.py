@@ -20,6 +20,7 @@ from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import Shard, Track
 
 MAX_SHARD_TRACKS = 2000
+_NO_TARGETS = pa.schema([("track_id", pa.string()), ("target", pa.string())])
 _MIN_COST = 0.02  # of a full segment: fetching, opening and writing a one-shot
 _BYTES_PER_SECOND = {"flac": 100_000, "mp3": 28_000, "m4a": 28_000, "aac": 20_000, "mp4": 28_000}
 _BYTES_PER_SECOND |= {"ogg": 20_000, "oga": 20_000, "opus": 16_000, "wma": 20_000}
@@ -32,6 +33,8 @@ class Ledger:
 
     done: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     failed: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    targets: pa.Table = field(default_factory=_NO_TARGETS.empty_table)
+    """track_id and target of every track whose stems lie in the destination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Plan:
 def make_plan(listing: pa.Table, ledger: Ledger, settings: PlanSettings) -> Plan:
     """Listing minus ledger, in shards.
 
-    Names are given over the whole listing, so that a track's stems keep their names while others come.
+    Names are given over the whole listing and what the destination holds, so that no track's stems are
+    written over by another's, and a track's stems keep their names while others come.
 
     Args:
         listing: `catalogue.LISTING` columns, every track_id once.
@@ -90,7 +94,9 @@ def make_plan(listing: pa.Table, ledger: Ledger, settings: PlanSettings) -> Plan
         settings: model, names and shard size.
     """
     listing = _with_durations(listing, settings)
-    listing = listing.append_column("target", pa.array(_targets(listing, settings), pa.string()))
+    listing = listing.append_column(
+        "target", pa.array(_targets(listing, ledger.targets, settings), pa.string())
+    )
     is_done = pc.is_in(listing["source_id"], value_set=ledger.done)
     is_failed = pc.and_not(pc.is_in(listing["source_id"], value_set=ledger.failed), is_done)
     todo = listing.filter(pc.invert(pc.or_(is_done, is_failed)))
@@ -115,10 +121,11 @@ def _with_durations(listing: pa.Table, settings: PlanSettings) -> pa.Table:
     return listing.append_column("cost", cost)
 
 
-def _targets(listing: pa.Table, settings: PlanSettings) -> list[str]:
+def _targets(listing: pa.Table, held: pa.Table, settings: PlanSettings) -> list[str]:
     columns = zip(*(listing[name].to_pylist() for name in ("path", "track_id", "meta")), strict=True)
     tracks = [NamedTrack(path, track_id, dict(meta or ())) for path, track_id, meta in columns]
-    return make_targets(tracks, settings.template, settings.model)
+    owned = dict(zip(held["track_id"].to_pylist(), held["target"].to_pylist(), strict=True))
+    return make_targets(tracks, settings.template, settings.model, owned)
 
 
 def _in_shards(todo: pa.Table, settings: PlanSettings) -> pa.Table:

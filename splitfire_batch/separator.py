@@ -15,18 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from splitfire_batch.audio import OutputFormat, StemWriter
-from splitfire_batch.config import RuntimeConfig, SeparationConfig, configure
+from splitfire_batch.audio import StemWriter, choose_output
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig, configure
 from splitfire_batch.engine import Engine
 from splitfire_batch.here import pick_device
 from splitfire_batch.models import find_card, load_model
+from splitfire_batch.records import AudioFormat
 from splitfire_batch.rendering import float_blocks
 from splitfire_batch.separation import Limits, separate_file
 from splitfire_batch.stems import make_recipes, needed_estimates
 from splitfire_batch.stopwatch import Stopwatch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stems(Mapping[str, np.ndarray]):
     """Stems of one track by name: (frames, channels) float32, 1.0 is full scale, nothing is clipped.
 
@@ -46,6 +47,9 @@ class Stems(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.arrays)
 
+    def _format(self, array: np.ndarray) -> AudioFormat:
+        return AudioFormat("WAV", "FLOAT", self.sample_rate, array.shape[1], len(array))
+
     def save(self, folder: str | Path) -> list[Path]:
         """Write `<folder>/<stem>.wav`, 32-bit float, and return the paths."""
         folder = Path(folder)
@@ -53,7 +57,7 @@ class Stems(Mapping[str, np.ndarray]):
         paths = []
         for stem, array in self.items():
             path = folder / f"{stem}.wav"
-            output = OutputFormat("WAV", "FLOAT", "wav", None, self.sample_rate, array.shape[1])
+            output = choose_output(self._format(array), OutputConfig(format="wav", depth="float"))
             with StemWriter(path, output) as writer:
                 writer.write(array)
                 writer.close()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.manifest import RunContext
+from splitfire_batch.schema import RunContext
 
 if TYPE_CHECKING:
     from splitfire_batch.worker import Worker

@@ -1,8 +1,9 @@
 """Rows of a listing, and how a catalogue table (CSV, Parquet, JSON lines) is read into them.
 
 A table has a column `uri`, and may have n_bytes, etag and duration_s; whatever else it has travels along as
-text. A row may name objects below the table's own folder or below `allow_root`. Any other row stays, with
-its `problem`, and becomes a failed track.
+text. An etag counts for objects of buckets; that of a local file is always the folder's own. A row may name
+objects below the table's own folder or below `allow_root`. Any other row stays, with its `problem`, and
+becomes a failed track.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
-from splitfire_batch.storage import Store, Stores, check_path, parse_url
+from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing, StorageError
+from splitfire_batch.storage import Store, Stores, check_path, parse_url, plain_etag
 
 TABLE_EXTENSIONS = frozenset({"csv", "parquet", "jsonl", "ndjson"})
 _TYPES = {"uri": pa.string(), "n_bytes": pa.int64(), "etag": pa.string(), "duration_s": pa.float64()}
@@ -69,13 +70,17 @@ def read_rows(store: Store, path: str, allow_root: tuple[str, ...]) -> Iterator[
 
 
 def with_sizes(batch: pa.RecordBatch, stores: Stores) -> pa.RecordBatch:
-    """The batch with every n_bytes and etag; 0 and "" for objects that are missing, refused or misnamed."""
+    """The batch with every n_bytes and etag; 0 and "" for objects that are missing, refused or misnamed.
+
+    What a store cannot even be asked for gets a `problem`.
+    """
     columns = [batch[name].to_pylist() for name in ("uri", "n_bytes", "etag", "problem")]
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         known = list(pool.map(lambda row: _size_of(stores, *row), zip(*columns, strict=True)))
     made = {
-        "n_bytes": pa.array([n_bytes for n_bytes, _ in known], pa.int64()),
-        "etag": pa.array([etag for _, etag in known], pa.string()),
+        "n_bytes": pa.array([n_bytes for n_bytes, _, _ in known], pa.int64()),
+        "etag": pa.array([etag for _, etag, _ in known], pa.string()),
+        "problem": pa.array([problem for _, _, problem in known], pa.string()),
     }
     arrays = [made[name] if name in made else batch[name] for name in batch.schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
@@ -83,15 +88,23 @@ def with_sizes(batch: pa.RecordBatch, stores: Stores) -> pa.RecordBatch:
 
 def _size_of(
     stores: Stores, uri: str, n_bytes: int | None, etag: str | None, problem: str | None
-) -> tuple[int, str]:
-    if problem or (n_bytes is not None and etag is not None):
-        return n_bytes or 0, etag or ""
+) -> tuple[int, str, str | None]:
+    if problem:
+        return n_bytes or 0, etag or "", problem
     store, path = stores.locate(uri)
+    given = None if etag is None or store.is_local else plain_etag(etag)
     try:
+        check_path(path)
+        if n_bytes is not None and given is not None:
+            return n_bytes, given, None
         found = store.stat(path)
+    except ValueError as error:
+        return 0, "", f"BAD_URI: {error}"
     except (ObjectMissing, AccessDenied):
-        return 0, ""
-    return found.n_bytes if n_bytes is None else n_bytes, etag or found.etag
+        return 0, "", None
+    except StorageError as error:
+        return 0, "", f"SOURCE_READ: {error}"
+    return found.n_bytes if n_bytes is None else n_bytes, given or found.etag, None
 
 
 def _read(extension: str, data: bytes) -> pa.Table:

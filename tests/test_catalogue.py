@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import secrets
 from pathlib import Path
 
@@ -124,7 +127,7 @@ def test_every_kind_of_table_says_the_same(folder: Store, kind: str, tmp_path: P
     assert column(found, "meta") == {"a/one.wav": [], "b.flac": [("isrc", "007")]}
     assert column(found, "duration_s") == {"a/one.wav": None, "b.flac": 1.5}
     assert column(found, "n_bytes") == {"a/one.wav": 1, "b.flac": 22}
-    assert column(found, "etag") == {"a/one.wav": folder.stat("a/one.wav").etag, "b.flac": "e"}
+    assert column(found, "etag") == {path: folder.stat(path).etag for path in ("a/one.wav", "b.flac")}
 
 
 def test_a_missing_object_of_a_table_stays_listed(store: Store) -> None:
@@ -136,6 +139,41 @@ def test_a_missing_object_of_a_table_stays_listed(store: Store) -> None:
     assert column(found, "n_bytes") == {"gone.wav": 0}
     assert column(found, "etag") == {"gone.wav": ""}
     assert column(found, "problem") == {"gone.wav": None}
+
+
+@pytest.mark.parametrize("spelling", ["{}", '"{}"', 'W/"{}"'])
+def test_an_etag_of_a_table_means_the_same_in_every_spelling(bucket: str, spelling: str) -> None:
+    store = fill(open_store(bucket, {}), {"x.wav": b"1"})
+    etag = store.stat("x.wav").etag
+    store.write("list.jsonl", json.dumps({"uri": "x.wav", "etag": spelling.format(etag)}).encode())
+
+    found = listed(store.uri_of("list.jsonl"))
+
+    assert column(found, "etag") == {"x.wav": etag}
+    assert found.tracks["source_id"] == listed(store.url).tracks["source_id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "problem"),
+    [
+        ("folder", f"{'n' * 300}.wav", "SOURCE_READ: .*too long"),
+        ("bucket", "/x.wav", "BAD_URI: .*below the store's root"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["", ",1,e"])
+def test_one_bad_row_spoils_no_other(
+    request: pytest.FixtureRequest, kind: str, name: str, problem: str, columns: str
+) -> None:
+    root = request.getfixturevalue(kind)
+    store = root if kind == "folder" else open_store(root, {})
+    fill(store, {"good.wav": b"1"})
+    table = f"uri,n_bytes,etag\n{store.url}/{name}{columns or ',,'}\ngood.wav,,\n"
+    store.write("list.csv", table.encode())
+
+    found = column(listed(store.uri_of("list.csv")), "problem")
+
+    assert found["good.wav"] is None
+    assert re.match(problem, str(found[name]))
 
 
 @pytest.mark.parametrize(
@@ -272,6 +310,43 @@ def test_a_missing_bucket_is_explained(bucket: str) -> None:
         listed(f"{bucket}-missing/x")
     with pytest.raises(ConfigError, match="found no objects at all"):
         listed(bucket)
+
+
+def test_folders_without_access_are_counted(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(folder, {"x.wav": b"1", "lost+found/y.wav": b"1"})
+    scan = os.scandir
+
+    def scandir(path: Path) -> object:  # root, who may run this test, is refused nothing
+        if path.name == "lost+found":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    found = listed(folder.url)
+
+    assert paths(found) == ["x.wav"]
+    assert found.ignored == {"no access": 1}
+
+
+def test_a_link_to_the_destination_makes_no_track_of_a_stem(folder: Store, tmp_path: Path) -> None:
+    fill(folder, {"x.wav": b"1"})
+    out = fill(open_store(str(tmp_path / "out"), {}), {"model/x_vocals.wav": b"1"})
+    (tmp_path / "alias").symlink_to(tmp_path / "out")
+    (Path(folder.url) / "stems").symlink_to(tmp_path / "out")
+
+    for destination in (out.url, f"file://{tmp_path}/alias"):
+        found = list_tracks(folder.url, ALL, {}, destination=destination)
+
+        assert paths(found) == ["x.wav"]
+        assert found.ignored == {"destination": 1}
+
+
+@pytest.mark.parametrize("destination", ["s3://bucket/stems", "/no/such/folder"])
+def test_a_destination_elsewhere_hides_nothing(folder: Store, destination: str) -> None:
+    fill(folder)
+
+    assert paths(list_tracks(folder.url, ALL, {}, destination=destination)) == TRACKS
 
 
 def test_names_that_are_no_text_are_counted(folder: Store) -> None:

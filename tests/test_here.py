@@ -21,7 +21,7 @@ def rows_of(
     files: list[Path], out: Path, output: OutputConfig | None = None, **runtime: object
 ) -> list[TrackRow]:
     settings = RuntimeConfig(**runtime)  # type: ignore[arg-type]
-    return list(separate_files(files, out, PASSTHROUGH, output or OutputConfig(), settings))
+    return list(separate_files(files, str(out), PASSTHROUGH, output or OutputConfig(), settings))
 
 
 def test_each_file_becomes_a_row_and_its_stems(tmp_path):

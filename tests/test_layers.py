@@ -22,6 +22,7 @@ ROWS = [
     },
     {
         "splitfire_batch.batching",
+        "splitfire_batch.schema",
         "splitfire_batch.plan",
         "splitfire_batch.stems",
         "splitfire_batch.storage",
@@ -77,6 +78,7 @@ HOMES = {
         "splitfire_batch.job",
         "splitfire_batch.manifest",
         "splitfire_batch.plan",
+        "splitfire_batch.schema",
         "splitfire_batch.tables",
     },
 }

@@ -15,21 +15,9 @@ import pytest
 from splitfire_batch.config import OutputConfig, SeparationConfig, settings
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.holdings import choose_holding, record_holding
-from splitfire_batch.manifest import (
-    SCHEMA,
-    SCHEMA_VERSION,
-    RunContext,
-    current_rows,
-    latest,
-    parquet_bytes,
-    read_ledger,
-    read_parts,
-    resolve,
-    to_table,
-    write_part,
-    write_views,
-)
+from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
+from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, RunContext, parquet_bytes, to_table
 from splitfire_batch.storage import Store, open_store
 
 A = settings(SeparationConfig(), OutputConfig(), "w")
@@ -70,8 +58,8 @@ def context(settings_id: str = "id", run_id: str = "run") -> RunContext:
     return RunContext(run_id, settings_id, "/in", "spleeter-2stems", "w", "fp32", "cpu/fp32/batch1", "cpu")
 
 
-def table(*rows: TrackRow, settings_id: str = "id") -> pa.Table:
-    return to_table(rows, context(settings_id), "shard")
+def table(*rows: TrackRow, settings_id: str = "id", run_id: str = "run") -> pa.Table:
+    return to_table(rows, context(settings_id, run_id), "shard")
 
 
 def held(store: Store, values: dict[str, object], replace: bool = False) -> str:
@@ -97,7 +85,7 @@ def test_rows_come_back_from_a_part_as_they_were(store):
 
 def test_every_file_carries_the_schema_and_its_version(store):
     path = write_part(store, table(row(), settings_id=held(store, A)))
-    write_views(store, "run")
+    refresh_views(store, "run")
     for name in (path, "_splitfire/views/tracks.parquet", "_splitfire/views/stems.parquet"):
         schema = pq.read_schema(io.BytesIO(store.read(name)))
         assert schema.metadata[b"splitfire.schema"] == SCHEMA_VERSION.encode(), name
@@ -118,24 +106,46 @@ def test_parts_can_be_read_by_settings_and_by_run(store):
     assert read_parts(store, columns=["status"]).column_names == ["status"]
 
 
-def test_done_beats_failed_and_the_earliest_done_wins():
+def test_within_a_run_done_beats_failed_and_the_earliest_done_counts():
     rows = [row(at=1, code="OOM"), row(at=5), row(at=3), row(at=9, code="INTERNAL")]
     for order in (rows, rows[::-1]):
-        (found,) = resolve(table(*order)).to_pylist()
+        (found,) = latest(table(*order)).to_pylist()
         assert (found["status"], found["finished_at"].timestamp()) == ("done", 3)
 
 
-def test_each_object_and_each_settings_keeps_a_row_of_its_own():
-    both = pa.concat_tables([table(row(), row(source="s2")), table(row(), settings_id="other")])
-    assert len(resolve(both)) == 3
+def test_among_failed_rows_the_latest_counts():
+    rows = [row(at=1, code="SOURCE_READ"), row(at=5, code="CORRUPT_DATA")]
+    for order in (rows, rows[::-1]):
+        assert latest(table(*order))["code"].to_pylist() == ["CORRUPT_DATA"]
 
 
-def test_the_latest_row_of_a_track_is_that_of_the_object_last_seen():
-    old, new_failed, new = row(at=1), row(source="s2", at=5, code="OOM"), row(source="s2", at=7)
-    (found,) = latest(table(old, new_failed)).to_pylist()
+def test_each_track_and_each_settings_keeps_a_row_of_its_own():
+    both = pa.concat_tables([table(row(), row("t2")), table(row(), settings_id="other")])
+    assert len(latest(both)) == 3
+
+
+def test_the_newest_run_says_what_a_track_is():
+    old = table(row(at=1), run_id="20260101T000000Z-ffffff")
+    newer_failed = table(row(source="s2", at=5, code="OOM"), run_id="20260102T000000Z-000000")
+    newest = table(row(source="s2", at=7), run_id="20260103T000000Z-000000")
+    (found,) = latest(pa.concat_tables([newer_failed, old])).to_pylist()
     assert (found["source_id"], found["status"]) == ("s2", "failed")
-    (found,) = latest(table(new, old, new_failed)).to_pylist()
+    (found,) = latest(pa.concat_tables([newest, old, newer_failed])).to_pylist()
     assert (found["source_id"], found["status"]) == ("s2", "done")
+
+
+def test_an_object_that_came_back_is_not_done_by_its_first_row(store):
+    settings_id = held(store, A)
+    write_part(store, table(row(source="first"), settings_id=settings_id, run_id="1"))
+    write_part(store, table(row(source="second"), settings_id=settings_id, run_id="2"))
+    assert read_ledger(store, settings_id).done.to_pylist() == ["second"]
+
+
+def test_a_track_that_failed_for_good_after_a_passing_failure_stands(store):
+    settings_id = held(store, A)
+    write_part(store, table(row(code="SOURCE_READ"), settings_id=settings_id, run_id="1"))
+    write_part(store, table(row(code="WORKER_CRASH"), settings_id=settings_id, run_id="2"))
+    assert read_ledger(store, settings_id).failed.to_pylist() == ["s"]
 
 
 def test_no_rows_resolve_to_no_rows(store):
@@ -143,15 +153,19 @@ def test_no_rows_resolve_to_no_rows(store):
     assert len(current_rows(store)) == 0
 
 
-def test_the_ledger_holds_what_is_done_and_failures_that_stand(store):
-    write_part(
-        store, table(row(source="done"), row(source="stands", code="EMPTY"), row(source="again", code="OOM"))
-    )
-    write_part(store, table(row(source="both", code="EMPTY"), row(source="both")))
-    write_part(store, table(row(source="elsewhere"), settings_id="other"))
-    ledger = read_ledger(store, "id")
+def test_the_ledger_holds_what_is_done_and_failures_that_stand_and_names_taken(store):
+    first, other = held(store, A), "other"
+    rows = [row("d", "done"), row("s", "stands", code="EMPTY"), row("a", "again", code="OOM")]
+    write_part(store, table(*rows, settings_id=first))
+    write_part(store, table(row("b", "both", code="EMPTY"), row("b", "both"), settings_id=first))
+    write_part(store, table(row("e", "elsewhere"), settings_id=other))
+    ledger = read_ledger(store, first)
     assert sorted(ledger.done.to_pylist()) == ["both", "done"]
     assert ledger.failed.to_pylist() == ["stands"]
+    assert sorted(ledger.targets.to_pylist(), key=str) == [
+        {"track_id": "b", "target": "x"},
+        {"track_id": "d", "target": "x"},
+    ]
     assert len(read_ledger(store, "nothing").done) == 0
 
 
@@ -163,7 +177,7 @@ def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_lacks(store):
     found = {item["track_id"]: item for item in read_parts(store).to_pylist()}
     assert (found["old"]["stems"], found["old"]["numerics"], found["old"]["path"]) == (None, None, "t.wav")
     assert found["new"] == table(row("new")).to_pylist()[0]
-    assert len(resolve(read_parts(store))) == 1
+    assert len(latest(read_parts(store))) == 2
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "no footer", "no parquet", "one bit"])
@@ -186,8 +200,8 @@ def test_a_damaged_part_is_refused_by_its_name(store, damage):
 def test_views_hold_the_latest_rows_and_their_json_the_hashes(store):
     settings_id = held(store, A)
     write_part(store, table(row("a"), row("b", "s2"), row("c", "s3", code="EMPTY"), settings_id=settings_id))
-    write_part(store, table(row("b", "s4", at=2e9), settings_id=settings_id))
-    write_views(store, "run9")
+    write_part(store, table(row("b", "s4", at=2e9), settings_id=settings_id, run_id="run2"))
+    refresh_views(store, "run9")
     view = json.loads(store.read("_splitfire/views/view.json"))
     assert (view["run_id"], view["n_tracks"]) == ("run9", 3)
     for name, digest in view["sha256"].items():
@@ -216,16 +230,28 @@ def test_rows_whose_stems_were_replaced_are_not_current_and_not_done(store):
     assert len(read_ledger(store, back).done) == 0
 
 
-def test_views_of_an_empty_destination_are_empty_tables(store):
-    write_views(store, "run")
-    assert pq.read_table(io.BytesIO(store.read("_splitfire/views/stems.parquet"))).num_rows == 0
+def test_a_destination_without_parts_gets_no_views(store):
+    refresh_views(store, "run")
+    assert not list(store.list())
+
+
+def test_views_are_made_again_when_the_parts_are_others_and_only_then(store):
+    settings_id = held(store, A)
+    write_part(store, table(row("a"), settings_id=settings_id))
+    refresh_views(store, "run1")
+    refresh_views(store, "run2")
+    assert json.loads(store.read("_splitfire/views/view.json"))["run_id"] == "run1"
+    write_part(store, table(row("b", "s2"), settings_id=settings_id))
+    refresh_views(store, "run3")
+    view = json.loads(store.read("_splitfire/views/view.json"))
+    assert (view["run_id"], view["n_tracks"]) == ("run3", 2)
 
 
 def test_duckdb_reads_parts_and_views_with_one_statement(store):
     settings_id = held(store, A)
     write_part(store, table(row("a"), row("b", "s2"), settings_id=settings_id))
     write_part(store, table(row("c", "s3", code="EMPTY"), settings_id=settings_id))
-    write_views(store, "run")
+    refresh_views(store, "run")
     root = f"{store.url}/_splitfire"
 
     def ask(question: str, *where: str) -> list[tuple[object, ...]]:

@@ -154,3 +154,26 @@ def test_the_hash_ends_an_immutable_name():
     digest = hashlib.sha256(b"stem").hexdigest()
     assert stem_path("m/x_{stem}.{ext}", "vocals", "wav", digest) == f"m/x_vocals-{digest[:16]}.wav"
     assert stem_path("m/x_{stem}.{ext}", "vocals", "wav", None) == "m/x_vocals.wav"
+
+
+HELD = NamedTrack("a/x.wav", "1" * 16, {})
+OTHER = NamedTrack("a/x.flac", "2" * 16, {})
+TEMPLATE = "{model}/{dir}/{name}_{stem}.{ext}"
+
+
+def test_a_track_keeps_the_name_it_was_given_when_neighbours_come():
+    (given,) = make_targets([HELD], TEMPLATE, "m")
+    both = make_targets([HELD, OTHER], TEMPLATE, "m", {HELD.track_id: given})
+    assert both == [given, "m/a/x.flac_{stem}.{ext}"]
+
+
+def test_nobody_gets_a_name_whose_stems_belong_to_a_track_that_is_not_listed():
+    (given,) = make_targets([HELD], TEMPLATE, "m")
+    (other,) = make_targets([OTHER], TEMPLATE, "m", {HELD.track_id: given.upper()})
+    assert other == "m/a/x.flac_{stem}.{ext}"
+
+
+def test_a_name_that_no_longer_fits_the_template_is_given_anew():
+    (given,) = make_targets([HELD], TEMPLATE, "m")
+    (moved,) = make_targets([HELD], "{stem}/{name}.{ext}", "m", {HELD.track_id: given})
+    assert moved == "{stem}/x.{ext}"

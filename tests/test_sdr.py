@@ -34,7 +34,7 @@ def ratio_db(wanted: Array, found: Array) -> float:
 
 def separated(file: Path, out: Path, output: OutputConfig, **settings: str) -> TrackRow:
     separation = SeparationConfig(**settings)  # type: ignore[arg-type]
-    (row,) = separate_files([file], out, separation, output, RuntimeConfig())
+    (row,) = separate_files([file], str(out), separation, output, RuntimeConfig())
     assert row.status == "done", row.message
     return row
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import find_card, load_model
-from splitfire_batch.models.spleeter import Spleeter, _UNet, _variable
+from splitfire_batch.models.spleeter import Spleeter
+from splitfire_batch.models.spleeter_unet import UNet, _sub_pixel, _variable
 from splitfire_batch.models.weights import load_weights
 from splitfire_batch.segments import MixBuffer, OverlapAdd
 from tests.assets import audio_example
@@ -40,14 +41,28 @@ def random_weights() -> dict[str, Tensor]:
     """Tensors like the published ones in name, shape and rough size."""
     numbers = torch.Generator().manual_seed(1)
     tensors = {}
-    for key, value in _UNet().state_dict().items():
+    for key, value in UNet().state_dict().items():
+        shape = tuple(value.shape)
+        if key.startswith("up."):  # a transposed convolution in the checkpoint: (in, out, 5, 5)
+            shape = (shape[1], shape[0] // 4, 5, 5) if value.ndim == 4 else (shape[0] // 4,)
         for instrument in range(2):
             if not key.endswith("num_batches_tracked"):
                 scale = 0.02 if value.ndim == 4 else 1.0
-                found = torch.rand(value.shape, generator=numbers) * scale
+                found = torch.rand(shape, generator=numbers) * scale
                 found = found.permute(2, 3, 1, 0) if value.ndim == 4 else found
                 tensors[_variable(key, instrument)] = found
     return tensors
+
+
+@pytest.mark.parametrize(("n_in", "n_out", "height", "width"), [(3, 2, 4, 6), (8, 1, 1, 1), (2, 5, 7, 2)])
+def test_a_transposed_convolution_is_a_plain_one_and_a_pixel_shuffle(n_in, n_out, height, width):
+    numbers = torch.Generator().manual_seed(2)
+    x = torch.randn((2, n_in, height, width), generator=numbers, dtype=torch.float64)
+    kernel = torch.randn((n_in, n_out, 5, 5), generator=numbers, dtype=torch.float64)
+    full = torch.nn.functional.conv_transpose2d(x, kernel, stride=2)
+    wanted = full[..., 1 : 2 * height + 1, 1 : 2 * width + 1]
+    plain = torch.nn.functional.conv2d(x, _sub_pixel(kernel), padding=1)
+    torch.testing.assert_close(torch.nn.functional.pixel_shuffle(plain, 2), wanted)
 
 
 def model_with(weights: dict[str, Tensor], **settings: str) -> Spleeter:

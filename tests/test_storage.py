@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import secrets
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
@@ -26,6 +31,7 @@ from splitfire_batch.errors import (
     TransientError,
 )
 from splitfire_batch.storage import RetryBudget, Store, Stores, check_path, open_store, parse_url
+from splitfire_batch.storage.faults import SCHEMES
 from tests.s3_server import S3Server
 
 QUICK = RetryBudget(tries=2, first_wait_s=0.05, connect_timeout_s=1, read_timeout_s=5)
@@ -353,6 +359,19 @@ def test_a_refusal_is_final(faulty: Store, status: int, error: type[StorageError
         faulty.read("x")
 
 
+def test_a_bucket_that_disappears_between_two_pages_ends_no_listing_silently(faulty: Store) -> None:
+    FaultyServer.answers += [200, 404]
+    FaultyServer.stored = b"""<ListBucketResult><IsTruncated>true</IsTruncated>
+        <NextContinuationToken>more</NextContinuationToken><Contents><Key>a.wav</Key><Size>1</Size>
+        <LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>"""
+
+    listing = faulty.list()
+
+    assert next(listing).path == "a.wav"
+    with pytest.raises(ObjectMissing, match="s3://bucket"):
+        next(listing)
+
+
 def test_a_create_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
     FaultyServer.answers += [503, 412, 200]
     FaultyServer.stored = b"mine"
@@ -407,11 +426,24 @@ def test_local_urls_mean_the_same_folder(tmp_path: Path, monkeypatch: pytest.Mon
         assert parse_url(url) == wanted
 
 
+def test_the_home_folder_of_nobody_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"~nouser/x.*write the folder's full path"):
+        parse_url("~nouser/x")
+
+
 def test_a_missing_package_and_an_unknown_option_are_named() -> None:
     with pytest.raises(ConfigError, match=r"splitfire-batch\[gcs\]"):
         open_store("gs://bucket/x", {})
     with pytest.raises(ConfigError, match="no option endpoint; known are endpoint_url"):
         open_store("s3://bucket/x", {"s3://": {"endpoint": "x"}})
+
+
+def test_every_extra_that_a_message_names_installs_its_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = {scheme.extra: scheme.package for scheme in SCHEMES.values() if scheme.extra}
+
+    for extra, package in extras.items():
+        assert [need for need in project["optional-dependencies"][extra] if need.startswith(package)]
 
 
 @pytest.mark.usefixtures("s3")
@@ -462,6 +494,82 @@ def test_a_walk_follows_links_and_ends_in_loops(tmp_path: Path) -> None:
 
     assert sorted(found) == ["gone.wav", "linked/a.wav"]
     assert found["gone.wav"] == ""
+
+
+def before_scan(monkeypatch: pytest.MonkeyPatch, name: str, happen: Callable[[Path], object]) -> None:
+    """Let something happen to the folders called `name` just before they are read."""
+    scan = os.scandir
+
+    def scandir(path: Path) -> object:
+        if isinstance(path, Path) and path.name == name:
+            happen(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def refuse(folder: Path) -> None:  # permission bits would not do: root may run these tests
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def become_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder `root` with one object in each of its folders 0 to 4."""
+    for n in range(5):
+        (tmp_path / f"root/{n}").mkdir(parents=True)
+        (tmp_path / f"root/{n}/x.wav").write_bytes(b"1")
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("happen", [shutil.rmtree, become_a_file])
+def test_a_folder_that_disappears_while_listing_takes_no_other_along(
+    root: Path, happen: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_scan(monkeypatch, "2", happen)
+
+    found = [each.path for each in open_store(str(root), {}).list()]
+
+    assert sorted(found) == ["0/x.wav", "1/x.wav", "3/x.wav", "4/x.wav"]
+
+
+def test_a_root_that_disappears_while_listing_ends_no_listing_silently(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_scan(monkeypatch, "2", lambda _: shutil.rmtree(root))
+
+    with pytest.raises(ObjectMissing, match=str(root)):
+        list(open_store(str(root), {}).list())
+
+
+def test_folders_without_access_are_counted_when_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before_scan(monkeypatch, "2", refuse)
+    left_out: Counter[str] = Counter()
+
+    found = [each.path for each in open_store(str(root), {}).list(left_out=left_out)]
+
+    assert sorted(found) == ["0/x.wav", "1/x.wav", "3/x.wav", "4/x.wav"]
+    assert left_out == {"no access": 1}
+
+
+def test_folders_without_access_are_fatal_where_nobody_counts(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_scan(monkeypatch, "2", refuse)
+
+    with pytest.raises(AccessDenied):
+        list(open_store(str(root), {}).list())
+
+
+def test_a_root_without_access_is_fatal(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before_scan(monkeypatch, "root", refuse)
+
+    with pytest.raises(AccessDenied):
+        list(open_store(str(root), {}).list(left_out=Counter()))
 
 
 def test_an_interrupted_write_leaves_no_object(tmp_path: Path) -> None:

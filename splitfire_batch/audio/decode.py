@@ -26,6 +26,8 @@ from splitfire_batch.errors import TrackError
 from splitfire_batch.records import AudioFormat
 
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 4_000, 768_000, 8
+MAX_LEVEL = 1e6
+"""Float samples beyond this, 120 dB over full scale, are damage and not music."""
 
 _UNKNOWN_FRAMES = 2**62  # libsndfile says 2^63 - 1 where the header does not tell
 _UNIMPLEMENTED = 18
@@ -199,7 +201,7 @@ class Decoder:
         )
 
     def _count_bad(self, block: Samples) -> None:
-        is_bad = ~np.isfinite(block)
+        is_bad = ~(np.abs(block) <= MAX_LEVEL)  # NaN compares false
         n_bad = int(np.count_nonzero(is_bad))
         if n_bad and not self._n_bad:
             self._first_bad = self.n_frames + int(is_bad.any(axis=1).argmax())
@@ -209,7 +211,8 @@ class Decoder:
         if self._n_bad:
             raise TrackError(
                 "NON_FINITE",
-                f"{self._n_bad} samples are NaN or infinite, the first in frame {self._first_bad} "
+                f"{self._n_bad} samples are NaN, infinite or beyond {MAX_LEVEL:.0e} times full scale, the "
+                f"first in frame {self._first_bad} "
                 f"({self._first_bad / self.format.sample_rate:.3f} s); export it again",
             )
         if self.n_frames < self.format.n_frames:

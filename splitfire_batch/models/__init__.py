@@ -7,6 +7,7 @@ seconds to import, so the names below come without it until a model is loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from splitfire_batch.config import SeparationConfig
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from splitfire_batch.segments import Model
 
-__all__ = ["ModelCard", "find_card", "load_model", "model_cards", "weights_id"]
+__all__ = ["ModelCard", "fetch_weights", "find_card", "load_model", "model_cards", "weights_id"]
 
 
 def load_model(
@@ -50,6 +51,21 @@ def load_model(
 
         return Spleeter(card, load_weights(card, mirror, options or {}), separation, place)
     raise ConfigError(f"{card.name}: this version has no architecture {card.architecture!r}; upgrade it")
+
+
+def fetch_weights(
+    card: ModelCard, mirror: str | None = None, options: Mapping[str, Mapping[str, str]] | None = None
+) -> Path | None:
+    """The cached, verified weights of a model as one file; None for a model that needs none.
+
+    Raises:
+        ConfigError: no source has them; the message says which file to put where.
+    """
+    if not card.files:
+        return None
+    from splitfire_batch.models import weights
+
+    return weights.fetch_weights(card, mirror, options or {})
 
 
 def _device(name: str) -> torch.device:

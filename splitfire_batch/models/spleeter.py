@@ -14,18 +14,17 @@ Axes: B batch, S stems, C channels, F STFT columns, K bins, L frames of a segmen
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from splitfire_batch.config import SeparationConfig
-from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.registry import ModelCard
+from splitfire_batch.models.spleeter_unet import make_unet
 from splitfire_batch.segments import Fill, Segment
 
 FFT_FRAMES = 4096
@@ -40,7 +39,6 @@ TILE_BELOW_S = 3.0
 
 _ALL_BINS = FFT_FRAMES // 2 + 1
 _EPSILON = 1e-10
-_WIDTHS = (2, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Spleeter:
         self.device = device
         self._is_adaptive = separation.short_clip == "adaptive"
         self._has_average = separation.mask_extension == "average"
-        self._nets = [_unet(tensors, instrument).to(device) for instrument in range(len(card.stems))]
+        self._nets = [make_unet(tensors, instrument).to(device) for instrument in range(len(card.stems))]
         self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(device, torch.float32)
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
@@ -163,81 +161,6 @@ class Spleeter:
         for shift in range(hops):
             signal[..., shift : shift + n_columns, :] += parts[..., shift, :]
         return signal.view(*outer, -1)
-
-
-class _UNet(nn.Module):
-    """(B, 2, F, K) magnitudes -> sigmoid of the same shape; F and K multiples of 64.
-
-    TensorFlow's 'same' padding is 1 before and 2 after for these convolutions; for the transposed ones it
-    cuts as much from their full output. The skips are the raw convolutions, before normalisation.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        ups = ((512, 256), (512, 128), (256, 64), (128, 32), (64, 16), (32, 1))
-        pairs = itertools.pairwise(_WIDTHS)
-        self.down = nn.ModuleList(nn.Conv2d(n_in, n_out, 5, stride=2) for n_in, n_out in pairs)
-        self.down_norm = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3) for width in _WIDTHS[1:-1])
-        self.up = nn.ModuleList(nn.ConvTranspose2d(*pair, 5, stride=2, padding=1) for pair in ups)
-        self.up_norm = nn.ModuleList(nn.BatchNorm2d(n_out, eps=1e-3) for _, n_out in ups)
-        self.last = nn.Conv2d(1, 2, 4, dilation=2, padding=3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        skips: list[Tensor] = []
-        for i, conv in enumerate(self.down):
-            if i:
-                x = nn.functional.leaky_relu(self.down_norm[i - 1](x), 0.2)
-            x = conv(nn.functional.pad(x, (1, 2, 1, 2)))
-            skips.append(x)
-        skips.pop()
-        for i, (deconv, norm) in enumerate(zip(self.up, self.up_norm, strict=True)):
-            if i:
-                x = torch.cat((skips.pop(), x), dim=1)
-            x = norm(torch.relu(deconv(x)[..., :-1, :-1]))
-        return torch.sigmoid(self.last(x))
-
-
-def _unet(tensors: Mapping[str, Tensor], instrument: int) -> _UNet:
-    """The network of one stem from the checkpoint's variables, which are numbered through all stems."""
-    net = _UNet()
-    state: dict[str, Tensor] = {}
-    for key, wanted in net.state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        name = _variable(key, instrument)
-        if name not in tensors:
-            raise ConfigError(f"the weights have no {name}; they are of another model")
-        found = tensors[name]
-        if found.ndim == 4:  # (height, width, in, out); transposed convolutions: (height, width, out, in)
-            found = found.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
-            raise ConfigError(f"{name} is {_kind(found)}, wanted {_kind(wanted)}; it is of another model")
-        state[key] = found
-    net.load_state_dict(state, strict=False, assign=True)
-    net.eval().requires_grad_(False)
-    return net
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-
-
-def _variable(key: str, instrument: int) -> str:
-    """TensorFlow's name for an entry of _UNet's state: `down.2.weight` is `conv2d_2/kernel` of stem 0."""
-    layer, *number, kind = key.split(".")
-    first = int(number[0]) if number else 6
-    prefix, index = {
-        "down": ("conv2d", 7 * instrument + first),
-        "last": ("conv2d", 7 * instrument + first),
-        "up": ("conv2d_transpose", 6 * instrument + first),
-        "down_norm": ("batch_normalization", 12 * instrument + first),
-        "up_norm": ("batch_normalization", 12 * instrument + 6 + first),
-    }[layer]
-    names = {"bias": "bias", "weight": "kernel", "running_mean": "moving_mean"}
-    if layer.endswith("norm"):
-        names = {"bias": "beta", "weight": "gamma", "running_mean": "moving_mean"}
-    suffix = f"_{index}" if index else ""
-    return f"{prefix}{suffix}/{names.get(kind, 'moving_variance')}"
 
 
 @contextmanager

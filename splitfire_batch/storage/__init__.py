@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from splitfire_batch.errors import ConfigError, ObjectExists, ObjectMissing
-from splitfire_batch.storage.buckets import Bucket, connect
+from splitfire_batch.storage.buckets import Bucket, connect, plain_etag
 from splitfire_batch.storage.faults import SCHEMES, Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, StoredObject
 from splitfire_batch.storage.urls import Options, check_path, matching_options, parse_url
@@ -30,6 +31,7 @@ __all__ = [
     "check_path",
     "open_store",
     "parse_url",
+    "plain_etag",
 ]
 
 
@@ -81,20 +83,38 @@ class Store:
         """URI of the object: an absolute path for local files."""
         return f"{self.url.rstrip('/')}/{path}" if path else self.url
 
-    def list(self) -> Iterator[StoredObject]:
-        """Every object below the root, hidden ones included, in no order, a page at a time."""
+    def list(
+        self, without: str | None = None, left_out: Counter[str] | None = None
+    ) -> Iterator[StoredObject]:
+        """Every object below the root, hidden ones included, in no order, a page at a time.
+
+        Args:
+            without: a folder of this machine whose files are not listed, whatever link leads to it.
+            left_out: of a local store, counts the folders left out, by reason. Where nobody counts, a folder
+                that may not be read is AccessDenied; the root itself always is.
+        """
+        if isinstance(self._backend, Folder):
+            return self._objects("", self._backend.pages("", without, left_out))
         return self.list_under("")
 
     def list_under(self, prefix: str) -> Iterator[StoredObject]:
         """Every object below the folder `prefix` ("" for the root); nothing when there is no such folder."""
-        next_page = self._backend.pages(prefix and check_path(prefix))
+        return self._objects(prefix, self._backend.pages(prefix and check_path(prefix)))
+
+    def _objects(
+        self, prefix: str, next_page: Callable[[], Sequence[StoredObject] | None]
+    ) -> Iterator[StoredObject]:
+        is_first = True
         while True:
             try:
                 page = self._faults.attempt(self.uri_of(prefix), next_page)
             except ObjectMissing:
-                return
+                if is_first:
+                    return
+                raise  # half a listing must not pass for a whole one
             if page is None:
                 return
+            is_first = False
             yield from page
 
     def stat(self, path: str) -> StoredObject:

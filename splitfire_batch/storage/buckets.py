@@ -114,7 +114,7 @@ class Bucket:
         if isinstance(etag, datetime | float):  # memory: the instant of the write is all there is
             etag = f"{_seconds(etag):.6f}"
         path = key[len(self._root) + 1 :]
-        return StoredObject(path, int(info["size"]), str(etag or "").strip('"'), modified)
+        return StoredObject(path, int(info["size"]), plain_etag(str(etag or "")), modified)
 
     def _s3_pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
         bucket, _, key = self._key(prefix).partition("/")
@@ -137,6 +137,11 @@ class Bucket:
             ]
 
         return next_page
+
+
+def plain_etag(etag: str) -> str:
+    """The etag without quotes and the mark of a weak one, which not every list of objects writes."""
+    return etag.removeprefix("W/").strip('"')
 
 
 def connect(scheme: str, given: Mapping[str, str], budget: RetryBudget) -> fsspec.AbstractFileSystem:

@@ -11,12 +11,15 @@ import os
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _TEMPORARY = ".splitfire-"
+_Identity = tuple[int, int]  # device and inode: the same by whatever name a folder is reached
+_Todo = tuple[str, tuple[_Identity, ...]]  # a folder to list, and the folders it was reached through
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +45,40 @@ class Folder:
         """Where the object lies; nothing says that it exists."""
         return self._root / path
 
-    def pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
+    def pages(
+        self, prefix: str, without: str | None = None, left_out: Counter[str] | None = None
+    ) -> Callable[[], list[StoredObject] | None]:
         """A call that returns the files of one folder after the other, then None.
 
         Links to folders are followed, except into a folder they lie in. A call that raised may be repeated.
+        `Store.list` says what `without` and `left_out` are.
         """
-        todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [(prefix, ())]
+        todo: list[_Todo] = [(prefix, ())]
+        counts: Counter[str] = Counter() if left_out is None else left_out
+        closed = None
+        if without is not None:
+            with suppress(OSError):  # what cannot even be asked about holds nothing to list
+                closed = _identity(Path(without))
 
         def next_page() -> list[StoredObject] | None:
             if not todo:
                 return None
             folder, parents = todo[-1]
-            objects, folders = _scan(self._root, folder, parents)
+            objects: list[StoredObject] = []
+            folders: list[_Todo] = []
+            try:
+                here = _identity(self._root / folder)
+                if here == closed:
+                    counts["destination"] += 1
+                else:
+                    objects, folders = _scan(self._root, folder, (*parents, here))
+            except (FileNotFoundError, NotADirectoryError):  # removed or replaced since it was seen
+                if parents and _identity(self._root / prefix) != parents[0]:
+                    raise  # and so is the root: what is still to do would end up missing too
+            except PermissionError:
+                if not parents or left_out is None:
+                    raise
+                counts["no access"] += 1
             todo.pop()
             todo.extend(folders)
             return objects
@@ -131,16 +156,14 @@ class Folder:
             temporary.unlink(missing_ok=True)
 
 
-def _scan(
-    root: Path, folder: str, parents: tuple[tuple[int, int], ...]
-) -> tuple[list[StoredObject], list[tuple[str, tuple[tuple[int, int], ...]]]]:
+def _identity(folder: Path) -> _Identity:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _scan(root: Path, folder: str, parents: tuple[_Identity, ...]) -> tuple[list[StoredObject], list[_Todo]]:
     """The files of one folder, and its folders with the identities of all folders above them."""
     objects, folders = [], []
-    try:
-        here = (root / folder).stat()
-    except FileNotFoundError:
-        return [], []
-    parents = (*parents, (here.st_dev, here.st_ino))
     with os.scandir(root / folder) as entries:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name

@@ -37,7 +37,12 @@ def parse_url(url: str) -> tuple[str, str]:
             or ("::" in url and "/" not in url.split("::")[0])
         ):
             raise ConfigError(f"found {url!r} where a store's URL is wanted; {_ALLOWED}")
-        return "file", os.path.abspath(Path(url).expanduser())  # noqa: PTH100  (resolve() follows links)
+        try:
+            return "file", os.path.abspath(Path(url).expanduser())  # noqa: PTH100  (resolve() follows links)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"found {url!r}, and there is no such home folder; write the folder's full path"
+            ) from error
     if scheme not in SCHEMES:
         raise ConfigError(f"a store cannot be {scheme}://...; {_ALLOWED}")
     if scheme == "file":

@@ -1,0 +1,133 @@
+"""The manifest's columns, and how rows become a table of them.
+
+One row per track with its stems nested. New columns are added at will: readers take a missing one for null.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from splitfire_batch.errors import FAILURE_CODES
+from splitfire_batch.records import TrackRow
+
+SCHEMA_VERSION = "1"
+
+_TIME = pa.timestamp("us", tz="UTC")
+STEM = pa.struct(
+    [
+        ("stem", pa.string()),
+        ("path", pa.string()),
+        ("container", pa.string()),
+        ("subtype", pa.string()),
+        ("sample_rate", pa.int32()),
+        ("n_channels", pa.int16()),
+        ("n_frames", pa.int64()),
+        ("n_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("pcm_md5", pa.string()),
+        ("peak_db", pa.float32()),
+        ("rms_db", pa.float32()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("track_id", pa.string()),
+        ("source_id", pa.string()),
+        ("content_id", pa.string()),
+        ("catalogue", pa.string()),
+        ("uri", pa.string()),
+        ("path", pa.string()),
+        ("target", pa.string()),
+        ("n_bytes", pa.int64()),
+        ("etag", pa.string()),
+        ("meta", pa.map_(pa.string(), pa.string())),
+        ("status", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("is_retryable", pa.bool_()),
+        ("warnings", pa.list_(pa.string())),
+        ("attempts", pa.int16()),
+        ("container", pa.string()),
+        ("subtype", pa.string()),
+        ("sample_rate", pa.int32()),
+        ("n_channels", pa.int16()),
+        ("n_frames", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("gain_db", pa.float64()),
+        ("sum_residual_db", pa.float64()),
+        ("stems", pa.list_(STEM)),
+        ("run_id", pa.string()),
+        ("shard_id", pa.string()),
+        ("settings_id", pa.string()),
+        ("model", pa.string()),
+        ("weights_id", pa.string()),
+        ("precision", pa.string()),
+        ("numerics", pa.string()),
+        ("device", pa.string()),
+        ("fetch_s", pa.float32()),
+        ("decode_s", pa.float32()),
+        ("device_s", pa.float32()),
+        ("encode_s", pa.float32()),
+        ("store_s", pa.float32()),
+        ("started_at", _TIME),
+        ("finished_at", _TIME),
+    ],
+    metadata={"splitfire.schema": SCHEMA_VERSION},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What every row of a run says alike; names as in SCHEMA."""
+
+    run_id: str
+    settings_id: str
+    catalogue: str
+    model: str
+    weights_id: str
+    precision: str
+    numerics: str = ""
+    """Whatever the estimates' last bits depend on: device class, precision, batch shape, threads."""
+    device: str = ""
+
+
+def to_table(rows: Iterable[TrackRow], context: RunContext, shard_id: str) -> pa.Table:
+    """Rows as a table of SCHEMA."""
+    common = {**asdict(context), "shard_id": shard_id}
+    return pa.Table.from_pylist([{**common, **_record(row)} for row in rows], schema=SCHEMA)
+
+
+def _record(row: TrackRow) -> dict[str, object]:
+    track, source = row.track, row.source
+    names = ("track_id", "source_id", "uri", "path", "target", "n_bytes", "etag", "attempts")
+    record: dict[str, object] = {name: getattr(track, name) for name in names}
+    if source:
+        record |= asdict(source)
+        record["duration_s"] = source.n_frames / source.sample_rate
+    return record | {
+        "meta": list(track.meta),
+        "content_id": row.content_id,
+        "status": row.status,
+        "code": row.code,
+        "message": row.message,
+        "is_retryable": FAILURE_CODES[row.code].is_retryable if row.code in FAILURE_CODES else None,
+        "warnings": list(row.warnings),
+        "gain_db": row.gain_db,
+        "sum_residual_db": row.sum_residual_db,
+        "stems": [asdict(stem) for stem in row.stems],
+        **{f"{stage}_s": seconds for stage, seconds in asdict(row.seconds).items()},
+        "started_at": int(row.started_at * 1e6),
+        "finished_at": int(row.finished_at * 1e6),
+    }
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as one Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_index=True)
+    return sink.getvalue()
