@@ -2,8 +2,8 @@
 
 `SeparatorActor` holds a worker and streams its events. Ray keeps those sent before the process was killed;
 only one told in the very last millisecond may be missing. `RemoteWorker` is the other end. Ray's
-exceptions are translated here, into `Lost` when a process or a shard is gone, and back into our own type
-when the worker raised one on purpose.
+exceptions are translated here, into `Lost` when a process or a shard is gone, and back into ConfigError
+when the worker says that the job is impossible.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
-from splitfire_batch.errors import SplitfireError, TrackError
+from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
 from splitfire_batch.records import Shard, ShardEvent
 
 MAX_SHARDS = 2
@@ -65,6 +65,13 @@ class Lost:
     why: str
     is_death: bool
     is_preempted: bool = False
+    outage: SplitfireError | None = None
+    """The worker's own words that a store or network failed it."""
+
+    @property
+    def is_blameless(self) -> bool:
+        """Whether it is the fault neither of the tracks in flight nor of the worker."""
+        return self.is_preempted or self.outage is not None
 
 
 class SeparatorActor:
@@ -149,7 +156,7 @@ class RemoteWorker:
         """One piece of news from a pending call that Ray said is ready; None if it only started.
 
         Raises:
-            SplitfireError: raised on purpose by the worker, for the whole run (not a TrackError).
+            ConfigError: raised by the worker, for the whole run.
         """
         if ready is self._starting:
             return self._read_start()
@@ -187,7 +194,7 @@ def wait_for_news(workers: Sequence[RemoteWorker], timeout_s: float) -> Iterator
     """What is new from any worker, at most one piece per call; nothing if `timeout_s` pass in silence.
 
     Raises:
-        SplitfireError: raised on purpose by a worker, for the whole run.
+        ConfigError: raised by a worker, for the whole run.
     """
     owners = {pending: worker for worker in workers for pending in worker.pending()}
     if not owners:
@@ -209,13 +216,14 @@ def close_all(workers: Sequence[RemoteWorker]) -> None:
 
 
 def _lost(error: RayError) -> Lost:
-    """What a failed call means for the pool; an exception raised on purpose is raised again as itself."""
+    """What a failed call means for the pool; a ConfigError is raised again as itself."""
     if not isinstance(error, RayTaskError):
         return Lost(
             " ".join(str(error).split()), is_death=True, is_preempted=getattr(error, "preempted", False)
         )
     cause = error.cause
-    if isinstance(cause, SplitfireError) and not isinstance(cause, TrackError):
+    if isinstance(cause, ConfigError):
         raise cause from error
     _log.warning("worker_raised", exc_info=error)  # its text is the traceback in the worker
-    return Lost(f"{type(cause).__name__}: {cause}", is_death=False)
+    outage = cause if isinstance(cause, TransientError | StorageError) else None
+    return Lost(f"{type(cause).__name__}: {cause}", is_death=False, outage=outage)

@@ -26,10 +26,12 @@ from cluster.actors import (
 )
 from cluster.ledger import Ledger
 from splitfire_batch.errors import TransientError
-from splitfire_batch.records import Committed, Draining, Quarantined, Shard, ShardEvent, Started
+from splitfire_batch.records import Committed, Draining, Quarantined, Shard, ShardDone, ShardEvent, Started
 
 MAX_FALSE_STARTS = 3
 """An actor that was replaced this often without beginning a track is not replaced again."""
+MAX_OUTAGES = 5
+"""Workers that may be lost to a store or network in a row, with no track settled anywhere in between."""
 _POLL_S = 0.2
 """How soon a request to stop is seen."""
 _PENDING_S = 60.0
@@ -54,8 +56,9 @@ def run_shards(
         stop: when set, no further track begins; the iterator ends with those in flight.
 
     Raises:
-        TransientError: no actor could be kept alive long enough to begin a track.
-        SplitfireError: whatever a worker raised on purpose, such as ConfigError for unknown weights.
+        ConfigError: raised by a worker, for unknown weights and the like.
+        TransientError: no actor could be kept alive long enough to begin a track, or a store did not answer.
+        StorageError: a store refused what every job needs.
     """
     iterator = iter(shards)
     first = list(islice(iterator, size.workers))
@@ -93,6 +96,7 @@ class _Pool:
         self._ledger, self._make_worker, self._size, self._stop = ledger, make_worker, size, stop
         self._seats: dict[RemoteWorker, _Seat] = {}
         self._is_stopping = False
+        self._n_outages = 0
         self._warn_at = time.monotonic() + _PENDING_S
 
     def add_seat(self, n_false_starts: int) -> None:
@@ -158,6 +162,9 @@ class _Pool:
             self._ledger.note(told)
             seat.has_begun |= isinstance(told, Started | Committed)
             seat.is_taking |= isinstance(told, Draining)
+            if isinstance(told, Committed):
+                self._n_outages = 0
+            _log_event(told)
             yield told
         elif not seat.worker.shard_ids:  # the last stream of an actor that is lost may end well
             yield from self._bury(seat)
@@ -180,7 +187,7 @@ class _Pool:
             # A death is the fault of anything in flight, an exception only of the shard that raised it.
             seat.lost = lost
             suspected = (*seat.lost_shards, *seat.worker.shard_ids) if lost.is_death else seat.lost_shards
-            seat.blamed = () if lost.is_preempted else tuple(suspected)
+            seat.blamed = () if lost.is_blameless else tuple(suspected)
             seat.worker.kill()
         if not seat.worker.shard_ids:  # else: its other stream may still hold events
             yield from self._bury(seat)
@@ -191,7 +198,7 @@ class _Pool:
             return
         del self._seats[seat.worker]
         given_up = self._ledger.lose(seat.lost_shards, seat.blamed, seat.lost.why)
-        n_false_starts = 0 if seat.has_begun else seat.n_false_starts + (not seat.lost.is_preempted)
+        n_false_starts = 0 if seat.has_begun else seat.n_false_starts + (not seat.lost.is_blameless)
         _log.warning(
             "worker_lost pid=%s preempted=%s false_starts=%d given_up=%d why=%r",
             seat.worker.pid,
@@ -200,6 +207,9 @@ class _Pool:
             len(given_up),
             seat.lost.why,
         )
+        self._n_outages += seat.lost.outage is not None
+        if seat.lost.outage and self._n_outages >= MAX_OUTAGES:
+            raise seat.lost.outage
         if self._has_more() and n_false_starts < MAX_FALSE_STARTS:
             self.add_seat(n_false_starts)
         yield from given_up
@@ -208,3 +218,13 @@ class _Pool:
                 f"workers were lost {MAX_FALSE_STARTS} times in a row before they began a track; "
                 f"the last one said: {seat.lost.why}"
             )
+
+
+def _log_event(event: ShardEvent) -> None:
+    """Say here what nobody would see in the log of an actor."""
+    if isinstance(event, ShardDone):
+        _log.info("shard_done shard=%s wall_s=%.1f", event.shard_id, event.wall_s)
+    elif isinstance(event, Committed):
+        for outcome in event.outcomes:
+            if outcome.code == "INTERNAL":
+                _log.warning("track_bug track=%s why=%r", outcome.track_id, outcome.message)

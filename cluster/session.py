@@ -6,8 +6,11 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import ray
@@ -56,36 +59,64 @@ def connect(
         ray.shutdown()
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a machine of the cluster gives away."""
+
+    n_cpus: int
+    n_gpus: int = 0
+
+
 def pool_size(config: RuntimeConfig) -> PoolSize:
     """How many actors the connected Ray has room for, and what each reserves.
 
-    With GPUs one actor for each, and an equal share of the CPUs. Without, one for every two CPUs.
+    With GPUs one actor for each, and a share of its node's CPUs. Without, one for every two CPUs.
 
     Raises:
         ConfigError: GPUs are asked for and Ray sees none.
     """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return size_for(config, n_cpus=int(resources.get("CPU", 1)), n_gpus=int(resources.get("GPU", 0)))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return size_for(config, [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive])
 
 
-def size_for(config: RuntimeConfig, n_cpus: int, n_gpus: int) -> PoolSize:
-    """As `pool_size`, for a cluster with that many CPUs and GPUs.
+def size_for(config: RuntimeConfig, nodes: Sequence[Node]) -> PoolSize:
+    """As `pool_size`, for a cluster of these nodes.
 
-    An actor reserves whole CPUs so that Ray can always place it; more workers than CPUs share them.
+    Each actor reserves as many whole CPUs as let every one of them have a place on some node; more workers
+    than CPUs share them.
 
     Raises:
         ConfigError: GPUs are asked for and there are none.
     """
+    n_gpus = sum(node.n_gpus for node in nodes)
     if config.device == "cuda" and n_gpus == 0:
         raise ConfigError("device: found 'cuda', and Ray sees no GPU; use 'auto' or 'cpu', or join a cluster")
-    n_cpus = max(1, n_cpus)
-    has_gpus = n_gpus > 0 and config.device != "cpu"
-    workers = config.workers or (n_gpus if has_gpus else max(1, n_cpus // 2))
-    cpus = n_cpus // workers if workers <= n_cpus else n_cpus / workers
-    # Ray counts GPUs in ten-thousandths; rounded down, so that all actors fit.
-    gpus = min(1.0, int(n_gpus / workers * 10_000) / 10_000) if has_gpus else 0.0
-    threads = config.threads or max(1, n_cpus // workers)
+    gpus = 0.0
+    if n_gpus and config.device != "cpu":
+        workers = config.workers or n_gpus
+        per_gpu = -(-workers // n_gpus)
+        gpus = 10_000 // per_gpu / 10_000  # Ray counts in ten-thousandths; rounded down, so that all fit
+        places = [(node.n_cpus, node.n_gpus * per_gpu) for node in nodes]
+    else:
+        # a cluster that grows on demand may begin with a head that gives no CPU away
+        counts = [node.n_cpus for node in nodes if node.n_cpus] or [1]
+        workers = config.workers or sum(n // 2 for n in counts) or len(counts)
+        places = [(n, workers) for n in counts]
+    cpus = _cpus_each(places, workers)
+    threads = config.threads or max(1, int(cpus))
     return PoolSize(workers, int(cpus * 10_000) / 10_000, gpus, threads)
+
+
+def _cpus_each(places: Sequence[tuple[int, int]], workers: int) -> Fraction:
+    """The most that each worker can reserve, on nodes of (CPUs, workers there is otherwise room for)."""
+    shares = chain(
+        (Fraction(n) for n in range(max(n_cpus for n_cpus, _ in places), 0, -1)),
+        (Fraction(1, n) for n in range(2, workers + 1)),
+    )
+    for cpus in shares:
+        if sum(min(n_cpus // cpus, room) for n_cpus, room in places) >= workers:
+            return cpus
+    return Fraction(0)
 
 
 def knock(address: str) -> None:

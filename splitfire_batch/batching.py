@@ -1,8 +1,9 @@
 """The device's side of the engine: requests from all open tracks become batches of fixed shape.
 
 A single thread owns the device. Requests wait in a queue per segment length; a full batch runs at once, a
-partial one is padded and runs as soon as no open track could add to it, or after 50 ms. Shapes never depend
-on load, so an estimate does not depend on its neighbours in the batch.
+partial one is padded and runs as soon as no open track could add to it; after 50 ms it is due like a full
+one, and the oldest that is due runs first. Shapes never depend on load, so an estimate does not depend on its
+neighbours in the batch.
 
 Axes: B batch, S stems, C channels, L frames of a segment.
 """
@@ -24,6 +25,10 @@ from splitfire_batch.segments import Model
 
 _LINGER_S = 0.05
 _ENDLESS = 2**62
+
+
+class DeviceLost(RuntimeError):
+    """The model raised on an accelerator, which may be unusable from then on: only a new process helps."""
 
 
 class Request:
@@ -74,6 +79,11 @@ class Batcher:
         packed = self._batch * self._full_frames // n_frames if self._packs_short else self._batch
         return self._batch_sizes.get(n_frames) or max(1, packed)
 
+    @property
+    def halved(self) -> dict[int, int]:
+        """Segment lengths in frames whose batches did not fit the device, and what their size is now."""
+        return self._batch_sizes.copy()
+
     def send(self, segments: Iterable[Tensor]) -> list[Request]:
         """Queue segments (C, L) of one length, one request each.
 
@@ -93,6 +103,7 @@ class Batcher:
 
         Raises:
             TrackError: OOM, with a batch of one segment.
+            DeviceLost: the model raised on an accelerator; on a CPU its exception comes as it is.
         """
         with self._changed:
             self._awaited.append(requests)
@@ -128,13 +139,18 @@ class Batcher:
                 if not queues and self._is_closed:
                     return None
                 queues.sort(key=lambda queue: queue[0].since)
-                full = [q for q in queues if len(q) >= self.batch_size(q[0].segment.shape[-1])]
+                due = [queue for queue in queues if self._is_due(queue)]
                 patience_s = self._patience_s(queues[0][0]) if queues else None
-                if full or patience_s == 0:
-                    queue = (full or queues)[0]
+                if due or patience_s == 0:
+                    queue = (due or queues)[0]
                     size = self.batch_size(queue[0].segment.shape[-1])
                     return [queue.popleft() for _ in range(min(size, len(queue)))]
                 self._changed.wait(patience_s)
+
+    def _is_due(self, queue: deque[Request]) -> bool:
+        """Full, or overdue: else a partial batch would starve while another length keeps full ones coming."""
+        is_full = len(queue) >= self.batch_size(queue[0].segment.shape[-1])
+        return is_full or time.monotonic() >= queue[0].since + _LINGER_S
 
     def _patience_s(self, oldest: Request) -> float:
         """How long a partial batch may wait for more; 0 when no open track can add to it."""
@@ -167,11 +183,23 @@ class Batcher:
     def _estimate(self, segments: list[Tensor], size: int) -> Tensor:
         padded = torch.zeros((size, *segments[0].shape))
         torch.stack(segments, out=padded[: len(segments)])
-        estimates = self._model(padded.to(self._model.device)).cpu()
+        estimates = self._call(padded)
         wanted = (size, len(self._model.stems), *segments[0].shape)
         if estimates.shape != wanted:
             raise ValueError(f"{self._model.name} gave shape {tuple(estimates.shape)}, wanted {wanted}")
         return estimates
+
+    def _call(self, padded: Tensor) -> Tensor:
+        """The model's answer on the CPU; what an accelerator raises, every later call may raise again."""
+        try:
+            return self._model(padded.to(self._model.device)).cpu()
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            if self._model.device.type == "cpu":
+                raise
+            why = f"{self._model.name} on {self._model.device}: {type(error).__name__}: {error}"
+            raise DeviceLost(why) from error
 
     def _halve(self, batch: list[Request], size: int) -> None:
         """Out of device memory: this length goes in smaller batches from now on."""

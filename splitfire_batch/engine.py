@@ -58,6 +58,20 @@ class Engine:
         """How many segments of that length share a batch."""
         return self._batcher.batch_size(n_frames)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the operator should know of the batches so far, one sentence per length of segments."""
+        return tuple(
+            f"batch halved to {size} for segments of {n_frames} frames: the device is out of memory"
+            for n_frames, size in sorted(self._batcher.halved.items())
+        )
+
+    @property
+    def batch_label(self) -> str:
+        """The batches that the estimates' last bits depend on: `batch8`, or `batch8/batch4@527360`."""
+        halved = (f"/batch{size}@{frames}" for frames, size in sorted(self._batcher.halved.items()))
+        return f"batch{self.batch}{''.join(halved)}"
+
     def separate(self, blocks: Iterable[Tensor], watch: Stopwatch | None = None) -> Iterator[Tensor]:
         """Finished frames of every stem, as soon as they are final.
 
@@ -70,6 +84,7 @@ class Engine:
 
         Raises:
             TrackError: OOM, with a batch of one segment.
+            DeviceLost: the model raised on an accelerator.
             RuntimeError: the engine was closed.
         """
         blocks = iter(blocks)

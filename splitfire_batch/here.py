@@ -8,14 +8,15 @@ from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 
+from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
-from splitfire_batch.errors import ConfigError
+from splitfire_batch.errors import ConfigError, TransientError
 from splitfire_batch.models import find_card, load_model
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.separation import Limits
-from splitfire_batch.settling import Workbench, settle
+from splitfire_batch.settling import Workbench, check_scratch, settle
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.storage import Stores, open_store
 
@@ -37,8 +38,10 @@ def separate_files(
         runtime: device, threads and limits.
 
     Raises:
-        ConfigError: a file that is missing or a folder, an unknown model or stem.
+        ConfigError: a file that is missing or a folder, an unknown model or stem, no scratch folder.
+        TransientError: the device failed.
     """
+    check_scratch(Path(runtime.scratch_dir) if runtime.scratch_dir else None)
     recipes = make_recipes(separation, find_card(separation.model).stems)
     tracks = _tracks(files, separation, output)
     with ExitStack() as stack:
@@ -58,7 +61,11 @@ def separate_files(
             is_immutable=output.names == "immutable",
         )
         for track in tracks:
-            yield settle(track, bench)
+            try:
+                row = settle(track, bench)
+            except DeviceLost as error:
+                raise TransientError(f"{error}; run the same command again") from error
+            yield row
 
 
 def stem_uri(out: str, stem: StemFile) -> str:

@@ -10,12 +10,14 @@ import hashlib
 import logging
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from splitfire_batch.audio import choose_output
 from splitfire_batch.audio.spool import disk_error
+from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import (
@@ -54,8 +56,25 @@ class Workbench:
     is_immutable: bool
 
 
+def check_scratch(scratch: Path | None) -> None:
+    """Make and remove a folder where the tracks' own will be; None for the system's.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        tempfile.TemporaryDirectory(prefix="splitfire-", dir=scratch).cleanup()
+    except OSError as error:
+        where = scratch or "the system's folder"
+        raise ConfigError(f"scratch_dir: no file can be made in {where}: {error}; set another one") from error
+
+
 def settle(track: Track, bench: Workbench) -> TrackRow:
-    """Do everything for one track. Never raises for the track's sake: failures become the row."""
+    """Do everything for one track; whatever is wrong with it becomes the row.
+
+    Raises:
+        DeviceLost: no fault of the track: the process should be replaced, and the track tried again.
+    """
     row = TrackRow(track, "failed", started_at=time.time())
     watch = Stopwatch()
     try:
@@ -68,11 +87,15 @@ def settle(track: Track, bench: Workbench) -> TrackRow:
         row = _failed(row, TrackError("STORE_WRITE", str(error)))
     except TransientError as error:
         row = _failed(row, TrackError("STORE_WRITE", f"{error}; run the job again"))
+    except OSError as error:  # stores and decoders translate theirs: what is left befell the scratch folder
+        row = _failed(row, _scratch_trouble(error, bench.limits.scratch))
+    except DeviceLost:
+        raise
     except MemoryError:
         row = _failed(row, TrackError("OOM", "the worker's memory is full; lower spool_mb or open_tracks"))
     except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
         _log.exception("track_bug track=%s", track.track_id)
-        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error}"))
+        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
 
@@ -85,7 +108,7 @@ def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
         raise TrackError(
             "TOO_LARGE", f"found {track.n_bytes} bytes, the limit max_bytes is {bench.max_bytes}"
         )
-    with _scratch_folder(bench.limits.scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
         with watch.measure("fetch"):
             path, content_id = _fetch(track, bench, Path(folder))
         wanted, accept = needed_estimates(bench.recipes), partial(choose_output, config=bench.output)
@@ -99,19 +122,13 @@ def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
     return replace(
         row,
         status="done",
+        warnings=bench.engine.warnings,
         content_id=content_id,
         source=source,
         stems=stems,
         gain_db=rendered.gain_db,
         sum_residual_db=rendered.sum_residual_db,
     )
-
-
-def _scratch_folder(scratch: Path | None) -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="splitfire-", dir=scratch)
-    except OSError as error:
-        raise disk_error(str(scratch or tempfile.gettempdir()), error) from error
 
 
 def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
@@ -152,6 +169,17 @@ def _store(
         bench.destination.write(target, folder / stem.path)
         stored.append(replace(stem, path=target))
     return tuple(stored)
+
+
+def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:
+    found = disk_error(f"scratch folder {scratch or 'of the system'}", error)
+    return TrackError("NO_SPACE" if isinstance(found, NoSpace) else "STORE_WRITE", str(found))
+
+
+def _origin(error: Exception) -> str:
+    """The line that raised, for a report: the actor's log, with the whole traceback, may be out of reach."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
 
 
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import torch
 
+from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.engine import Engine
-from splitfire_batch.manifest import to_table, write_part
+from splitfire_batch.errors import TransientError
+from splitfire_batch.manifest import write_part
 from splitfire_batch.models import load_model
 from splitfire_batch.records import (
     Committed,
@@ -34,8 +36,9 @@ from splitfire_batch.records import (
     Track,
     TrackRow,
 )
+from splitfire_batch.schema import to_table
 from splitfire_batch.separation import Limits
-from splitfire_batch.settling import Workbench, settle
+from splitfire_batch.settling import Workbench, check_scratch, settle
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.storage import Stores, open_store
@@ -43,6 +46,8 @@ from splitfire_batch.storage import Stores, open_store
 PART_ROWS = 64
 PART_S = 15.0
 """A part is written when it has this many rows, or its oldest row is this old, or the shard ends."""
+COMMIT_PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0)
+"""How long to wait before a part is put again: all its tracks hang on it."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,20 +57,21 @@ class _Dropped:
     """A track that was not begun because the worker is stopping."""
 
 
-_News = Started | TrackRow | _Dropped
+_News = Started | TrackRow | _Dropped | DeviceLost
 
 
 class Worker:
     """Settles shards on one device. `run_shard` may be called from several threads.
 
     Raises:
-        ConfigError: the model or a store cannot be opened.
+        ConfigError: the model or a store cannot be opened, or the scratch folder not be used.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
         if spec.device == "cpu":
             torch.set_num_threads(spec.threads)
         runtime = spec.runtime
+        check_scratch(_scratch(runtime))
         model = load_model(spec.separation, spec.device, runtime.weights_mirror, runtime.storage)
         self._bench = Workbench(
             engine=Engine(model, runtime.batch),
@@ -77,10 +83,8 @@ class Worker:
             max_bytes=runtime.max_bytes,
             is_immutable=spec.is_immutable,
         )
-        numerics = f"{model.device.type}/{spec.separation.precision}/batch{self._bench.engine.batch}"
-        if spec.device == "cpu":
-            numerics += f"/threads{spec.threads}"
-        self._context = replace(spec.context, numerics=numerics, device=_device_name(model.device))
+        self._spec = spec
+        self._context = replace(spec.context, device=_device_name(model.device))
         self._threads = ThreadPoolExecutor(runtime.open_tracks, thread_name_prefix="track")
         self._is_stopping = threading.Event()
 
@@ -98,6 +102,7 @@ class Worker:
 
         Raises:
             SplitfireError: a part could not be stored; its tracks are not settled.
+            DeviceLost: the device may be unusable; what was settled before is recorded.
         """
         begin = time.monotonic()
         news: queue.SimpleQueue[_News] = queue.SimpleQueue()
@@ -108,6 +113,10 @@ class Worker:
         seconds: list[StageSeconds] = []
         while n_open:
             item = _next(news, rows)
+            if isinstance(item, DeviceLost):
+                if rows:
+                    yield self._commit(shard, rows)
+                raise item
             if isinstance(item, Started):
                 yield item
             elif isinstance(item, TrackRow):
@@ -120,9 +129,7 @@ class Worker:
             if rows and (len(rows) >= PART_ROWS or not n_open or _is_due(rows)):
                 yield self._commit(shard, rows)
                 rows = []
-        wall_s = time.monotonic() - begin
-        _log.info("shard_done shard=%s tracks=%d wall_s=%.1f", shard.shard_id, len(seconds), wall_s)
-        yield ShardDone(shard.shard_id, wall_s, _total(seconds))
+        yield ShardDone(shard.shard_id, time.monotonic() - begin, _total(seconds))
 
     def _begin(self, track: Track, shard_id: str, news: queue.SimpleQueue[_News]) -> None:
         """Runs in a thread of its own."""
@@ -130,11 +137,30 @@ class Worker:
             news.put(_Dropped())
             return
         news.put(Started(shard_id, track.track_id))
-        news.put(settle(track, self._bench))
+        try:
+            news.put(settle(track, self._bench))
+        except DeviceLost as error:
+            news.put(error)
 
     def _commit(self, shard: Shard, rows: Sequence[TrackRow]) -> Committed:
-        write_part(self._bench.destination, to_table(rows, self._context, shard.shard_id))
+        """Put a part; an outage of minutes need not cost the work of minutes."""
+        table = to_table(rows, replace(self._context, numerics=self._numerics()), shard.shard_id)
+        for pause_s in COMMIT_PAUSES_S:
+            try:
+                write_part(self._bench.destination, table)
+                break
+            except TransientError as error:
+                _log.warning("part_waits shard=%s pause_s=%g why=%r", shard.shard_id, pause_s, str(error))
+                time.sleep(pause_s)
+        else:
+            write_part(self._bench.destination, table)
         return Committed(shard.shard_id, tuple(_outcome(row) for row in rows))
+
+    def _numerics(self) -> str:
+        """What the last bits depend on; batches may have been halved since the last part."""
+        engine, spec = self._bench.engine, self._spec
+        numerics = f"{engine.model.device.type}/{spec.separation.precision}/{engine.batch_label}"
+        return f"{numerics}/threads{spec.threads}" if spec.device == "cpu" else numerics
 
 
 def _next(news: queue.SimpleQueue[_News], rows: Sequence[TrackRow]) -> _News | None:
@@ -173,8 +199,12 @@ def _limits(runtime: RuntimeConfig, n_estimates: int) -> Limits:
     return Limits(
         max_duration_s=runtime.max_duration_s,
         spool_bytes=runtime.spool_mb * 2**20 // (runtime.open_tracks * (1 + n_estimates)),
-        scratch=Path(runtime.scratch_dir) if runtime.scratch_dir else None,
+        scratch=_scratch(runtime),
     )
+
+
+def _scratch(runtime: RuntimeConfig) -> Path | None:
+    return Path(runtime.scratch_dir) if runtime.scratch_dir else None
 
 
 def _device_name(device: torch.device) -> str:

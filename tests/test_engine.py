@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +161,31 @@ def test_a_model_that_raises_fails_the_tracks_of_its_batch_only():
         assert torch.equal(separated(engine, noise(900)), expected)
 
 
+class OnAccelerator(Toy):
+    """Computes on the CPU, and says that it does not."""
+
+    device = torch.device("meta")
+
+    def __call__(self, segments: Tensor) -> Tensor:
+        return super().__call__(torch.zeros(segments.shape))
+
+
+def test_a_model_that_raises_on_an_accelerator_has_lost_the_device():
+    def break_down(_: Tensor) -> None:
+        raise RuntimeError("illegal memory access")
+
+    with (
+        Engine(OnAccelerator(break_down)) as engine,
+        pytest.raises(batching.DeviceLost, match="meta: RuntimeError: illegal memory access"),
+    ):
+        separated(engine, noise(300))
+
+
+def test_out_of_memory_on_an_accelerator_is_no_lost_device():
+    with Engine(OnAccelerator(out_of_memory_above(2)), batch=8, packs_short=False) as engine:
+        assert separated(engine, noise(300)).shape[3] == 300
+
+
 def test_a_model_that_gives_another_shape_fails_the_track_and_does_not_hang():
     class Short(Toy):
         def __call__(self, segments: Tensor) -> Tensor:
@@ -200,6 +226,15 @@ def test_out_of_memory_halves_the_batch_and_succeeds(batch, fits):
         assert engine.batch_size(LENGTH) <= fits
     for found, wanted in zip(out, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_a_halved_batch_is_told():
+    with Engine(Toy(out_of_memory_above(3)), batch=8) as engine:
+        assert (engine.warnings, engine.batch_label) == ((), "batch8")
+        separated(engine, noise(300))
+        (warning,) = engine.warnings
+        assert warning == "batch halved to 2 for segments of 100 frames: the device is out of memory"
+        assert engine.batch_label == "batch8/batch2@100"
 
 
 def test_out_of_memory_with_one_segment_is_a_track_error():
@@ -245,6 +280,27 @@ def test_a_partial_batch_does_not_wait_for_a_track_whose_blocks_do_not_come():
             assert not other.done()
         finally:
             is_over.set()
+
+
+def test_an_overdue_partial_batch_does_not_starve_behind_full_ones(monkeypatch):
+    monkeypatch.setattr(batching, "_LINGER_S", 0)
+    gate, lengths = threading.Event(), []
+
+    def look(segments: Tensor) -> None:
+        lengths.append(segments.shape[-1])
+        gate.wait(30)
+
+    batcher = batching.Batcher(Toy(look), batch=2, packs_short=False)
+    with batcher.open_track():
+        first = batcher.send([torch.zeros(2, LENGTH)])
+        while not lengths:
+            time.sleep(0.001)  # all others are sent while the device is busy
+        partial = batcher.send([torch.zeros(2, 30)])
+        full = batcher.send([torch.zeros(2, LENGTH)] * 6)
+        gate.set()
+        batcher.receive([*first, *partial, *full])
+    batcher.close()
+    assert lengths == [LENGTH, 30, LENGTH, LENGTH, LENGTH]
 
 
 def test_a_generator_abandoned_half_way_blocks_neither_others_nor_close(monkeypatch):

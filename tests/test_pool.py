@@ -10,19 +10,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import Literal
 
 import pytest
 import ray
 
 from cluster.actors import PoolSize, RemoteWorker
 from cluster.fake_worker import FakeWorker
-from cluster.pool import run_shards
-from cluster.session import connect, knock, pool_size, size_for
+from cluster.pool import MAX_OUTAGES, run_shards
+from cluster.session import Node, connect, knock, pool_size, size_for
 from splitfire_batch.config import RuntimeConfig
-from splitfire_batch.errors import ConfigError, TransientError
+from splitfire_batch.errors import ConfigError, StorageError, TransientError
 from splitfire_batch.records import (
     Committed,
     Draining,
+    Outcome,
     Quarantined,
     Shard,
     ShardDone,
@@ -207,11 +209,53 @@ class _Storeless(FakeWorker):
         raise TransientError("the store is away")
 
 
-def test_an_error_raised_on_purpose_ends_the_run_and_blames_no_track() -> None:
+def test_a_store_that_stays_away_ends_the_run_with_its_error_and_blames_no_track() -> None:
     events: list[ShardEvent | Quarantined] = []
-    with pytest.raises(TransientError, match="store is away"):
+    with pytest.raises(TransientError, match=r"^the store is away$"):
         events.extend(run_shards(make_shards(2, 2), _Storeless, ONE))
     assert not any(isinstance(event, Quarantined) for event in events)
+    assert len(starts(events)) == MAX_OUTAGES
+
+
+@dataclass(frozen=True)
+class _Hiccups(FakeWorker):
+    def run_shard(self, shard: Shard) -> Iterator[ShardEvent]:
+        if "-retry" not in shard.shard_id:
+            yield Started(shard.shard_id, shard.tracks[0].track_id)
+            raise StorageError("mem://parts", "refused for a moment")
+        yield from FakeWorker.run_shard(self, shard)
+
+
+def test_a_store_that_fails_now_and_then_ends_no_run_and_charges_no_track() -> None:
+    shards = make_shards(MAX_OUTAGES + 1, 1)
+    events = list(run_shards(shards, _Hiccups, ONE))
+    assert settled(events) == ids(shards)
+    assert not any(isinstance(event, Quarantined) for event in events)
+
+
+def store_is_away() -> FakeWorker:
+    raise TransientError("the store is away")
+
+
+def test_workers_that_cannot_start_without_the_store_end_the_run_with_its_error() -> None:
+    with pytest.raises(TransientError, match=r"^the store is away$"):
+        list(run_shards(make_shards(2, 1), store_is_away, ONE))
+
+
+def test_the_driver_says_which_shards_are_done_and_what_was_a_bug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", "cluster.pool"):
+        list(run_shards(make_shards(1, 1), _Buggy, ONE))
+    assert "track_bug track=s0t0 why='ZeroDivisionError (here.py:1, f)'" in caplog.text
+    assert "shard_done shard=s0" in caplog.text
+
+
+@dataclass(frozen=True)
+class _Buggy(FakeWorker):
+    def _settle(self, track: Track) -> Outcome:
+        why = "ZeroDivisionError (here.py:1, f)"
+        return Outcome(track.track_id, track.path, "failed", "INTERNAL", why, 0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -279,7 +323,7 @@ def test_pool_size_follows_the_connected_ray() -> None:
 @pytest.mark.parametrize("n_gpus", [0, 1, 3])
 @pytest.mark.parametrize("workers", [None, 1, 2, 5])
 def test_all_actors_fit_into_the_cluster_together(n_cpus: int, n_gpus: int, workers: int | None) -> None:
-    size = size_for(RuntimeConfig(workers=workers), n_cpus, n_gpus)
+    size = size_for(RuntimeConfig(workers=workers), [Node(n_cpus, n_gpus)])
     assert size.workers * size.cpus <= n_cpus
     assert size.workers * size.gpus <= n_gpus
     assert size.threads >= 1
@@ -289,7 +333,28 @@ def test_all_actors_fit_into_the_cluster_together(n_cpus: int, n_gpus: int, work
 
 def test_asking_for_gpus_where_there_are_none_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="cuda"):
-        size_for(RuntimeConfig(device="cuda"), n_cpus=2, n_gpus=0)
+        size_for(RuntimeConfig(device="cuda"), [Node(2)])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "workers", "expected"),
+    [
+        ([Node(16), Node(4, 1)], "auto", None, PoolSize(1, 4, 1, 4)),
+        ([Node(32, 4), Node(4, 1)], "auto", None, PoolSize(5, 4, 1, 4)),
+        ([Node(0, 2), Node(16)], "auto", None, PoolSize(2, 0, 1, 1)),
+        ([Node(8, 1), Node(8, 1), Node(8, 1)], "auto", 5, PoolSize(5, 4, 0.5, 4)),
+        ([Node(16), Node(4, 1)], "cpu", None, PoolSize(10, 2, 0, 2)),
+        ([Node(4), Node(4)], "auto", 1, PoolSize(1, 4, 0, 4)),
+        ([Node(16), Node(3)], "auto", 3, PoolSize(3, 5, 0, 5)),
+        ([Node(0), Node(8)], "auto", None, PoolSize(4, 2, 0, 2)),
+        ([Node(1), Node(1)], "auto", None, PoolSize(2, 1, 0, 1)),
+        ([Node(0)], "auto", None, PoolSize(1, 1, 0, 1)),
+    ],
+)
+def test_every_actor_fits_on_one_node(
+    nodes: list[Node], device: Literal["auto", "cpu"], workers: int | None, expected: PoolSize
+) -> None:
+    assert size_for(RuntimeConfig(device=device, workers=workers), nodes) == expected
 
 
 def test_connecting_twice_leaves_the_first_ray_running() -> None:

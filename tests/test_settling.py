@@ -7,16 +7,20 @@ import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
+from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, SeparationConfig
-from splitfire_batch.errors import FAILURE_CODES
+from splitfire_batch.engine import Engine
+from splitfire_batch.errors import FAILURE_CODES, ConfigError
 from splitfire_batch.records import Track, TrackRow
 from splitfire_batch.separation import Limits
-from splitfire_batch.settling import settle
+from splitfire_batch.settling import check_scratch, settle
 from tests.material import Shares, noise, read_wav, track_of, workbench, write
 
 
@@ -184,7 +188,23 @@ def test_a_destination_that_takes_no_stem_is_a_failed_write(tmp_path):
 def test_a_scratch_folder_that_is_missing_is_no_bug_of_ours(tmp_path):
     missing = tmp_path / "missing"
     row = settled(track_of(a_wav(tmp_path)), tmp_path, limits=Limits(scratch=missing))
-    check_failed(row, tmp_path, "STORE_WRITE", str(missing))
+    check_failed(row, tmp_path, "STORE_WRITE", f"scratch folder {missing}")
+
+
+def test_an_input_output_error_of_the_local_disk_is_no_bug_of_ours(tmp_path):
+    row = settled(track_of(a_wav(tmp_path)), tmp_path, model=raising(OSError(5, "Input/output error")))
+    check_failed(row, tmp_path, "STORE_WRITE", f"scratch folder {tmp_path / 'scratch'}", "Input/output error")
+
+
+def test_a_usable_scratch_folder_is_left_as_it_was(tmp_path):
+    check_scratch(tmp_path)
+    check_scratch(None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unusable_scratch_folder_is_a_config_error_that_names_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"scratch_dir: .*missing"):
+        check_scratch(tmp_path / "missing")
 
 
 def test_a_kind_of_store_that_this_worker_lacks_is_no_bug_of_ours(tmp_path):
@@ -203,6 +223,26 @@ def test_a_bug_costs_one_track_and_is_internal(tmp_path, caplog):
     row = settled(track_of(a_wav(tmp_path)), tmp_path, model=raising(ZeroDivisionError("a bug of ours")))
     check_failed(row, tmp_path, "INTERNAL", "ZeroDivisionError", "a bug of ours")
     assert "a bug of ours" in caplog.text  # with its traceback, for the report we ask for
+    assert "(test_settling.py:" in row.message  # the actor's log may be out of reach
+
+
+def test_a_lost_device_is_no_fault_of_the_track_and_makes_no_row(tmp_path):
+    model = raising(RuntimeError("illegal memory access"))
+    model.device = torch.device("meta")
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        settled(track_of(a_wav(tmp_path)), tmp_path, model=model)
+
+
+def test_a_halved_batch_is_a_warning_in_the_row(tmp_path):
+    def refuse_two(segments: Tensor) -> None:
+        if len(segments) > 1:
+            raise torch.OutOfMemoryError
+
+    with workbench(tmp_path / "out") as bench, Engine(Shares(before=refuse_two), batch=2) as engine:
+        row = settle(track_of(a_wav(tmp_path)), replace(bench, engine=engine))
+    assert row.status == "done"
+    assert row.warnings == engine.warnings
+    assert len(row.warnings) == 1
 
 
 def test_full_memory_is_oom(tmp_path):

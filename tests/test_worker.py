@@ -6,16 +6,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from splitfire_batch import worker as worker_module
+from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.errors import ConfigError, SplitfireError
-from splitfire_batch.manifest import RunContext, read_parts
+from splitfire_batch.errors import ConfigError, SplitfireError, TransientError
+from splitfire_batch.manifest import read_parts
 from splitfire_batch.records import Committed, Draining, Shard, ShardDone, ShardEvent, Started, Track
-from splitfire_batch.storage import open_store
+from splitfire_batch.schema import RunContext
+from splitfire_batch.storage import Store, open_store
 from splitfire_batch.worker import PART_ROWS, Worker, WorkerSpec
 from tests.material import Gate, Shares, noise, track_of, write
 
@@ -235,6 +240,93 @@ def test_a_part_that_cannot_be_stored_ends_the_shard_with_an_error(tmp_path):
     (tmp_path / "out" / "_splitfire" / "parts").write_text("a file where a folder should be")
     with a_worker(tmp_path) as worker, pytest.raises(SplitfireError, match="parts"):
         list(worker.run_shard(Shard("s", tracks_of(tmp_path, 2))))
+
+
+@dataclass
+class _Away:
+    """A store whose first writes of parts find nobody."""
+
+    store: Store
+    n_times: int
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.store, name)
+
+    def write(self, path: str, data: bytes | Path) -> None:
+        if path.startswith("_splitfire/") and self.n_times:
+            self.n_times -= 1
+            raise TransientError("the store is away")
+        self.store.write(path, data)
+
+
+def with_store_away(worker: Worker, n_times: int) -> None:
+    store = _Away(worker._bench.destination, n_times)
+    worker._bench = replace(worker._bench, destination=store)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_part_waits_for_a_store_that_is_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, "COMMIT_PAUSES_S", (0.01, 0.02))
+    tracks = tracks_of(tmp_path, 2)
+    with a_worker(tmp_path) as worker:
+        with_store_away(worker, n_times=2)
+        events = list(worker.run_shard(Shard("s", tracks)))
+    assert sorted(ids_of(events)) == [track.track_id for track in tracks]
+    assert len(rows_in(tmp_path)) == 2
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_store_that_stays_away_ends_the_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, "COMMIT_PAUSES_S", (0.01, 0.02))
+    with a_worker(tmp_path) as worker:
+        with_store_away(worker, n_times=3)
+        with pytest.raises(TransientError, match="away"):
+            list(worker.run_shard(Shard("s", tracks_of(tmp_path, 2))))
+
+
+def test_a_lost_device_ends_the_shard_after_what_was_settled_is_recorded(tmp_path, monkeypatch):
+    n_batches = 0
+
+    def break_down(_: Tensor) -> None:
+        nonlocal n_batches
+        n_batches += 1
+        if n_batches > 1:
+            raise RuntimeError("illegal memory access")
+
+    class OnAccelerator(Shares):
+        device = torch.device("meta")
+
+        def __call__(self, segments: Tensor) -> Tensor:
+            return super().__call__(torch.zeros(segments.shape))
+
+    model = OnAccelerator(segment_frames=500, before=break_down)
+    monkeypatch.setattr(worker_module, "load_model", lambda *_: model)
+    tracks = tracks_of(tmp_path, 3)
+    told = []
+    with a_worker(tmp_path, open_tracks=1) as worker, pytest.raises(DeviceLost, match="illegal memory"):
+        told.extend(worker.run_shard(Shard("s", tracks)))
+    assert [row["track_id"] for row in rows_in(tmp_path)] == [tracks[0].track_id]
+
+
+def test_numerics_name_the_batch_that_was_really_used(tmp_path, monkeypatch):
+    def refuse_three(segments: Tensor) -> None:
+        if len(segments) > 2:
+            raise torch.OutOfMemoryError
+
+    model = Shares(segment_frames=500, before=refuse_three)
+    monkeypatch.setattr(worker_module, "load_model", lambda *_: model)
+    with a_worker(tmp_path, batch=4) as worker:
+        list(worker.run_shard(Shard("s", tracks_of(tmp_path, 1))))
+    (row,) = rows_in(tmp_path)
+    assert row["numerics"] == "cpu/fp32/batch4/batch2@500/threads1"
+    assert [warning[:17] for warning in row["warnings"]] == ["batch halved to 2"]
+
+
+def test_a_missing_scratch_folder_stops_the_worker_before_it_starts(tmp_path):
+    made = spec(tmp_path)
+    (tmp_path / "scratch").rmdir()
+    with pytest.raises(ConfigError, match="scratch_dir"):
+        made()
 
 
 def test_an_unknown_model_stops_the_worker_before_it_starts(tmp_path):
