@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
 from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError, TransientError
 from splitfire_batch.models import find_card, load_model
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
-from splitfire_batch.separation import Limits
-from splitfire_batch.settling import Workbench, check_scratch, settle
+from splitfire_batch.settling import open_bench, settle
 from splitfire_batch.stems import make_recipes
-from splitfire_batch.storage import Stores, open_store
 
 
 def separate_files(
@@ -41,25 +38,12 @@ def separate_files(
         ConfigError: a file that is missing or a folder, an unknown model or stem, no scratch folder.
         TransientError: the device failed.
     """
-    check_scratch(Path(runtime.scratch_dir) if runtime.scratch_dir else None)
-    recipes = make_recipes(separation, find_card(separation.model).stems)
+    make_recipes(separation, find_card(separation.model).stems)
     tracks = _tracks(files, separation, output)
-    with ExitStack() as stack:
-        model = load_model(separation, pick_device(runtime), runtime.weights_mirror, runtime.storage)
-        bench = Workbench(
-            engine=stack.enter_context(Engine(model, runtime.batch)),
-            sources=Stores(runtime.storage),
-            destination=open_store(out, runtime.storage),
-            recipes=recipes,
-            output=output,
-            limits=Limits(
-                max_duration_s=runtime.max_duration_s,
-                spool_bytes=runtime.spool_mb * 2**20 // (1 + len(model.stems)),
-                scratch=Path(runtime.scratch_dir) if runtime.scratch_dir else None,
-            ),
-            max_bytes=runtime.max_bytes,
-            is_immutable=output.names == "immutable",
-        )
+    alone = replace(runtime, open_tracks=1)
+    model = load_model(separation, pick_device(runtime), runtime.weights_mirror, runtime.storage)
+    bench = open_bench(model, out, separation, output, alone, is_immutable=output.names == "immutable")
+    with bench.engine:
         for track in tracks:
             try:
                 row = settle(track, bench)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from splitfire_batch.audio import (
+    Encoded,
     OutputFormat,
     StemWriter,
     dither_source,
@@ -80,25 +81,26 @@ def render(separated: Separated, settings: RenderSettings, folder: Path) -> Rend
                 residual.add(np.sum(addends, axis=0, dtype=np.float64) - mix)
         encoded = {stem: writer.close() for stem, writer in writers.items()}
     return Rendered(
-        stems=tuple(
-            StemFile(
-                stem=stem,
-                path=files[stem].name,
-                container=out.container,
-                subtype=out.subtype,
-                peak_db=levels[stem].peak_db,
-                rms_db=levels[stem].rms_db,
-                sample_rate=out.sample_rate,
-                n_channels=out.n_channels,
-                n_frames=encoded[stem].n_frames,
-                n_bytes=encoded[stem].n_bytes,
-                sha256=encoded[stem].sha256,
-                pcm_md5=encoded[stem].pcm_md5,
-            )
-            for stem in names
-        ),
+        stems=tuple(_stem_file(files[stem], out, encoded[stem], levels[stem]) for stem in names),
         gain_db=20 * math.log10(gain),
         sum_residual_db=residual.rms_db if settings.sums_to_mix else None,
+    )
+
+
+def _stem_file(path: Path, out: OutputFormat, encoded: Encoded, level: _Level) -> StemFile:
+    return StemFile(
+        stem=path.stem,
+        path=path.name,
+        container=out.container,
+        subtype=out.subtype,
+        sample_rate=out.sample_rate,
+        n_channels=out.n_channels,
+        n_frames=encoded.n_frames,
+        n_bytes=encoded.n_bytes,
+        sha256=encoded.sha256,
+        pcm_md5=encoded.pcm_md5,
+        peak_db=level.peak_db,
+        rms_db=level.rms_db,
     )
 
 

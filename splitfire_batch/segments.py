@@ -10,7 +10,7 @@ Axes: B batch, S stems, C channels, T frames, L frames of a segment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, overload
 
@@ -79,15 +79,14 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UniformSegments(Sequence[Segment]):
-    """Segments of one length every `stride` frames from frame 0, the last one running past the end."""
+class LazySegments(Sequence[Segment]):
+    """`n` segments, each made when it is asked for."""
 
-    n_frames: int
-    length: int
-    stride: int
+    n: int
+    make: Callable[[int], Segment]
 
     def __len__(self) -> int:
-        return 1 + max(0, -(-(self.n_frames - self.length) // self.stride))
+        return self.n
 
     @overload
     def __getitem__(self, index: int) -> Segment: ...
@@ -95,10 +94,16 @@ class UniformSegments(Sequence[Segment]):
     def __getitem__(self, index: slice) -> Sequence[Segment]: ...
     def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
+            return [self.make(i) for i in range(*index.indices(self.n))]
+        if not 0 <= index < self.n:
             raise IndexError(index)
-        return Segment(index * self.stride, self.length)
+        return self.make(index)
+
+
+def uniform_segments(n_frames: int, length: int, stride: int) -> LazySegments:
+    """Segments of one length every `stride` frames from frame 0, the last one running past the end."""
+    n = 1 + max(0, -(-(n_frames - length) // stride))
+    return LazySegments(n, lambda index: Segment(index * stride, length))
 
 
 class MixBuffer:

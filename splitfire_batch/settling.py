@@ -18,7 +18,7 @@ from pathlib import Path
 from splitfire_batch.audio import choose_output
 from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.batching import DeviceLost
-from splitfire_batch.config import OutputConfig
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import (
     AccessDenied,
@@ -32,10 +32,11 @@ from splitfire_batch.errors import (
 from splitfire_batch.naming import stem_path
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
 from splitfire_batch.rendering import Rendered, RenderSettings, render
+from splitfire_batch.segments import Model
 from splitfire_batch.separation import Limits, separate_file
-from splitfire_batch.stems import Recipe, is_complete, needed_estimates
+from splitfire_batch.stems import Recipe, is_complete, make_recipes, needed_estimates
 from splitfire_batch.stopwatch import Stopwatch
-from splitfire_batch.storage import Store, Stores
+from splitfire_batch.storage import Store, Stores, open_store
 
 _HASH_BYTES = 2**20
 
@@ -54,6 +55,34 @@ class Workbench:
     limits: Limits
     max_bytes: int
     is_immutable: bool
+
+
+def open_bench(
+    model: Model,
+    destination: str,
+    separation: SeparationConfig,
+    output: OutputConfig,
+    runtime: RuntimeConfig,
+    is_immutable: bool,
+) -> Workbench:
+    """A workbench for `runtime.open_tracks` tracks at a time, which share the memory for spools.
+
+    Raises:
+        ConfigError: an unknown stem, a destination of no known kind, a scratch folder that cannot be used.
+    """
+    scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
+    check_scratch(scratch)
+    n_spools = runtime.open_tracks * (1 + len(model.stems))  # the mix, too
+    return Workbench(
+        recipes=make_recipes(separation, model.stems),
+        sources=Stores(runtime.storage),
+        destination=open_store(destination, runtime.storage),
+        output=output,
+        limits=Limits(runtime.max_duration_s, runtime.spool_mb * 2**20 // n_spools, scratch),
+        max_bytes=runtime.max_bytes,
+        is_immutable=is_immutable,
+        engine=Engine(model, runtime.batch),
+    )
 
 
 def check_scratch(scratch: Path | None) -> None:

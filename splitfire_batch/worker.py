@@ -14,13 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import torch
 
 from splitfire_batch.batching import DeviceLost
-from splitfire_batch.config import RuntimeConfig
-from splitfire_batch.engine import Engine
 from splitfire_batch.errors import TransientError
 from splitfire_batch.manifest import write_part
 from splitfire_batch.models import load_model
@@ -37,11 +34,8 @@ from splitfire_batch.records import (
     TrackRow,
 )
 from splitfire_batch.schema import to_table
-from splitfire_batch.separation import Limits
-from splitfire_batch.settling import Workbench, check_scratch, settle
+from splitfire_batch.settling import open_bench, settle
 from splitfire_batch.spec import WorkerSpec
-from splitfire_batch.stems import make_recipes
-from splitfire_batch.storage import Stores, open_store
 
 PART_ROWS = 64
 PART_S = 15.0
@@ -71,17 +65,9 @@ class Worker:
         if spec.device == "cpu":
             torch.set_num_threads(spec.threads)
         runtime = spec.runtime
-        check_scratch(_scratch(runtime))
         model = load_model(spec.separation, spec.device, runtime.weights_mirror, runtime.storage)
-        self._bench = Workbench(
-            engine=Engine(model, runtime.batch),
-            sources=Stores(runtime.storage),
-            destination=open_store(spec.destination, runtime.storage),
-            recipes=make_recipes(spec.separation, model.stems),
-            output=spec.output,
-            limits=_limits(runtime, n_estimates=len(model.stems)),
-            max_bytes=runtime.max_bytes,
-            is_immutable=spec.is_immutable,
+        self._bench = open_bench(
+            model, spec.destination, spec.separation, spec.output, runtime, spec.is_immutable
         )
         self._spec = spec
         self._context = replace(spec.context, device=_device_name(model.device))
@@ -192,19 +178,6 @@ def _outcome(row: TrackRow) -> Outcome:
 def _total(seconds: Sequence[StageSeconds]) -> StageSeconds:
     names = [field.name for field in fields(StageSeconds)]
     return StageSeconds(**{name: sum(getattr(item, name) for item in seconds) for name in names})
-
-
-def _limits(runtime: RuntimeConfig, n_estimates: int) -> Limits:
-    """Shares the memory for spools among the tracks that may be open, their mixes included."""
-    return Limits(
-        max_duration_s=runtime.max_duration_s,
-        spool_bytes=runtime.spool_mb * 2**20 // (runtime.open_tracks * (1 + n_estimates)),
-        scratch=_scratch(runtime),
-    )
-
-
-def _scratch(runtime: RuntimeConfig) -> Path | None:
-    return Path(runtime.scratch_dir) if runtime.scratch_dir else None
 
 
 def _device_name(device: torch.device) -> str:

@@ -22,7 +22,7 @@ from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.records import Track
 from splitfire_batch.rendering import Rendered, RenderSettings, render
-from splitfire_batch.segments import Segment, UniformSegments
+from splitfire_batch.segments import Segment, uniform_segments
 from splitfire_batch.separation import Limits, separate_file
 from splitfire_batch.settling import Workbench
 from splitfire_batch.stems import is_complete, make_recipes, needed_estimates
@@ -52,7 +52,7 @@ class Shares:
         self._segment_frames, self._before = segment_frames, before
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
-        return UniformSegments(n_frames, self._segment_frames, self._segment_frames * 3 // 4)
+        return uniform_segments(n_frames, self._segment_frames, self._segment_frames * 3 // 4)
 
     def window(self, n_frames: int) -> Tensor:
         return torch.ones(n_frames)

@@ -18,7 +18,7 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import TrackError
 from splitfire_batch.models import load_model
-from splitfire_batch.segments import Segment, UniformSegments
+from splitfire_batch.segments import Segment, uniform_segments
 from splitfire_batch.stopwatch import Stopwatch
 
 LENGTH, STRIDE = 100, 75
@@ -35,7 +35,7 @@ class Toy:
         self._before, self._stride = before, stride
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
-        return UniformSegments(n_frames, LENGTH, self._stride)
+        return uniform_segments(n_frames, LENGTH, self._stride)
 
     def window(self, n_frames: int) -> Tensor:
         ramp = torch.arange(1, n_frames + 1, dtype=torch.float32)
@@ -337,7 +337,7 @@ def bytes_in_tensors() -> int:
 def test_a_long_track_holds_a_bounded_number_of_frames(block_frames):
     class Wide(Toy):
         def segments(self, n_frames: int) -> Sequence[Segment]:
-            return UniformSegments(n_frames, 50_000, 40_000)
+            return uniform_segments(n_frames, 50_000, 40_000)
 
     n_frames, given, taken, lags, sizes = 10_000_000, 0, 0, [0], []
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitfire_batch.segments import MixBuffer, OverlapAdd, Segment, UniformSegments
+from splitfire_batch.segments import MixBuffer, OverlapAdd, Segment, uniform_segments
 
 LENGTH, STRIDE = 100, 75
 # one frame; below, at and above one segment, its overlap, and two segments; many segments, uneven
@@ -41,7 +41,7 @@ def streamed(blocks: Sequence[Tensor], window: Tensor) -> Tensor:
     for block in [*blocks, None]:
         if block is not None:
             buffer.push(block)
-        segments = UniformSegments(buffer.n_frames, LENGTH, STRIDE)
+        segments = uniform_segments(buffer.n_frames, LENGTH, STRIDE)
         while n_done < len(segments) and (block is None or segments[n_done].stop <= buffer.n_frames):
             blend.add(segments[n_done], buffer.read(segments[n_done])[None], window)
             n_done += 1
@@ -54,7 +54,7 @@ def streamed(blocks: Sequence[Tensor], window: Tensor) -> Tensor:
 @pytest.mark.parametrize("n_frames", TRACKS)
 def test_the_identity_model_gives_the_mix_back(n_frames):
     mix = noise(n_frames)
-    out = blended(mix, UniformSegments(n_frames, LENGTH, STRIDE), ramp(LENGTH))
+    out = blended(mix, uniform_segments(n_frames, LENGTH, STRIDE), ramp(LENGTH))
     torch.testing.assert_close(out, mix, rtol=0, atol=1e-6)  # float32 rounding of a weighted mean
 
 
@@ -62,14 +62,17 @@ def test_the_identity_model_gives_the_mix_back(n_frames):
 @pytest.mark.parametrize("block_frames", [1, 7, 75, 100, 333])
 def test_streamed_in_blocks_equals_whole_bit_for_bit(n_frames, block_frames):
     mix = noise(n_frames)
-    whole = blended(mix, UniformSegments(n_frames, LENGTH, STRIDE), ramp(LENGTH))
+    whole = blended(mix, uniform_segments(n_frames, LENGTH, STRIDE), ramp(LENGTH))
     assert torch.equal(streamed(mix.split(block_frames, dim=1), ramp(LENGTH)), whole)
 
 
 @given(st.integers(1, 400), st.integers(0, 400), st.integers(1, 60), st.data())
 def test_a_segment_that_ends_within_a_prefix_is_the_same_for_longer_tracks(n_frames, more, length, data):
     stride = data.draw(st.integers(1, length))
-    short, long = UniformSegments(n_frames, length, stride), UniformSegments(n_frames + more, length, stride)
+    short, long = (
+        uniform_segments(n_frames, length, stride),
+        uniform_segments(n_frames + more, length, stride),
+    )
     settled = [segment for segment in short if segment.stop <= n_frames]
     assert settled == list(long)[: len(settled)]
 
@@ -77,7 +80,7 @@ def test_a_segment_that_ends_within_a_prefix_is_the_same_for_longer_tracks(n_fra
 @given(st.integers(1, 400), st.integers(1, 60), st.data())
 def test_uniform_segments_cover_every_frame_with_no_segment_to_spare(n_frames, length, data):
     stride = data.draw(st.integers(1, length))
-    segments = list(UniformSegments(n_frames, length, stride))
+    segments = list(uniform_segments(n_frames, length, stride))
     covered = {frame for segment in segments for frame in range(segment.start, segment.stop)}
     assert covered >= set(range(n_frames))
     assert len(segments) == 1 or segments[-2].stop < n_frames
@@ -85,7 +88,7 @@ def test_uniform_segments_cover_every_frame_with_no_segment_to_spare(n_frames, l
 
 
 def test_uniform_segments_are_lazy_and_behave_like_a_list():
-    segments = UniformSegments(2**62, LENGTH, STRIDE)
+    segments = uniform_segments(2**62, LENGTH, STRIDE)
     assert segments[10**15].start == STRIDE * 10**15
     assert segments[1:3] == [Segment(75, 100), Segment(150, 100)]
     with pytest.raises(IndexError):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from splitfire_batch.models.registry import ModelCard
-from splitfire_batch.segments import Segment, UniformSegments
+from splitfire_batch.segments import Segment, uniform_segments
 
 _SHARES = (0.25, 0.75)
 _OVERLAP = 0.25
@@ -43,7 +43,7 @@ class Passthrough:
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Segments of one length that overlap by a quarter; see `segments.Model.segments`."""
         stride = self._segment_frames - int(self._segment_frames * _OVERLAP)
-        return UniformSegments(n_frames, self._segment_frames, stride)
+        return uniform_segments(n_frames, self._segment_frames, stride)
 
     def window(self, n_frames: int) -> Tensor:
         """Triangular weights (n_frames,), from 2/n_frames at the edges to 1 in the middle."""

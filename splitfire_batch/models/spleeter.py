@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -25,7 +23,7 @@ from torch import Tensor
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.registry import ModelCard
 from splitfire_batch.models.spleeter_unet import make_unet
-from splitfire_batch.segments import Fill, Segment
+from splitfire_batch.segments import Fill, LazySegments, Segment
 
 FFT_FRAMES = 4096
 HOP = 1024
@@ -39,31 +37,6 @@ TILE_BELOW_S = 3.0
 
 _ALL_BINS = FFT_FRAMES // 2 + 1
 _EPSILON = 1e-10
-
-
-@dataclass(frozen=True, slots=True)
-class SpleeterSegments(Sequence[Segment]):
-    """Blocks of 512 STFT columns, none shared; the last has `last_columns`, filled up as `fill` says."""
-
-    n_blocks: int
-    last_columns: int
-    fill: Fill
-
-    def __len__(self) -> int:
-        return self.n_blocks
-
-    @overload
-    def __getitem__(self, index: int) -> Segment: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Segment]: ...
-    def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < self.n_blocks:
-            raise IndexError(index)
-        columns = self.last_columns if index == self.n_blocks - 1 else BLOCK_COLUMNS
-        start = index * BLOCK_COLUMNS * HOP - FFT_FRAMES
-        return Segment(start, (columns - 1) * HOP + FFT_FRAMES, self.fill)
 
 
 class Spleeter:
@@ -98,18 +71,25 @@ class Spleeter:
         self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(device, torch.float32)
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
-        """Segments of a track of `n_frames` frames; see `segments.Model.segments`.
+        """Blocks of 512 STFT columns, none shared, the last one shorter; see `segments.Model.segments`.
 
         The prefix law holds because only the last block may have fewer columns than 512, and it always ends
         at least 3,072 frames after the track.
         """
         n_columns = -(-(n_frames + FFT_FRAMES) // HOP)
         n_before, last = divmod(n_columns - 1, BLOCK_COLUMNS)
-        if not self._is_adaptive:
-            return SpleeterSegments(n_before + 1, BLOCK_COLUMNS, "zeros")
-        last_columns = (last // COLUMN_STEP + 1) * COLUMN_STEP
-        is_short = n_frames < TILE_BELOW_S * self.sample_rate
-        return SpleeterSegments(n_before + 1, last_columns, "tile" if is_short else "zeros")
+        fill: Fill = "zeros"
+        last_columns = BLOCK_COLUMNS
+        if self._is_adaptive:
+            last_columns = (last // COLUMN_STEP + 1) * COLUMN_STEP
+            fill = "tile" if n_frames < TILE_BELOW_S * self.sample_rate else "zeros"
+
+        def block(index: int) -> Segment:
+            columns = last_columns if index == n_before else BLOCK_COLUMNS
+            start = index * BLOCK_COLUMNS * HOP - FFT_FRAMES
+            return Segment(start, (columns - 1) * HOP + FFT_FRAMES, fill)
+
+        return LazySegments(n_before + 1, block)
 
     def window(self, n_frames: int) -> None:
         """None: estimates are simply summed."""
