@@ -16,7 +16,11 @@ Code asks the type, never the text. Each class hands the very arguments of its `
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of the system that mean NoSpace."""
 
 
 class SplitfireError(Exception):

@@ -39,7 +39,7 @@ from splitfire_batch.report import Progress, Report, Tally
 from splitfire_batch.schema import RunContext, parquet_bytes, to_table
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import make_recipes
-from splitfire_batch.storage import Store, open_store
+from splitfire_batch.storage import Store, open_store, parse_url
 
 SEGMENT_S = 524_288 / 44_100
 """Seconds of audio in one unit of cost: a Spleeter segment's stride."""
@@ -73,7 +73,6 @@ class Run:
     holding: Holding
     context: RunContext
     ignored: dict[str, int]
-    n_workers: int
 
     @property
     def store_path(self) -> str:
@@ -139,7 +138,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
         precision=job.separation.precision,
     )
     plan = plan_tracks(catalogue.tracks, read_ledger(store, holding.settings_id), plan_settings)
-    return Run(job, plan, holding, context, catalogue.ignored, n_workers)
+    return Run(job, plan, holding, context, catalogue.ignored)
 
 
 def _new_run_id() -> str:
@@ -236,7 +235,8 @@ def finalise(run: Run, tally: Tally) -> Report:
 
 def is_immutable(job: Job) -> bool:
     """Whether stem names end in the hash of their bytes."""
-    return job.output.names == "immutable" or (job.output.names == "auto" and not _destination(job).is_local)
+    is_local = parse_url(job.destination)[0] == "file"
+    return job.output.names == "immutable" or (job.output.names == "auto" and not is_local)
 
 
 def _true_url(store: Store) -> str:

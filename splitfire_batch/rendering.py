@@ -24,6 +24,7 @@ from splitfire_batch.audio import (
     full_scale,
     quantise,
     source_bits,
+    to_depth,
     to_float,
 )
 from splitfire_batch.records import StemFile
@@ -138,7 +139,7 @@ def _integer_blocks(
     for decoded, estimates in separated.blocks():
         parts = {name: quantise(estimates[name], bits, gain, dithers.get(name)) for name in names}
         if is_exact:
-            mix = decoded.astype(np.int64) >> (32 - bits)
+            mix = to_depth(decoded, bits).astype(np.int64)
             yield mix, _cooked(settings.recipes, mix, parts)
             continue
         exact = _to_double(decoded)

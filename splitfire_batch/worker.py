@@ -112,7 +112,7 @@ class Worker:
             n_open -= isinstance(item, TrackRow | _Dropped)
             if isinstance(item, Started) and n_waiting == 0:
                 yield Draining(shard.shard_id)
-            if rows and (len(rows) >= PART_ROWS or not n_open or _is_due(rows)):
+            if rows and (len(rows) >= PART_ROWS or not n_open or not _patience_s(rows)):
                 yield self._commit(shard, rows)
                 rows = []
         yield ShardDone(shard.shard_id, time.monotonic() - begin, _total(seconds))
@@ -151,15 +151,15 @@ class Worker:
 
 def _next(news: queue.SimpleQueue[_News], rows: Sequence[TrackRow]) -> _News | None:
     """The next item; None when the oldest row has waited long enough to be written."""
-    timeout_s = max(0.0, rows[0].finished_at + PART_S - time.time()) if rows else None
     try:
-        return news.get(timeout=timeout_s)
+        return news.get(timeout=_patience_s(rows) if rows else None)
     except queue.Empty:
         return None
 
 
-def _is_due(rows: Sequence[TrackRow]) -> bool:
-    return time.time() >= rows[0].finished_at + PART_S
+def _patience_s(rows: Sequence[TrackRow]) -> float:
+    """How long the oldest row may still wait for company; 0 when it is due."""
+    return max(0.0, rows[0].finished_at + PART_S - time.time())
 
 
 def _outcome(row: TrackRow) -> Outcome:

@@ -90,7 +90,7 @@ class Decoder:
             n_frames: frames of a block; the last one may be shorter.
 
         Returns:
-            Sampless (n, C), C-contiguous, the caller's to keep: int32, left-justified (the source's integer
+            Samples (n, C), C-contiguous, the caller's to keep: int32, left-justified (the source's integer
             times 2^(32 - bits)), when `bits` is set, else float32 with full scale = 1.
 
         Raises:

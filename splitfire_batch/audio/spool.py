@@ -6,7 +6,6 @@ wait here. The file has no name, so that nothing is left behind when the process
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,20 +16,18 @@ from typing import IO
 import numpy as np
 
 from splitfire_batch.audio.formats import Samples
-from splitfire_batch.errors import NoSpace, StorageError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from splitfire_batch.errors import FULL_DISK, NoSpace, StorageError
 
 
 def disk_error(where: str, error: OSError) -> StorageError:
     """What a failed write to a local disk means: NoSpace for a full disk or quota, else StorageError."""
-    if error.errno in _FULL:
+    if error.errno in FULL_DISK:
         return NoSpace(where, f"{os.strerror(error.errno)}; free some space or set another scratch_dir")
     return StorageError(where, f"could not be written: {error}")
 
 
 class Spool:
-    """Sampless of one signal, written once and read any number of times, in order."""
+    """Samples of one signal, written once and read any number of times, in order."""
 
     def __init__(self, n_channels: int, memory_limit_bytes: int, folder: Path | None) -> None:
         self._n_channels = n_channels

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from splitfire_batch.errors import (
+    FULL_DISK,
     AccessDenied,
     NoSpace,
     ObjectExists,
@@ -103,7 +104,6 @@ SCHEMES = {
     "abfs": _AZURE,
 }
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PASSING_ERRNO = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.EINTR, errno.ENETDOWN})
 
 
@@ -127,7 +127,7 @@ class Faults:
             return ObjectMissing(uri, "there is no such object, folder or bucket")
         if status in (401, 403) or isinstance(error, self._refused) or number == errno.EROFS:
             return AccessDenied(uri, f"the store refuses: {why}")
-        if status == 507 or number in _FULL:
+        if status == 507 or number in FULL_DISK:
             return NoSpace(uri, "the disk or the quota is full")
         if status in _PASSING_STATUS or isinstance(error, self._transient) or number in _PASSING_ERRNO:
             return TransientError(f"{uri}: {why}")
