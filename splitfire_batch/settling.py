@@ -29,6 +29,7 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
+from splitfire_batch.models import find_card
 from splitfire_batch.naming import stem_path
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
 from splitfire_batch.rendering import Rendered, RenderSettings, render
@@ -51,6 +52,8 @@ class Workbench:
     sources: Stores
     destination: Store
     recipes: tuple[Recipe, ...]
+    sums_to_mix: bool
+    """Whether the recipes' stems are meant to add up to the mix."""
     output: OutputConfig
     limits: Limits
     max_bytes: int
@@ -73,8 +76,11 @@ def open_bench(
     scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
     check_scratch(scratch)
     n_spools = runtime.open_tracks * (1 + len(model.stems))  # the mix, too
+    stems = find_card(separation.model).stems
+    recipes = make_recipes(separation, stems)
     return Workbench(
-        recipes=make_recipes(separation, model.stems),
+        recipes=recipes,
+        sums_to_mix=is_complete(recipes, stems),
         sources=Stores(runtime.storage),
         destination=open_store(destination, runtime.storage),
         output=output,
@@ -184,7 +190,7 @@ def _render_settings(track: Track, source: AudioFormat, bench: Workbench) -> Ren
         output=choose_output(source, bench.output),
         dither=bench.output.dither,
         track_id=track.track_id,
-        sums_to_mix=is_complete(bench.recipes, bench.engine.model.stems),
+        sums_to_mix=bench.sums_to_mix,
     )
 
 

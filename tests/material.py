@@ -141,12 +141,14 @@ def workbench(
     max_bytes: int = 2**40,
 ) -> Iterator[Workbench]:
     """A workbench that writes into `folder`."""
+    recipes = make_recipes(separation or SeparationConfig(), MODEL_STEMS)
     with Engine(model or Shares()) as engine:  # type: ignore[arg-type]
         yield Workbench(
             engine=engine,
             sources=Stores({}),
             destination=open_store(str(folder), {}),
-            recipes=make_recipes(separation or SeparationConfig(), MODEL_STEMS),
+            recipes=recipes,
+            sums_to_mix=is_complete(recipes, MODEL_STEMS),
             output=output or OutputConfig(),
             limits=limits or Limits(),
             max_bytes=max_bytes,

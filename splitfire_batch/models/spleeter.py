@@ -14,7 +14,7 @@ Axes: B batch, S stems, C channels, F STFT columns, K bins, L frames of a segmen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,8 +22,11 @@ from torch import Tensor
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.registry import ModelCard
+from splitfire_batch.models.side_by_side import SideBySide
 from splitfire_batch.models.spleeter_unet import make_unet
+from splitfire_batch.models.unet_on_cpu import UNetOnCpu, is_suited
 from splitfire_batch.segments import Fill, LazySegments, Segment
+from splitfire_batch.stems import make_recipes, needed_estimates
 
 FFT_FRAMES = 4096
 HOP = 1024
@@ -35,6 +38,7 @@ N_BINS = 1024
 TILE_BELOW_S = 3.0
 """Adaptive: a shorter clip is repeated to fill its segment, which measures better than zeros up to here."""
 
+Net = Callable[[Tensor], Tensor]
 _ALL_BINS = FFT_FRAMES // 2 + 1
 _EPSILON = 1e-10
 
@@ -54,7 +58,8 @@ class Spleeter:
         Args:
             card: names, in order, the stems that the tensors were trained for.
             tensors: the original checkpoint's variables, under its names and in its layout.
-            separation: `short_clip` and `mask_extension` are obeyed.
+            separation: `short_clip` and `mask_extension` are obeyed; only estimates that its stems are made
+                of are computed.
             device: where to compute.
 
         Raises:
@@ -63,11 +68,16 @@ class Spleeter:
         self.name = card.name
         self.sample_rate = card.sample_rate
         self.n_channels = card.n_channels
-        self.stems = card.stems
+        needed = needed_estimates(make_recipes(separation, card.stems))
+        self.stems = tuple(stem for stem in card.stems if stem in needed)
         self.device = device
         self._is_adaptive = separation.short_clip == "adaptive"
         self._has_average = separation.mask_extension == "average"
-        self._nets = [make_unet(tensors, instrument).to(device) for instrument in range(len(card.stems))]
+        self._is_wanted = [stem in needed for stem in card.stems]
+        nets = [make_unet(tensors, instrument).to(device) for instrument in range(len(card.stems))]
+        is_cpu = device.type == "cpu"
+        self._nets: list[Net] = [UNetOnCpu(net) if is_cpu and is_suited(net) else net for net in nets]
+        self._side_by_side = SideBySide(self._nets)
         self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(device, torch.float32)
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
@@ -110,8 +120,9 @@ class Spleeter:
             spectrum = self._stft(segments)
             squares = self._squares(_magnitude(spectrum[..., :N_BINS]))
             total = sum(squares[1:], squares[0]).add(_EPSILON)
-            estimates = segments.new_zeros((len(segments), len(squares), *segments.shape[1:]))
-            for stem, square in enumerate(squares):
+            kept = [square for square, is_wanted in zip(squares, self._is_wanted, strict=True) if is_wanted]
+            estimates = segments.new_zeros((len(segments), len(kept), *segments.shape[1:]))
+            for stem, square in enumerate(kept):
                 mask = square.add_(_EPSILON / len(squares)).div_(total)
                 self._add_istft(self._masked(spectrum, mask), estimates[:, stem])
             return estimates
@@ -123,8 +134,12 @@ class Spleeter:
 
     def _squares(self, magnitude: Tensor) -> list[Tensor]:
         """S_i^2 of every stem, each (B, C, F, 1024) like the magnitude."""
-        inputs = magnitude.contiguous(memory_format=torch.channels_last)
-        return [net(inputs).contiguous().mul_(magnitude).square_() for net in self._nets]
+
+        def square(net: Net) -> Tensor:
+            with torch.inference_mode():
+                return net(magnitude).mul_(magnitude).square_()
+
+        return self._side_by_side.map(square)
 
     def _masked(self, spectrum: Tensor, mask: Tensor) -> Tensor:
         """M_i X: up to 1,024 bins, the inverse transform takes the missing ones for zeros."""
@@ -135,13 +150,14 @@ class Spleeter:
 
     def _add_istft(self, spectrum: Tensor, signal: Tensor) -> None:
         """Add the inverse of (B, C, F, K <= 2049) to `signal` (B, C, L)."""
-        frames = torch.fft.irfft(spectrum, n=FFT_FRAMES).mul_(self._hann * (2 / 3))
+        frames = torch.fft.irfft(spectrum, n=FFT_FRAMES)
         hops, n_columns = FFT_FRAMES // HOP, frames.shape[-2]
         parts = frames.view(*frames.shape[:-1], hops, HOP)
+        window = (self._hann * (2 / 3)).view(hops, HOP)
         rows = signal.view(*signal.shape[:-1], n_columns + hops - 1, HOP)
         # Column j lies on the hops j to j + 3: four shifted sums, instead of a scattered one.
         for shift in range(hops):
-            rows[..., shift : shift + n_columns, :] += parts[..., shift, :]
+            rows[..., shift : shift + n_columns, :].addcmul_(parts[..., shift, :], window[shift])
 
 
 def _magnitude(spectrum: Tensor) -> Tensor:

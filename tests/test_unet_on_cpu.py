@@ -1,0 +1,89 @@
+"""The U-Net for CPUs against the plain one in float64, with the published weights and with random ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from splitfire_batch.models import find_card
+from splitfire_batch.models.spleeter_unet import UNet, make_unet
+from splitfire_batch.models.unet_on_cpu import UNetOnCpu, is_suited
+from splitfire_batch.models.weights import load_weights
+
+WIDTHS = [64, 192, 512]
+
+
+@pytest.fixture(scope="module")
+def published() -> UNet:
+    return make_unet(load_weights(find_card("spleeter-2stems"), None, {}), 0)
+
+
+@pytest.fixture(scope="module")
+def random_net() -> UNet:
+    """With normalisations that move and mirror, as those of the published weights do not."""
+    numbers = torch.Generator().manual_seed(3)
+    net = UNet().eval().requires_grad_(False)
+    for name, value in net.state_dict().items():
+        if value.ndim == 4:
+            value.copy_(torch.randn(value.shape, generator=numbers) / value[0].numel() ** 0.5)
+            if name.startswith("up."):  # four parities: the outer taps of the even ones do not exist
+                value.view(-1, 2, 2, *value.shape[1:])[:, 0, :, :, 2] = 0
+                value.view(-1, 2, 2, *value.shape[1:])[:, :, 0, :, :, 2] = 0
+        elif name.endswith("running_var"):
+            value.copy_(torch.rand(value.shape, generator=numbers) + 0.5)
+        elif value.ndim == 1:
+            value.copy_(torch.randn(value.shape, generator=numbers))
+            if "_norm." in name and name.endswith("weight"):
+                value.add_(value.sign() * 0.2)
+            elif name.startswith("up."):  # one bias for all parities
+                value.copy_(value[::4].repeat_interleave(4))
+    return net
+
+
+def magnitudes(n: int, columns: int) -> Tensor:
+    """Like those of music: over many orders of magnitude."""
+    numbers = torch.Generator().manual_seed(columns)
+    return torch.randn((n, 2, columns, 1024), generator=numbers).exp().mul_(3)
+
+
+def snr_db(wanted: Tensor, found: Tensor) -> float:
+    return float(10 * torch.log10(wanted.square().sum() / (wanted - found).square().sum()))
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("weights", ["published", "random_net"])
+def test_it_is_the_same_function(request, weights, columns):
+    net = request.getfixturevalue(weights)
+    x = magnitudes(1, columns)
+    exact = UNet().eval()
+    exact.load_state_dict(net.state_dict())
+    with torch.inference_mode():
+        found_db = snr_db(exact.double()(x.double()), UNetOnCpu(net)(x))
+    assert found_db > 95  # the plain network in float32 has 105 to 115
+
+
+def test_an_image_does_not_depend_on_its_neighbours_or_on_what_came_before(published):
+    net = UNetOnCpu(published)
+    x = magnitudes(1, 64)
+    first = net(x)
+    net(magnitudes(1, 192) * 100)  # another shape in the same memory
+    batch = net(torch.cat((magnitudes(2, 64) * 10, x)))
+    assert torch.equal(first[0], batch[2])
+    assert torch.equal(first, net(x))
+
+
+def test_an_answer_is_not_written_over_by_the_next(published):
+    net = UNetOnCpu(published)
+    first = net(magnitudes(1, 64))
+    kept = first.clone()
+    net(magnitudes(1, 64) * 2)
+    assert torch.equal(first, kept)
+
+
+def test_a_normalisation_that_multiplies_by_zero_does_not_suit(published, random_net):
+    assert is_suited(published)
+    assert is_suited(random_net)
+    random_net = UNet().eval().requires_grad_(False)
+    random_net.up_norm[2].weight[5] = 0.0
+    assert not is_suited(random_net)
