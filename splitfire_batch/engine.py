@@ -130,6 +130,7 @@ class Engine:
     ) -> None:
         """Wait for the oldest segment in flight and add its estimates (G*S, C, L)."""
         segment, requests = in_flight.popleft()
-        estimates = torch.cat(self._batcher.receive(requests))
+        received = self._batcher.receive(requests)
+        estimates = torch.cat(received) if len(received) > 1 else received[0]
         watch.add("device", sum(request.seconds for request in requests))
         blend.add(segment, estimates, self.model.window(segment.n_frames))

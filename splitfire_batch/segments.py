@@ -10,6 +10,7 @@ Axes: B batch, S stems, C channels, T frames, L frames of a segment.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, overload
@@ -111,13 +112,14 @@ class MixBuffer:
 
     def __init__(self, n_channels: int) -> None:
         self._n_channels = n_channels
-        self._blocks: list[Tensor] = []
+        self._blocks: deque[Tensor] = deque()
+        self._blocks_start = 0
         self._start = 0
         self.n_frames = 0
         """Frames pushed so far, those already dropped included."""
 
     def push(self, block: Tensor) -> None:
-        """Append a block (C, n), float32."""
+        """Append a block (C, n), float32; it is kept, not copied."""
         if block.ndim != 2 or block.shape[0] != self._n_channels:
             raise ValueError(f"a block has shape {tuple(block.shape)}, wanted ({self._n_channels}, n)")
         self._blocks.append(block)
@@ -133,38 +135,36 @@ class MixBuffer:
             raise ValueError(f"{segment} repeats the track, of which {self._start} frames were dropped")
         if max(segment.start, 0) < self._start:
             raise ValueError(f"{segment} begins before frame {self._start}, the first one still held")
-        held = self._held()
-        out = held.new_zeros((self._n_channels, segment.n_frames))
-        first = max(segment.start, 0)
-        last = min(segment.stop, self.n_frames)
-        if last > first:
-            out[:, first - segment.start : last - segment.start] = held[
-                :, first - self._start : last - self._start
-            ]
-        if segment.fill == "tile":
-            _tile(out, held, last - segment.start)
+        out = torch.zeros((self._n_channels, segment.n_frames))
+        self._copy(out, segment.start)
+        if segment.fill == "tile" and self.n_frames < segment.stop:
+            self._copy(out, segment.start - self.n_frames)
+            _repeat(out[:, self.n_frames - segment.start :], self.n_frames)
         return out
 
     def drop_before(self, frame: int) -> None:
         """Forget the frames before `frame`."""
-        frame = min(frame, self.n_frames)
-        if frame > self._start:
-            self._blocks = [self._held()[:, frame - self._start :].clone()]
-            self._start = frame
+        self._start = max(self._start, min(frame, self.n_frames))
+        while self._blocks and self._blocks_start + self._blocks[0].shape[1] <= self._start:
+            self._blocks_start += self._blocks.popleft().shape[1]
 
-    def _held(self) -> Tensor:
-        if len(self._blocks) != 1:
-            empty = torch.zeros((self._n_channels, 0))
-            self._blocks = [torch.cat(self._blocks, dim=1) if self._blocks else empty]
-        return self._blocks[0]
+    def _copy(self, out: Tensor, start: int) -> None:
+        """Write the frames from `start` on into `out` (C, n), as far as both go."""
+        position = self._blocks_start - start
+        for block in self._blocks:
+            first, last = max(0, position), min(out.shape[1], position + block.shape[1])
+            if first < last:
+                out[:, first:last] = block[:, first - position : last - position]
+            position += block.shape[1]
 
 
-def _tile(out: Tensor, track: Tensor, position: int) -> None:
-    """Repeat a whole track in `out` from `position` on."""
-    while position < out.shape[1] and track.shape[1]:
-        n = min(track.shape[1], out.shape[1] - position)
-        out[:, position : position + n] = track[:, :n]
-        position += n
+def _repeat(out: Tensor, n_frames: int) -> None:
+    """Write the first `n_frames` of `out` (C, n) again and again behind themselves."""
+    n_done = n_frames
+    while 0 < n_done < out.shape[1]:
+        n = min(n_done, out.shape[1] - n_done)
+        out[:, n_done : n_done + n] = out[:, :n]
+        n_done += n
 
 
 class OverlapAdd:
@@ -172,7 +172,8 @@ class OverlapAdd:
 
     Each frame is sum(w * y) / sum(w) over the segments that cover it, or their plain sum where the model
     has no window. Segments are added in ascending order, so the result cannot depend on batches, and a gap
-    before one of them can never be filled.
+    before one of them can never be filled. Sums are made where the newest estimate lies: a segment that
+    shares little with its neighbours is never copied.
     """
 
     def __init__(self, n_stems: int, n_channels: int) -> None:
@@ -183,19 +184,19 @@ class OverlapAdd:
     def add(self, segment: Segment, estimate: Tensor, window: Tensor | None) -> None:
         """Add an estimate (S, C, L) where its segment lies; `window` is (L,) or None.
 
+        The estimate is the blend's from then on: it may be written to.
+
         Raises:
             ValueError: a frame before the segment is covered by no segment.
         """
         self._check_covered(segment.start)
         skip = max(0, self._start - segment.start)
-        self._grow(segment.stop - self._start)
-        begin = segment.start + skip - self._start
-        part = slice(begin, begin + segment.n_frames - skip)
-        if window is None:
-            self._sum[:, :, part] += estimate[:, :, skip:]
-        else:
-            self._sum[:, :, part] += estimate[:, :, skip:] * window[skip:]
-            self._weight[part] += window[skip:]
+        position = segment.start + skip - self._start
+        with torch.inference_mode():  # for estimates that were made in it
+            if window is not None:
+                estimate *= window
+                self._weight = _added(self._weight, window[skip:].clone(), position)
+            self._sum = _added(self._sum, estimate[..., skip:], position)
 
     def take(self, stop: int) -> Tensor:
         """Frames up to `stop`, which no later segment may touch: (S, C, n), never seen again.
@@ -205,11 +206,11 @@ class OverlapAdd:
         """
         self._check_covered(stop)
         n = max(0, stop - self._start)  # the next segment, too, may begin before the track
-        out = self._sum[:, :, :n].clone()
-        if self._weight[:n].any():
-            out /= self._weight[:n]
-        self._sum = self._sum[:, :, n:].clone()
-        self._weight = self._weight[n:].clone()
+        out, self._sum = self._sum[..., :n], self._sum[..., n:]
+        if self._weight.numel():
+            with torch.inference_mode():
+                out /= self._weight[:n]
+            self._weight = self._weight[n:]
         self._start += n
         return out
 
@@ -218,8 +219,11 @@ class OverlapAdd:
         if stop > end:
             raise ValueError(f"frames {end} to {stop} are in no segment")
 
-    def _grow(self, n: int) -> None:
-        missing = n - self._sum.shape[2]
-        if missing > 0:
-            self._sum = torch.nn.functional.pad(self._sum, (0, missing))
-            self._weight = torch.nn.functional.pad(self._weight, (0, missing))
+
+def _added(held: Tensor, new: Tensor, position: int) -> Tensor:
+    """Sum of `held` (..., m) and of `new` (..., n) that lies `position` frames further on."""
+    n_shared = min(held.shape[-1] - position, new.shape[-1])
+    new[..., :n_shared] += held[..., position : position + n_shared]
+    parts = held[..., :position], new, held[..., position + n_shared :]
+    parts = [part for part in parts if part.shape[-1]]
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else new

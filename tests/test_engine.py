@@ -371,7 +371,7 @@ def test_the_tracks_shares_of_the_device_add_up_to_its_busy_seconds():
 
 def test_spleeter_in_odd_blocks_equals_one_block_bit_for_bit():
     mix = noise(14 * 44_100)  # a full segment and a part of one
-    with Engine(load_model(SeparationConfig(), "cpu")) as engine:
+    with Engine(load_model(SeparationConfig(residual="drop"), "cpu")) as engine:
         whole = separated(engine, mix, mix.shape[2])
         odd = separated(engine, mix, 44_101)
     assert whole.shape == (1, 2, 2, mix.shape[2])
