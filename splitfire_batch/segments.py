@@ -224,6 +224,6 @@ def _added(held: Tensor, new: Tensor, position: int) -> Tensor:
     """Sum of `held` (..., m) and of `new` (..., n) that lies `position` frames further on."""
     n_shared = min(held.shape[-1] - position, new.shape[-1])
     new[..., :n_shared] += held[..., position : position + n_shared]
-    parts = held[..., :position], new, held[..., position + n_shared :]
-    parts = [part for part in parts if part.shape[-1]]
+    around = held[..., :position], new, held[..., position + n_shared :]
+    parts = [part for part in around if part.shape[-1]]
     return torch.cat(parts, dim=-1) if len(parts) > 1 else new

@@ -20,7 +20,7 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.models import load_model
 from tests.assets import hydrogen_drumkits, sonic_pi_samples
-from tests.benchmarks.engine import _separate
+from tests.benchmarks.engine import separate
 from tests.benchmarks.original import Original
 
 N_FILES = 100
@@ -38,9 +38,9 @@ def main() -> None:
     ours, theirs = [], []
     with Engine(model) as engine, Original(threads) as original:
         for mix in mixes[:5]:
-            _separate(engine, mix)
+            separate(engine, mix)
         for _ in range(ROUNDS):
-            ours.append(sum(_separate(engine, mix) for mix in mixes))
+            ours.append(sum(separate(engine, mix) for mix in mixes))
             theirs.append(sum(original.separate(mix) for mix in mixes))
     print(f"{'':24} {'seconds':>9} {'files/s':>9} {'x real time':>12}")
     for name, times in (("splitfire engine", ours), ("original Spleeter", theirs)):
