@@ -41,7 +41,9 @@ def separate_files(
     make_recipes(separation, find_card(separation.model).stems)
     tracks = _tracks(files, separation, output)
     alone = replace(runtime, open_tracks=1)
-    model = load_model(separation, pick_device(runtime), runtime.weights_mirror, runtime.storage)
+    model = load_model(
+        separation, pick_device(runtime), runtime.weights_mirror, runtime.storage, runtime.compile
+    )
     bench = open_bench(model, out, separation, output, alone, is_immutable=output.names == "immutable")
     with bench.engine:
         for track in tracks:

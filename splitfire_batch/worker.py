@@ -65,7 +65,9 @@ class Worker:
         if spec.device == "cpu":
             torch.set_num_threads(spec.threads)
         runtime = spec.runtime
-        model = load_model(spec.separation, spec.device, runtime.weights_mirror, runtime.storage)
+        model = load_model(
+            spec.separation, spec.device, runtime.weights_mirror, runtime.storage, runtime.compile
+        )
         self._bench = open_bench(
             model, spec.destination, spec.separation, spec.output, runtime, spec.is_immutable
         )
@@ -145,8 +147,10 @@ class Worker:
     def _numerics(self) -> str:
         """What the last bits depend on; batches may have been halved since the last part."""
         engine, spec = self._bench.engine, self._spec
-        numerics = f"{engine.model.device.type}/{spec.separation.precision}/{engine.batch_label}"
-        return f"{numerics}/threads{spec.threads}" if spec.device == "cpu" else numerics
+        parts = [engine.model.device.type, spec.separation.precision, engine.batch_label]
+        parts += [f"threads{spec.threads}"] if spec.device == "cpu" else []
+        parts += ["compiled"] if spec.runtime.compile else []
+        return "/".join(parts)
 
 
 def _next(news: queue.SimpleQueue[_News], rows: Sequence[TrackRow]) -> _News | None:

@@ -23,8 +23,7 @@ def set_threads() -> Iterator[object]:
 )
 def test_each_network_gets_its_share_of_the_threads(set_threads, n_threads, n_nets, share):
     set_threads(n_threads)
-    nets = SideBySide(range(n_nets))
-    found = nets.map(lambda net: (net, torch.get_num_threads()))
+    found = SideBySide(n_nets).map(lambda net: (net, torch.get_num_threads()), range(n_nets))
     assert found == [(net, share) for net in range(n_nets)]
     assert torch.get_num_threads() == n_threads
 
@@ -32,13 +31,13 @@ def test_each_network_gets_its_share_of_the_threads(set_threads, n_threads, n_ne
 def test_networks_really_run_at_the_same_time(set_threads):
     set_threads(2)
     both = threading.Barrier(2, timeout=30)
-    SideBySide(range(2)).map(lambda _: both.wait())
+    SideBySide(2).map(lambda _: both.wait(), range(2))
     assert not both.broken
 
 
 def test_a_thread_made_later_has_all_threads(set_threads):
     set_threads(4)
-    SideBySide(range(2)).map(lambda net: net)
+    SideBySide(2).map(lambda net: net, range(2))
     found = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     thread.start()
@@ -47,14 +46,14 @@ def test_a_thread_made_later_has_all_threads(set_threads):
 
 
 def test_another_number_of_threads_is_noticed(set_threads):
-    nets = SideBySide(range(2))
+    nets = SideBySide(2)
     set_threads(2)
-    nets.map(lambda net: net)
+    nets.map(lambda net: net, range(2))
     set_threads(4)
-    assert nets.map(lambda _: torch.get_num_threads()) == [2, 2]
+    assert nets.map(lambda _: torch.get_num_threads(), range(2)) == [2, 2]
 
 
 def test_what_a_network_raises_is_raised(set_threads):
     set_threads(2)
     with pytest.raises(ZeroDivisionError):
-        SideBySide([1, 0]).map(lambda net: 1 / net)
+        SideBySide(2).map(lambda net: 1 / net, [1, 0])

@@ -20,6 +20,7 @@ from torch import Tensor
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import find_card, load_model
+from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.spleeter import Spleeter
 from splitfire_batch.models.spleeter_unet import UNet, _sub_pixel, _variable, make_unet
 from splitfire_batch.models.weights import load_weights
@@ -67,7 +68,8 @@ def test_a_transposed_convolution_is_a_plain_one_and_a_pixel_shuffle(n_in, n_out
 
 def model_with(weights: dict[str, Tensor], residual: str = "drop", **settings: object) -> Spleeter:
     """With all estimates by default."""
-    return Spleeter(CARD, weights, SeparationConfig(residual=residual, **settings), CPU)  # type: ignore[arg-type]
+    separation = SeparationConfig(residual=residual, **settings)  # type: ignore[arg-type]
+    return Spleeter(CARD, weights, separation, Arithmetic("fp32", CPU))
 
 
 def stems_of(model: Spleeter, mix: Tensor) -> Tensor:

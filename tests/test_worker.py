@@ -99,6 +99,15 @@ def test_events_come_in_order_and_each_track_is_committed_once(tmp_path, open_tr
     assert all(event.shard_id == "s" for event in events)
 
 
+@pytest.mark.usefixtures("small_segments")
+def test_numerics_name_the_precision_and_compilation(tmp_path):
+    settings = replace(spec(tmp_path, compile=True), separation=SeparationConfig(precision="bf16"))
+    worker = settings()
+    list(worker.run_shard(Shard("s", tracks_of(tmp_path, 1))))
+    worker.close()
+    assert [row["numerics"] for row in rows_in(tmp_path)] == ["cpu/bf16/batch1/threads1/compiled"]
+
+
 def test_the_passthrough_model_runs_through_the_spec(tmp_path):
     with a_worker(tmp_path) as worker:
         (*_, done) = worker.run_shard(Shard("s", tracks_of(tmp_path, 2)))

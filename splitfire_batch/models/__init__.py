@@ -27,29 +27,45 @@ def load_model(
     device: str,
     mirror: str | None = None,
     options: Mapping[str, Mapping[str, str]] | None = None,
+    is_compiled: bool = False,
+    is_channels_last: bool = True,
 ) -> Model:
     """The model that the settings name, with its weights on a device, ready to call.
+
+    In another precision than fp32, or compiled, it is tried on a few seconds of music before it is given
+    out, and has to keep the floor of `fidelity.FLOORS_DB`.
 
     Args:
         separation: names the model and what changes its estimates.
         device: `cpu`, `cuda` or `cuda:<n>`.
         mirror: URL or folder under which `<model>/<file>` is looked for first.
         options: options of the store per URL prefix, as in `RuntimeConfig.storage`.
+        is_compiled: let `torch.compile` fuse the networks; each shape takes a minute when it first comes.
+        is_channels_last: keep channels innermost in memory.
 
     Raises:
-        ConfigError: an unknown model or device, or weights that cannot be had.
+        ConfigError: an unknown model or device, weights that cannot be had, a precision that the device
+            lacks or that is further from fp32 than it may be, no compiler.
     """
+    from splitfire_batch.models.precision import Arithmetic
+
     card = find_card(separation.model)
-    place = _device(device)
+    arithmetic = Arithmetic(separation.precision, _device(device), is_compiled, is_channels_last)
     if card.architecture == "passthrough":
         from splitfire_batch.models.passthrough import Passthrough
 
-        return Passthrough(card, place)
+        return Passthrough(card, arithmetic.device)
     if card.architecture == "spleeter":
+        from splitfire_batch.models.fidelity import check_fidelity
         from splitfire_batch.models.spleeter import Spleeter
         from splitfire_batch.models.weights import load_weights
 
-        return Spleeter(card, load_weights(card, mirror, options or {}), separation, place)
+        weights = load_weights(card, mirror, options or {})
+        model = Spleeter(card, weights, separation, arithmetic)
+        if separation.precision != "fp32" or is_compiled:
+            exact = Spleeter(card, weights, separation, Arithmetic("fp32", arithmetic.device))
+            check_fidelity(model, exact, separation.precision)
+        return model
     raise ConfigError(f"{card.name}: this version has no architecture {card.architecture!r}; upgrade it")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -17,22 +17,22 @@ Net = TypeVar("Net")
 Result = TypeVar("Result")
 
 
-class SideBySide(Generic[Net]):
-    """Threads for some networks; they are made at the first call and end with this object."""
+class SideBySide:
+    """Threads for `n` networks; they are made at the first call and end with this object."""
 
-    def __init__(self, nets: Sequence[Net]) -> None:
-        self._nets = tuple(nets)
+    def __init__(self, n: int) -> None:
+        self._n = n
         self._n_threads = 0
         self._pool: ThreadPoolExecutor | None = None
 
-    def map(self, work: Callable[[Net], Result]) -> list[Result]:
+    def map(self, work: Callable[[Net], Result], nets: Sequence[Net]) -> list[Result]:
         """What `work` gives for each network, in order; with one torch thread, one after the other."""
         n_threads = torch.get_num_threads()
-        if n_threads == 1 or len(self._nets) == 1:
-            return [work(net) for net in self._nets]
+        if n_threads == 1 or self._n == 1:
+            return [work(net) for net in nets]
         if self._pool is None or n_threads != self._n_threads:
-            self._pool, self._n_threads = _pool(n_threads, len(self._nets)), n_threads
-        return list(self._pool.map(work, self._nets))
+            self._pool, self._n_threads = _pool(n_threads, self._n), n_threads
+        return list(self._pool.map(work, nets))
 
 
 def _pool(n_threads: int, n_nets: int) -> ThreadPoolExecutor:

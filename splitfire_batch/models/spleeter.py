@@ -14,13 +14,13 @@ Axes: B batch, S stems, C channels, F STFT columns, K bins, L frames of a segmen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from splitfire_batch.config import SeparationConfig
+from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
 from splitfire_batch.models.side_by_side import SideBySide
 from splitfire_batch.models.spleeter_unet import make_unet
@@ -51,7 +51,7 @@ class Spleeter:
         card: ModelCard,
         tensors: Mapping[str, Tensor],
         separation: SeparationConfig,
-        device: torch.device,
+        arithmetic: Arithmetic,
     ) -> None:
         """Build the networks.
 
@@ -60,7 +60,7 @@ class Spleeter:
             tensors: the original checkpoint's variables, under its names and in its layout.
             separation: `short_clip` and `mask_extension` are obeyed; only estimates that its stems are made
                 of are computed.
-            device: where to compute.
+            arithmetic: where and how the networks compute.
 
         Raises:
             ConfigError: a tensor is missing or has another shape.
@@ -70,15 +70,19 @@ class Spleeter:
         self.n_channels = card.n_channels
         needed = needed_estimates(make_recipes(separation, card.stems))
         self.stems = tuple(stem for stem in card.stems if stem in needed)
-        self.device = device
+        self._is_wanted = [stem in needed for stem in card.stems]
+        self.device = arithmetic.device
         self._is_adaptive = separation.short_clip == "adaptive"
         self._has_average = separation.mask_extension == "average"
-        self._is_wanted = [stem in needed for stem in card.stems]
-        nets = [make_unet(tensors, instrument).to(device) for instrument in range(len(card.stems))]
-        is_cpu = device.type == "cpu"
-        self._nets: list[Net] = [UNetOnCpu(net) if is_cpu and is_suited(net) else net for net in nets]
-        self._side_by_side = SideBySide(self._nets)
-        self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(device, torch.float32)
+        self._arithmetic = arithmetic
+        is_plain_cpu = arithmetic.is_plain and self.device.type == "cpu"
+        nets = [make_unet(tensors, instrument) for instrument in range(len(card.stems))]
+        self._nets: list[Net] = [
+            UNetOnCpu(unet) if is_plain_cpu and is_suited(unet) else arithmetic.network(unet)
+            for unet in unets
+        ]
+        self._run = SideBySide(len(nets)).map if is_plain_cpu else _one_by_one
+        self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(self.device, torch.float32)
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Blocks of 512 STFT columns, none shared, the last one shorter; see `segments.Model.segments`.
@@ -116,7 +120,7 @@ class Spleeter:
         if segments.ndim != 3 or segments.shape[1] != self.n_channels or rest or columns % COLUMN_STEP:
             wanted = f"(B, {self.n_channels}, (64 k - 1) * {HOP} + {FFT_FRAMES})"
             raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted {wanted}")
-        with torch.inference_mode(), _exact_float32():
+        with torch.inference_mode(), self._arithmetic.exactly():
             spectrum = self._stft(segments)
             squares = self._squares(_magnitude(spectrum[..., :N_BINS]))
             total = sum(squares[1:], squares[0]).add(_EPSILON)
@@ -134,12 +138,13 @@ class Spleeter:
 
     def _squares(self, magnitude: Tensor) -> list[Tensor]:
         """S_i^2 of every stem, each (B, C, F, 1024) like the magnitude."""
+        inputs = self._arithmetic.inputs(magnitude)
 
         def square(net: Net) -> Tensor:
-            with torch.inference_mode():
-                return net(magnitude).mul_(magnitude).square_()
+            with torch.inference_mode():  # it is each thread's own
+                return net(inputs).mul_(magnitude).square_()
 
-        return self._side_by_side.map(square)
+        return self._run(square, self._nets)
 
     def _masked(self, spectrum: Tensor, mask: Tensor) -> Tensor:
         """M_i X: up to 1,024 bins, the inverse transform takes the missing ones for zeros."""
@@ -160,16 +165,11 @@ class Spleeter:
             rows[..., shift : shift + n_columns, :].addcmul_(parts[..., shift, :], window[shift])
 
 
+def _one_by_one(work: Callable[[Net], Tensor], nets: Sequence[Net]) -> list[Tensor]:
+    return [work(net) for net in nets]
+
+
 def _magnitude(spectrum: Tensor) -> Tensor:
     """|X|; torch's own `abs` of complex numbers guards against overflow, and takes twice as long."""
     parts = torch.view_as_real(spectrum)
     return parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).sqrt_()
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """On CUDA, convolutions in true float32 with one fixed algorithm; elsewhere that is so anyway."""
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False, fp32_precision="ieee"
-    ):
-        yield
