@@ -3,7 +3,7 @@
 A single thread owns the device. Requests wait in a queue per segment length; a full batch runs at once, a
 partial one is padded and runs as soon as no open track could add to it; after 50 ms it is due like a full
 one, and the oldest that is due runs first. Shapes never depend on load, so an estimate does not depend on its
-neighbours in the batch.
+neighbours in the batch. On an accelerator the next batch is launched before the one under way is waited for.
 
 Axes: B batch, S stems, C channels, L frames of a segment.
 """
@@ -16,19 +16,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from splitfire_batch.errors import TrackError
 from splitfire_batch.segments import Model
+from splitfire_batch.transfer import Receive, Transfer, open_transfer
 
 _LINGER_S = 0.05
 _ENDLESS = 2**62
-
-
-class DeviceLost(RuntimeError):
-    """The model raised on an accelerator, which may be unusable from then on: only a new process helps."""
 
 
 class Request:
@@ -43,6 +43,15 @@ class Request:
         self.since = time.monotonic()
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A batch that was launched."""
+
+    batch: list[Request]
+    receive: Receive
+    begin: float
+
+
 class Batcher:
     """Runs a model on whatever segments are sent, in batches.
 
@@ -50,10 +59,13 @@ class Batcher:
         model: called by the device thread only.
         batch: full segments that go through the network together.
         packs_short: shorter segments go in proportionally larger batches.
+        transfer: how batches get to the model; default: as its device wants it.
     """
 
-    def __init__(self, model: Model, batch: int, packs_short: bool) -> None:
+    def __init__(self, model: Model, batch: int, packs_short: bool, transfer: Transfer | None = None) -> None:
         self._model = model
+        self._transfer = transfer or open_transfer(model)
+        self._depth, self._finished_at = self._transfer.depth, 0.0
         self._batch, self._packs_short = batch, packs_short
         self._full_frames = model.segments(_ENDLESS)[0].n_frames
         self._batch_sizes: dict[int, int] = {}
@@ -128,11 +140,31 @@ class Batcher:
 
     def _serve(self) -> None:
         """The device thread."""
-        while (batch := self._next_batch()) is not None:
-            self._run(batch)
+        under_way: deque[_UnderWay] = deque()
+        while (batch := self._next_batch(is_patient=not under_way)) or under_way:
+            if batch:
+                self._start(batch, under_way)
+            if under_way and (not batch or len(under_way) >= self._depth):
+                self._finish(under_way.popleft())
 
-    def _next_batch(self) -> list[Request] | None:
-        """Wait for a batch worth running; None when the engine is closed."""
+    def _start(self, batch: list[Request], under_way: deque[_UnderWay]) -> None:
+        """Launch a batch, if need be after all others, or in parts."""
+        launched = self._launch(batch)
+        if launched is None and under_way:
+            self._depth = 1  # two do not fit the device; whether this one does is seen alone
+            while under_way:
+                self._finish(under_way.popleft())
+            launched = self._launch(batch)
+        if launched is None:
+            self._halve(batch)
+        else:
+            under_way.append(launched)
+
+    def _next_batch(self, is_patient: bool) -> list[Request] | None:
+        """Wait for a batch worth running; None when the engine is closed, or at once if not patient.
+
+        Unless patient something is under way, and tracks that wait for it may soon complete a batch.
+        """
         with self._changed:
             while True:
                 queues = [queue for queue in self._queues.values() if queue]
@@ -140,6 +172,8 @@ class Batcher:
                     return None
                 queues.sort(key=lambda queue: queue[0].since)
                 due = [queue for queue in queues if self._is_due(queue)]
+                if not due and not is_patient:
+                    return None
                 patience_s = self._patience_s(queues[0][0]) if queues else None
                 if due or patience_s == 0:
                     queue = (due or queues)[0]
@@ -159,52 +193,39 @@ class Batcher:
             return 0.0
         return max(0.0, oldest.since + _LINGER_S - time.monotonic())
 
-    def _run(self, batch: list[Request]) -> None:
-        """Compute one batch, padded to its fixed shape, and hand out the estimates."""
-        begin, estimates = time.perf_counter(), None
-        size = self.batch_size(batch[0].segment.shape[-1])
+    def _launch(self, batch: list[Request]) -> _UnderWay | None:
+        """Start on a batch, padded to its fixed shape; None when the device is out of memory."""
+        begin = time.perf_counter()
+        segments = [request.segment for request in batch]
         try:
-            estimates = self._estimate([request.segment for request in batch], size)
+            receive = self._transfer.launch(segments, self.batch_size(segments[0].shape[-1]))
         except torch.OutOfMemoryError:
-            pass  # halved below: while the exception lives, its traceback keeps the model's tensors
+            return None  # halved by the caller: while the exception lives, it keeps the model's tensors
         except Exception as error:  # noqa: BLE001 - the thread must live on; the track's own thread gets it
-            for request in batch:
+            receive = partial(_raise, error)
+        return _UnderWay(batch, receive, begin)
+
+    def _finish(self, item: _UnderWay) -> None:
+        """Wait for a batch and hand out its estimates."""
+        try:
+            estimates = item.receive()
+        except Exception as error:  # noqa: BLE001 - as above
+            for request in item.batch:
                 request.estimate.set_exception(error)
             return
-        if estimates is None:
-            self._halve(batch, size)
-            return
-        seconds = time.perf_counter() - begin
+        now = time.perf_counter()
+        seconds = now - max(item.begin, self._finished_at)
+        self._finished_at = now
         self.busy_s += seconds
-        for request, estimate in zip(batch, estimates[: len(batch)], strict=True):
-            request.seconds = seconds / len(batch)
+        for request, estimate in zip(item.batch, estimates, strict=True):
+            request.seconds = seconds / len(item.batch)
             request.estimate.set_result(estimate)
 
-    def _estimate(self, segments: list[Tensor], size: int) -> Tensor:
-        padded = torch.zeros((size, *segments[0].shape))
-        torch.stack(segments, out=padded[: len(segments)])
-        estimates = self._call(padded)
-        wanted = (size, len(self._model.stems), *segments[0].shape)
-        if estimates.shape != wanted:
-            raise ValueError(f"{self._model.name} gave shape {tuple(estimates.shape)}, wanted {wanted}")
-        return estimates
-
-    def _call(self, padded: Tensor) -> Tensor:
-        """The model's answer on the CPU; what an accelerator raises, every later call may raise again."""
-        try:
-            return self._model(padded.to(self._model.device)).cpu()
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:
-            if self._model.device.type == "cpu":
-                raise
-            why = f"{self._model.name} on {self._model.device}: {type(error).__name__}: {error}"
-            raise DeviceLost(why) from error
-
-    def _halve(self, batch: list[Request], size: int) -> None:
+    def _halve(self, batch: list[Request]) -> None:
         """Out of device memory: this length goes in smaller batches from now on."""
         torch.cuda.empty_cache()
         n_frames = batch[0].segment.shape[-1]
+        size = self.batch_size(n_frames)
         if size == 1:
             why = f"one segment of {n_frames} frames does not fit the device"
             batch[0].estimate.set_exception(TrackError("OOM", why))
@@ -212,5 +233,13 @@ class Batcher:
         self._batch_sizes[n_frames] = size // 2
         while batch:
             n = self.batch_size(n_frames)  # smaller each time a part is halved in its turn
-            self._run(batch[:n])
+            launched = self._launch(batch[:n])
+            if launched is None:
+                self._halve(batch[:n])
+            else:
+                self._finish(launched)
             batch = batch[n:]
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

@@ -8,7 +8,6 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
-from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, TransientError
 from splitfire_batch.models import find_card, load_model
@@ -16,6 +15,7 @@ from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.settling import open_bench, settle
 from splitfire_batch.stems import make_recipes
+from splitfire_batch.transfer import DeviceLost
 
 
 def separate_files(

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from splitfire_batch.audio import choose_output
 from splitfire_batch.audio.spool import disk_error
-from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import (
@@ -38,6 +37,7 @@ from splitfire_batch.separation import Limits, separate_file
 from splitfire_batch.stems import Recipe, is_complete, make_recipes, needed_estimates
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.storage import Store, Stores, open_store
+from splitfire_batch.transfer import DeviceLost
 
 _HASH_BYTES = 2**20
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from splitfire_batch.batching import DeviceLost
 from splitfire_batch.errors import TransientError
 from splitfire_batch.manifest import write_part
 from splitfire_batch.models import load_model
@@ -36,6 +35,7 @@ from splitfire_batch.records import (
 from splitfire_batch.schema import to_table
 from splitfire_batch.settling import open_bench, settle
 from splitfire_batch.spec import WorkerSpec
+from splitfire_batch.transfer import DeviceLost
 
 PART_ROWS = 64
 PART_S = 15.0

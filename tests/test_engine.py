@@ -20,6 +20,7 @@ from splitfire_batch.errors import TrackError
 from splitfire_batch.models import load_model
 from splitfire_batch.segments import Segment, uniform_segments
 from splitfire_batch.stopwatch import Stopwatch
+from splitfire_batch.transfer import DeviceLost
 
 LENGTH, STRIDE = 100, 75
 POISON = 77.0
@@ -176,7 +177,7 @@ def test_a_model_that_raises_on_an_accelerator_has_lost_the_device():
 
     with (
         Engine(OnAccelerator(break_down)) as engine,
-        pytest.raises(batching.DeviceLost, match="meta: RuntimeError: illegal memory access"),
+        pytest.raises(DeviceLost, match="meta: RuntimeError: illegal memory access"),
     ):
         separated(engine, noise(300))
 

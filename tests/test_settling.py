@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import FAILURE_CODES, ConfigError
 from splitfire_batch.records import Track, TrackRow
 from splitfire_batch.separation import Limits
 from splitfire_batch.settling import check_scratch, settle
+from splitfire_batch.transfer import DeviceLost
 from tests.material import Shares, noise, read_wav, track_of, workbench, write
 
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from splitfire_batch import worker as worker_module
-from splitfire_batch.batching import DeviceLost
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, SplitfireError, TransientError
 from splitfire_batch.manifest import read_parts
 from splitfire_batch.records import Committed, Draining, Shard, ShardDone, ShardEvent, Started, Track
 from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store, open_store
+from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.worker import PART_ROWS, Worker, WorkerSpec
 from tests.material import Gate, Shares, noise, track_of, write
 

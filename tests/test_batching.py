@@ -1,0 +1,156 @@
+"""The device thread with a device that works in the background: order, overlap, loss and want of memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from splitfire_batch import batching
+from splitfire_batch.batching import Batcher, Request
+from splitfire_batch.errors import TrackError
+from splitfire_batch.transfer import DeviceLost, Receive
+from tests.material import Shares
+
+FRAMES = 100
+
+
+class Background:
+    """Implements `Transfer` as a device in the background does it: nothing is there before `receive`.
+
+    Batches are named by the first value of their first segment; `log` says when each was begun, and when
+    it was waited for.
+    """
+
+    def __init__(self, depth: int = 2, room: int = 99, broken: float | None = None) -> None:
+        self.depth, self._room, self._broken = depth, room, broken
+        self.log: list[str] = []
+        self.under_way = self.most_under_way = 0
+
+    def launch(self, segments: Sequence[Tensor], size: int) -> Receive:
+        name = f"{float(segments[0][0, 0]):g}"
+        if self.under_way + size > self._room:
+            self.log.append(f"no room for {name} x{size}")
+            raise torch.OutOfMemoryError
+        self.under_way += size
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.log.append(f"launch {name} x{size}")
+
+        def receive() -> Sequence[Tensor]:
+            self.under_way -= size
+            self.log.append(f"receive {name}")
+            if name == str(self._broken):
+                raise DeviceLost("illegal memory access")
+            return [torch.stack((segment, 3 * segment)) for segment in segments]
+
+        return receive
+
+
+@contextmanager
+def batcher(transfer: Background, batch: int = 1) -> Iterator[Batcher]:
+    served = Batcher(Shares(segment_frames=FRAMES), batch, packs_short=False, transfer=transfer)
+    try:
+        yield served
+    finally:
+        served.close()
+
+
+def numbered(n: int, first: int = 0) -> list[Tensor]:
+    return [torch.full((2, FRAMES), float(number)) for number in range(first, first + n)]
+
+
+def sent(served: Batcher, n: int) -> list[Request]:
+    """Requests that reach the queue together, so that no timing decides on the batches."""
+    with served.open_track():
+        return served.send(numbered(n))
+
+
+def test_the_next_batch_is_launched_before_the_one_under_way_is_waited_for():
+    device = Background()
+    with batcher(device) as served:
+        served.receive(sent(served, 4))
+    launches = [device.log.index(f"launch {n} x1") for n in range(4)]
+    receipts = [device.log.index(f"receive {n}") for n in range(4)]
+    assert launches == sorted(launches)
+    assert receipts == sorted(receipts)
+    assert all(launches[n + 1] < receipts[n] for n in range(3))
+    assert device.most_under_way == 2
+
+
+def test_one_at_a_time_where_the_device_computes_at_once():
+    device = Background(depth=1)
+    with batcher(device) as served:
+        served.receive(sent(served, 3))
+    assert device.log == [line for n in range(3) for line in (f"launch {n} x1", f"receive {n}")]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_every_request_gets_its_own_estimate(depth):
+    with batcher(Background(depth), batch=3) as served:
+        requests = sent(served, 11)
+        estimates = served.receive(requests)
+    for number, estimate in enumerate(estimates):
+        assert torch.equal(estimate, torch.stack((numbered(1, number)[0], 3 * numbered(1, number)[0])))
+
+
+def test_a_single_batch_is_waited_for_although_nothing_follows():
+    device = Background()
+    with batcher(device) as served, served.open_track():
+        served.receive(served.send(numbered(1)))
+    assert device.log == ["launch 0 x1", "receive 0"]
+
+
+def test_a_partial_batch_does_not_leave_while_those_it_waits_for_are_under_way(monkeypatch):
+    monkeypatch.setattr(batching, "_LINGER_S", 3_600)
+    device = Background()
+    with batcher(device, batch=2) as served, served.open_track():
+        requests = served.send(numbered(5))
+        served.receive(requests[:4])
+        served.receive([*requests[4:], *served.send(numbered(1, first=5))])
+    assert [line for line in device.log if line.startswith("launch")] == [f"launch {n} x2" for n in (0, 2, 4)]
+
+
+def test_a_lost_device_is_told_to_those_in_its_batch_and_the_thread_lives_on():
+    with batcher(Background(broken=1)) as served:
+        first, second, third = sent(served, 3)
+        with pytest.raises(DeviceLost, match="illegal memory access"):
+            served.receive([second])
+        assert len(served.receive([first, third])) == 2
+
+
+def test_batches_that_fit_alone_but_not_side_by_side_keep_their_size():
+    device = Background(room=4)
+    with batcher(device, batch=4) as served:
+        served.receive(sent(served, 12))
+        assert served.halved == {}
+    assert [line for line in device.log if "room" in line] == ["no room for 4 x4"]  # only the first time
+    assert device.most_under_way == 4
+
+
+def test_a_batch_that_does_not_fit_alone_is_halved_and_nothing_is_lost():
+    device = Background(room=2)
+    with batcher(device, batch=4) as served:
+        estimates = served.receive(sent(served, 12))
+        assert served.halved == {FRAMES: 2}
+    assert [float(estimate[0, 0, 0]) for estimate in estimates] == list(range(12))
+
+
+def test_one_segment_that_does_not_fit_fails_its_track_only():
+    with batcher(Background(room=0)) as served, pytest.raises(TrackError) as caught:
+        served.receive(sent(served, 1))
+    assert caught.value.code == "OOM"
+
+
+def test_busy_seconds_do_not_count_overlapping_batches_twice(monkeypatch):
+    now = itertools.count()
+    monkeypatch.setattr(batching.time, "perf_counter", lambda: float(next(now)))
+    with batcher(Background()) as served:
+        requests = sent(served, 6)
+        served.receive(requests)
+        first, last = 0, next(now)
+    assert 0 < served.busy_s <= last - first
+    assert sum(request.seconds for request in requests) == served.busy_s
