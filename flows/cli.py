@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.options import Flags, takes_settings
-from flows.settings import load_settings
+from flows.settings import Settings, load_settings
 from splitfire_batch import __version__
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
 
@@ -150,12 +150,22 @@ def doctor(
     destination: Annotated[
         str | None, typer.Option(help="Also try a destination: write, read, list.")
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure batch, threads and precisions here, and keep the best.")
+    ] = False,
+    tune_on: Annotated[
+        Path | None, typer.Option("--tune-on", help="As --tune; precisions are compared on this audio file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check this installation: versions, codecs, devices, weights, stores."""
+    """Check this installation: versions, codecs, devices, weights, stores. Or tune it to this machine."""
+    settings = load_settings(flags, config)
+    if tune or tune_on:
+        _tune(settings, tune_on, as_json)
+        return
     from flows.doctor import diagnose
 
-    checks = diagnose(load_settings(flags, config), destination)
+    checks = diagnose(settings, destination)
     if as_json:
         typer.echo(json.dumps([check.as_dict() for check in checks], indent=1))
     else:
@@ -196,6 +206,14 @@ def models_pull(
         typer.echo(f"{name} needs no weights", err=True)
     else:
         typer.echo(str(path))
+
+
+def _tune(settings: Settings, file: Path | None, as_json: bool) -> None:
+    from flows.tune import tune_here, tune_lines
+
+    found = tune_here(settings, file)
+    for line in [json.dumps(found.as_dict(), indent=1)] if as_json else tune_lines(found):
+        typer.echo(line)
 
 
 def _print_report(report: Any, as_json: bool) -> None:

@@ -13,9 +13,11 @@ from splitfire_batch.errors import ConfigError, TransientError
 from splitfire_batch.models import find_card, load_model
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
+from splitfire_batch.segments import Model
 from splitfire_batch.settling import open_bench, settle
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.transfer import DeviceLost
+from splitfire_batch.tuning import find_tuning
 
 
 def separate_files(
@@ -40,10 +42,8 @@ def separate_files(
     """
     make_recipes(separation, find_card(separation.model).stems)
     tracks = _tracks(files, separation, output)
-    alone = replace(runtime, open_tracks=1)
-    model = load_model(
-        separation, pick_device(runtime), runtime.weights_mirror, runtime.storage, runtime.compile
-    )
+    model, batch = load_here(separation, runtime)
+    alone = replace(runtime, open_tracks=1, batch=batch)
     bench = open_bench(model, out, separation, output, alone, is_immutable=output.names == "immutable")
     with bench.engine:
         for track in tracks:
@@ -59,12 +59,27 @@ def stem_uri(out: str, stem: StemFile) -> str:
     return f"{out.rstrip('/')}/{stem.path}"
 
 
+def load_here(separation: SeparationConfig, runtime: RuntimeConfig) -> tuple[Model, int | None]:
+    """The model as it runs best on this machine, which is all ours, and the batch for it.
+
+    Raises:
+        ConfigError: see `models.load_model`.
+    """
+    import torch
+
+    device = pick_device(runtime)
+    tuning = find_tuning(separation, runtime, device, runtime.threads)
+    if tuning.threads:
+        torch.set_num_threads(tuning.threads)
+    mirror, stores = runtime.weights_mirror, runtime.storage
+    model = load_model(separation, device, mirror, stores, runtime.compile, tuning.is_channels_last)
+    return model, tuning.batch
+
+
 def pick_device(runtime: RuntimeConfig) -> str:
     """`cuda` where there is a GPU and the settings allow it, else `cpu`."""
     import torch
 
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
     if runtime.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return runtime.device

@@ -18,8 +18,8 @@ import numpy as np
 from splitfire_batch.audio import StemWriter, choose_output
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig, configure
 from splitfire_batch.engine import Engine
-from splitfire_batch.here import pick_device
-from splitfire_batch.models import find_card, load_model
+from splitfire_batch.here import load_here
+from splitfire_batch.models import find_card
 from splitfire_batch.records import AudioFormat
 from splitfire_batch.rendering import float_blocks
 from splitfire_batch.separation import Limits, separate_file
@@ -87,7 +87,7 @@ class Separator:
     ) -> None:
         config = configure(SeparationConfig, {"model": model, "stems": tuple(stems), "residual": residual})
         self._recipes = make_recipes(config, find_card(model).stems)
-        self._engine = Engine(load_model(config, pick_device(configure(RuntimeConfig, {"device": device}))))
+        self._engine = Engine(*load_here(config, configure(RuntimeConfig, {"device": device})))
 
     def __enter__(self) -> Separator:
         return self

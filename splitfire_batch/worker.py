@@ -36,6 +36,7 @@ from splitfire_batch.schema import to_table
 from splitfire_batch.settling import open_bench, settle
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.transfer import DeviceLost
+from splitfire_batch.tuning import find_tuning
 
 PART_ROWS = 64
 PART_S = 15.0
@@ -65,9 +66,16 @@ class Worker:
         if spec.device == "cpu":
             torch.set_num_threads(spec.threads)
         runtime = spec.runtime
+        self._tuning = find_tuning(spec.separation, runtime, spec.device, spec.threads)
         model = load_model(
-            spec.separation, spec.device, runtime.weights_mirror, runtime.storage, runtime.compile
+            spec.separation,
+            spec.device,
+            runtime.weights_mirror,
+            runtime.storage,
+            runtime.compile,
+            self._tuning.is_channels_last,
         )
+        runtime = replace(runtime, batch=self._tuning.batch)
         self._bench = open_bench(
             model, spec.destination, spec.separation, spec.output, runtime, spec.is_immutable
         )
@@ -149,6 +157,7 @@ class Worker:
         engine, spec = self._bench.engine, self._spec
         parts = [engine.model.device.type, spec.separation.precision, engine.batch_label]
         parts += [f"threads{spec.threads}"] if spec.device == "cpu" else []
+        parts += [] if self._tuning.is_channels_last else ["channels_first"]
         parts += ["compiled"] if spec.runtime.compile else []
         return "/".join(parts)
 

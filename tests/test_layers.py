@@ -34,8 +34,13 @@ ROWS = [
         "splitfire_batch.models",
         "splitfire_batch.tables",
     },
-    {"splitfire_batch.engine"},
-    {"splitfire_batch.catalogue", "splitfire_batch.manifest", "splitfire_batch.separation"},
+    {"splitfire_batch.engine", "splitfire_batch.tuning"},
+    {
+        "splitfire_batch.calibration",
+        "splitfire_batch.catalogue",
+        "splitfire_batch.manifest",
+        "splitfire_batch.separation",
+    },
     {"splitfire_batch.rendering"},
     {"splitfire_batch.settling"},
     {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.worker"},
@@ -66,12 +71,14 @@ HOMES = {
     "torch": {
         "flows",  # the doctor asks it for devices
         "splitfire_batch.batching",
+        "splitfire_batch.calibration",
         "splitfire_batch.engine",
         "splitfire_batch.here",
         "splitfire_batch.models",
         "splitfire_batch.segments",
         "splitfire_batch.separation",
         "splitfire_batch.transfer",
+        "splitfire_batch.tuning",
         "splitfire_batch.worker",
     },
     "pyarrow": {

@@ -21,6 +21,7 @@ from splitfire_batch.records import Committed, Draining, Shard, ShardDone, Shard
 from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.transfer import DeviceLost
+from splitfire_batch.tuning import Trial, Tuning, keep
 from splitfire_batch.worker import PART_ROWS, Worker, WorkerSpec
 from tests.material import Gate, Shares, noise, track_of, write
 
@@ -106,6 +107,16 @@ def test_numerics_name_the_precision_and_compilation(tmp_path):
     list(worker.run_shard(Shard("s", tracks_of(tmp_path, 1))))
     worker.close()
     assert [row["numerics"] for row in rows_in(tmp_path)] == ["cpu/bf16/batch1/threads1/compiled"]
+
+
+def test_a_worker_runs_as_was_measured_for_its_threads_and_numerics_say_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
+    settings = spec(tmp_path)
+    keep(settings.separation, "cpu", [Trial(Tuning(3, settings.threads, False), 1.0)])
+    worker = settings()
+    list(worker.run_shard(Shard("s", tracks_of(tmp_path, 1))))
+    worker.close()
+    assert [row["numerics"] for row in rows_in(tmp_path)] == ["cpu/fp32/batch3/threads1/channels_first"]
 
 
 def test_the_passthrough_model_runs_through_the_spec(tmp_path):
