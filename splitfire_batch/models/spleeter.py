@@ -78,8 +78,7 @@ class Spleeter:
         is_plain_cpu = arithmetic.is_plain and self.device.type == "cpu"
         nets = [make_unet(tensors, instrument) for instrument in range(len(card.stems))]
         self._nets: list[Net] = [
-            UNetOnCpu(unet) if is_plain_cpu and is_suited(unet) else arithmetic.network(unet)
-            for unet in unets
+            UNetOnCpu(net) if is_plain_cpu and is_suited(net) else arithmetic.network(net) for net in nets
         ]
         self._run = SideBySide(len(nets)).map if is_plain_cpu else _one_by_one
         self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(self.device, torch.float32)
