@@ -6,6 +6,7 @@ and threads. Rounds are interleaved and medians taken, so that a busy minute slo
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,8 @@ from splitfire_batch.segments import Model
 from splitfire_batch.tuning import Trial, Tuning, n_cores
 
 ROUNDS = 5
-BUDGET_S = 40.0
-"""For all precisions together, beside one round and the loading of models, which are always done."""
+BUDGET_S = 24.0
+"""For batches and threads in all precisions together; at least one round is always measured."""
 NEARLY = 0.97
 """A smaller batch is chosen if it is this close to the fastest: it pads less and holds less."""
 
@@ -63,24 +64,20 @@ def tune(
     Raises:
         ConfigError: the model cannot be had.
     """
-    known = precisions(torch.device(device))
-    exact = load_model(
-        separation.__class__(model=separation.model), device, runtime.weights_mirror, runtime.storage
-    )
+    known, mirror, stores = precisions(torch.device(device)), runtime.weights_mirror, runtime.storage
+    exact = load_model(replace(separation, precision="fp32"), device, mirror, stores)
     made = excerpt(full_segment(exact), exact.sample_rate)[: exact.n_channels]
     segment = made if music is None else _whole(music, full_segment(exact))
     for precision in known:
         wanted = replace(separation, precision=precision)
         try:
-            models = {
-                is_last: load_model(wanted, device, runtime.weights_mirror, runtime.storage, False, is_last)
-                for is_last in (True, False)
-            }
+            first = load_model(wanted, device, mirror, stores, is_channels_last=False)
+            last = exact if precision == "fp32" else load_model(wanted, device, mirror, stores)
         except ConfigError as error:
             yield Tuned(precision, refusal=str(error))
             continue
-        trials = _trials(models, made, BUDGET_S / len(known))
-        yield Tuned(precision, measure(models[True], exact, segment), trials)
+        trials = _trials({True: last, False: first}, made, BUDGET_S / len(known))
+        yield Tuned(precision, measure(last, exact, segment), trials)
 
 
 def _whole(music: Tensor, n_frames: int) -> Tensor:
@@ -97,39 +94,41 @@ def _trials(models: Mapping[bool, Model], segment: Tensor, budget_s: float) -> t
     threads_before = torch.get_num_threads()
     try:
         layouts = [Tuning(1, counts[-1], is_last) for is_last in (True, False)]
-        last, first = _timed(models, layouts, segment, budget_s / 5)
-        is_last = first.x_real_time * NEARLY <= last.x_real_time
+        rounds = zip(*_seconds(models, layouts, segment, math.inf).values(), strict=True)
+        # Elsewhere channels last is up to twice as fast: to lose its place it has to lose every round.
+        is_last = any(last <= first for last, first in rounds)
         batches = (1, 2, 3, 4) if is_cpu else (1, 2, 4, 8, 16, 32)
         ways = [Tuning(batch, n, is_last) for n in counts for batch in batches]
-        return _timed(models, ways, segment, budget_s * 4 / 5)
+        seconds = _seconds(models, ways, segment, budget_s)
     finally:
         torch.set_num_threads(threads_before)
-
-
-def _timed(
-    models: Mapping[bool, Model], ways: Sequence[Tuning], segment: Tensor, budget_s: float
-) -> tuple[Trial, ...]:
-    """Medians of interleaved rounds, the first of which only warms up; what does not fit is left out."""
-    seconds: dict[Tuning, list[float]] = {way: [] for way in ways}
-    begin = time.perf_counter()
-    for number in range(1 + ROUNDS):
-        for way in list(seconds):
-            try:
-                took_s = _seconds(models[way.is_channels_last], way, segment)
-            except torch.OutOfMemoryError:
-                del seconds[way]
-                continue
-            seconds[way] += [took_s] if number else []
-        if number and time.perf_counter() - begin > budget_s:
-            break
     audio_s = segment.shape[-1] / models[True].sample_rate
     return tuple(
         Trial(way, (way.batch or 1) * audio_s / statistics.median(took)) for way, took in seconds.items()
     )
 
 
-def _seconds(model: Model, way: Tuning, segment: Tensor) -> float:
-    """One call, copies to and from the device left out."""
+def _seconds(
+    models: Mapping[bool, Model], ways: Sequence[Tuning], segment: Tensor, budget_s: float
+) -> dict[Tuning, list[float]]:
+    """Seconds of each way in interleaved rounds, after one to warm up; what does not fit is left out."""
+    seconds: dict[Tuning, list[float]] = {way: [] for way in ways}
+    begin = time.perf_counter()
+    for number in range(1 + ROUNDS):
+        for way in list(seconds):
+            try:
+                took_s = _one_call(models[way.is_channels_last], way, segment)
+            except torch.OutOfMemoryError:
+                del seconds[way]
+                continue
+            seconds[way] += [took_s] if number else []
+        if number and time.perf_counter() - begin > budget_s:
+            break
+    return seconds
+
+
+def _one_call(model: Model, way: Tuning, segment: Tensor) -> float:
+    """Seconds of one call, copies to and from the device left out."""
     if way.threads:
         torch.set_num_threads(way.threads)
     segments = segment.expand(way.batch or 1, -1, -1).to(model.device, copy=True)

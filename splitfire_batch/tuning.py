@@ -81,9 +81,10 @@ def keep(separation: SeparationConfig, device: str, trials: Sequence[Trial]) -> 
     entries = [entry for entry in _read(path) if not entry.items() >= setup.items()]
     entries += [{**setup, **asdict(trial.tuning), "x_real_time": trial.x_real_time} for trial in trials]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(entries, file, indent=1)
-    Path(file.name).replace(path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        whole = Path(scratch) / path.name
+        whole.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        whole.replace(path)
     return path
 
 

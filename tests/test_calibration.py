@@ -26,7 +26,7 @@ def _two_cores_and_two_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
 def use(monkeypatch: pytest.MonkeyPatch, **models: Shares | ConfigError) -> None:
     """Models by precision instead of real ones."""
 
-    def load(separation: SeparationConfig, *_: object) -> Shares:
+    def load(separation: SeparationConfig, *_: object, **__: object) -> Shares:
         found = models[separation.precision]
         if isinstance(found, ConfigError):
             raise found
@@ -46,8 +46,19 @@ def test_every_batch_and_number_of_threads_is_measured_in_one_layout(monkeypatch
         assert all(trial.x_real_time > 0 for trial in tuned.trials)
 
 
-def test_torch_has_its_threads_back_afterwards(monkeypatch):
+@pytest.mark.parametrize(("wins", "wanted"), [(5, False), (4, True), (0, True)])
+def test_channels_first_has_to_win_every_round_to_be_chosen(wins, wanted, monkeypatch):
+    took = {True: [9.0] + 5 * [2.0], False: [9.0] + wins * [1.0] + (5 - wins) * [3.0]}
+
+    def one_call(_: object, way: Tuning, __: object) -> float:
+        return took[way.is_channels_last].pop(0) if took[way.is_channels_last] else 1.0
+
     use(monkeypatch, fp32=Shares(), bf16=Shares())
+    monkeypatch.setattr(calibration, "_one_call", one_call)
+    assert {trial.tuning.is_channels_last for trial in next(tune(*SETTINGS)).trials} == {wanted}
+
+
+def test_torch_has_its_threads_back_afterwards(monkeypatch):
     seen, before = set(), torch.get_num_threads()
     use(monkeypatch, fp32=Shares(before=lambda _: seen.add(torch.get_num_threads())), bf16=Shares())
     list(tune(*SETTINGS))

@@ -46,6 +46,11 @@ def test_a_batch_that_was_set_wins_over_what_was_measured():
     assert find_tuning(FP32, RuntimeConfig(batch=1), "cpu") == Tuning(1, 2)
 
 
+def test_the_file_may_be_read_by_whoever_may_read_new_files(tmp_path):
+    (tmp_path / "new").touch()
+    assert keep(FP32, "cpu", TRIALS).stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_measuring_again_replaces_what_was_and_leaves_other_precisions():
     keep(FP32, "cpu", TRIALS)
     keep(BF16, "cpu", TRIALS[:1])
