@@ -22,6 +22,7 @@ from torch import Tensor
 
 from splitfire_batch.errors import TrackError
 from splitfire_batch.segments import Model
+from splitfire_batch.stopwatch import DeviceClock
 
 _LINGER_S = 0.05
 _ENDLESS = 2**62
@@ -32,14 +33,17 @@ class DeviceLost(RuntimeError):
 
 
 class Request:
-    """One segment (C, L) on its way through the device; `seconds` is its share of the batch's time."""
+    """One segment (C, L) on its way through the device; `seconds` is its share of the batch's time.
 
-    __slots__ = ("estimate", "seconds", "segment", "since")
+    It has `waited_s` for its batch to begin.
+    """
+
+    __slots__ = ("estimate", "seconds", "segment", "since", "waited_s")
 
     def __init__(self, segment: Tensor) -> None:
         self.segment = segment
         self.estimate: Future[Tensor] = Future()
-        self.seconds = 0.0
+        self.seconds = self.waited_s = 0.0
         self.since = time.monotonic()
 
 
@@ -50,16 +54,19 @@ class Batcher:
         model: called by the device thread only.
         batch: full segments that go through the network together.
         packs_short: shorter segments go in proportionally larger batches.
+        clock: hears when the device computes.
     """
 
-    def __init__(self, model: Model, batch: int, packs_short: bool) -> None:
-        self._model = model
+    def __init__(self, model: Model, batch: int, packs_short: bool, clock: DeviceClock | None = None) -> None:
+        self._model, self._clock = model, clock or DeviceClock(1)
         self._batch, self._packs_short = batch, packs_short
-        self._full_frames = model.segments(_ENDLESS)[0].n_frames
+        self.full_frames = model.segments(_ENDLESS)[0].n_frames
+        """Frames of a segment that is not cut short by the track's end."""
         self._batch_sizes: dict[int, int] = {}
         self._queues: dict[int, deque[Request]] = {}
         self._awaited: list[list[Request]] = []
-        self._n_open = 0
+        self.n_open = 0
+        """Tracks that may send more requests."""
         self._is_closed = False
         self._changed = threading.Condition()
         self.busy_s = 0.0
@@ -76,7 +83,7 @@ class Batcher:
 
     def batch_size(self, n_frames: int) -> int:
         """How many segments of that length share a batch."""
-        packed = self._batch * self._full_frames // n_frames if self._packs_short else self._batch
+        packed = self._batch * self.full_frames // n_frames if self._packs_short else self._batch
         return self._batch_sizes.get(n_frames) or max(1, packed)
 
     @property
@@ -118,18 +125,22 @@ class Batcher:
     def open_track(self) -> Iterator[None]:
         """While it is open, more requests may come: a partial batch may be worth a short wait."""
         with self._changed:
-            self._n_open += 1
+            self.n_open += 1
         try:
             yield
         finally:
             with self._changed:
-                self._n_open -= 1
+                self.n_open -= 1
                 self._changed.notify_all()
 
     def _serve(self) -> None:
         """The device thread."""
         while (batch := self._next_batch()) is not None:
-            self._run(batch)
+            began = time.monotonic()
+            for request in batch:
+                request.waited_s = began - request.since
+            with self._clock.busy():
+                self._run(batch)
 
     def _next_batch(self) -> list[Request] | None:
         """Wait for a batch worth running; None when the engine is closed."""
@@ -155,7 +166,7 @@ class Batcher:
     def _patience_s(self, oldest: Request) -> float:
         """How long a partial batch may wait for more; 0 when no open track can add to it."""
         n_stalled = sum(any(not r.estimate.done() for r in requests) for requests in self._awaited)
-        if self._is_closed or n_stalled >= self._n_open:
+        if self._is_closed or n_stalled >= self.n_open:
             return 0.0
         return max(0.0, oldest.since + _LINGER_S - time.monotonic())
 
@@ -176,23 +187,27 @@ class Batcher:
             return
         seconds = time.perf_counter() - begin
         self.busy_s += seconds
-        for request, estimate in zip(batch, estimates[: len(batch)], strict=True):
+        for request, estimate in zip(batch, estimates, strict=True):
             request.seconds = seconds / len(batch)
             request.estimate.set_result(estimate)
 
-    def _estimate(self, segments: list[Tensor], size: int) -> Tensor:
+    def _estimate(self, segments: list[Tensor], size: int) -> list[Tensor]:
+        """The estimates, each in memory of its own: none keeps those of slower tracks, nor padding, alive."""
         padded = torch.zeros((size, *segments[0].shape))
         torch.stack(segments, out=padded[: len(segments)])
-        estimates = self._call(padded)
+        with self._on_device():
+            estimates = self._model(padded.to(self._model.device))
         wanted = (size, len(self._model.stems), *segments[0].shape)
         if estimates.shape != wanted:
             raise ValueError(f"{self._model.name} gave shape {tuple(estimates.shape)}, wanted {wanted}")
-        return estimates
+        with self._on_device():
+            return [estimate.to("cpu", copy=size > 1) for estimate in estimates[: len(segments)]]
 
-    def _call(self, padded: Tensor) -> Tensor:
-        """The model's answer on the CPU; what an accelerator raises, every later call may raise again."""
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """What an accelerator raises, every later call may raise again."""
         try:
-            return self._model(padded.to(self._model.device)).cpu()
+            yield
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:

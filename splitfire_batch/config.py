@@ -105,10 +105,10 @@ class RuntimeConfig:
     """Where networks run; `auto` takes a GPU where Ray sees one."""
     batch: int | None = Field(default=None, ge=1)
     """Full segments that go through the network together; default: 1 on a CPU, 8 on a GPU."""
-    open_tracks: int = Field(default=8, ge=1)
-    """Tracks that a worker fetches, decodes, separates and encodes at the same time."""
-    spool_mb: int = Field(default=256, ge=1)
-    """Megabytes of decoded audio a worker holds while stems wait to be written; more goes to disk."""
+    audio_mb: int | None = Field(default=None, ge=1)
+    """Megabytes of decoded audio a worker holds; default: 256 on a CPU, 2048 on a GPU. More goes to disk."""
+    open_tracks: int | None = Field(default=None, ge=1)
+    """Tracks a worker has in hand at most, if audio_mb has room; default: 8 on a CPU, 256 on a GPU."""
     scratch_dir: str | None = None
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)

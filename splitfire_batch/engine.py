@@ -10,6 +10,7 @@ Axes: G lanes (channel pairs of a track), S stems, C channels, L frames of a seg
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from splitfire_batch.batching import Batcher, Request
 from splitfire_batch.segments import MixBuffer, Model, OverlapAdd, Segment
-from splitfire_batch.stopwatch import Stopwatch
+from splitfire_batch.stopwatch import DeviceClock, Stopwatch
+
+_HELD_SEGMENTS = 5
+"""Segments' worth of mix and estimates that a track holds at most: two in flight, the rest in copies."""
 
 
 class Engine:
@@ -37,7 +41,10 @@ class Engine:
         self.model = model
         self.batch = batch or (1 if is_cpu else 8)
         """Full segments in a batch."""
-        self._batcher = Batcher(model, self.batch, not is_cpu if packs_short is None else packs_short)
+        self.clock = DeviceClock(os.cpu_count() or 1)
+        """Where the device's seconds go; the stopwatches of all tracks should tell it of their stages."""
+        packs_short = not is_cpu if packs_short is None else packs_short
+        self._batcher = Batcher(model, self.batch, packs_short, self.clock)
 
     def __enter__(self) -> Engine:
         return self
@@ -53,6 +60,30 @@ class Engine:
     def busy_s(self) -> float:
         """Seconds the device has computed."""
         return self._batcher.busy_s
+
+    @property
+    def full_frames(self) -> int:
+        """Frames of a full segment."""
+        return self._batcher.full_frames
+
+    @property
+    def queue_bytes(self) -> int:
+        """Bytes of audio in two batches, which all tracks fill together."""
+        return 2 * self.batch * self._segment_bytes(self.full_frames)
+
+    def track_bytes(self, n_frames: int, n_lanes: int) -> int:
+        """Bytes of audio that an open track holds at most, besides those of `queue_bytes`.
+
+        Args:
+            n_frames: its length at the model's rate; 0 when it is not known.
+            n_lanes: G.
+        """
+        longest = self.model.segments(n_frames)[0].n_frames if n_frames else self.full_frames
+        return _HELD_SEGMENTS * n_lanes * self._segment_bytes(longest)
+
+    def _segment_bytes(self, n_frames: int) -> int:
+        """Bytes of a segment and its estimates, in one lane."""
+        return 4 * n_frames * self.model.n_channels * (1 + len(self.model.stems))
 
     def batch_size(self, n_frames: int) -> int:
         """How many segments of that length share a batch."""
@@ -103,9 +134,10 @@ class Engine:
         blend = OverlapAdd(n_lanes * len(self.model.stems), self.model.n_channels)
         in_flight: deque[tuple[Segment, list[Request]]] = deque()
         for segment in self._readable(blocks, mix):
-            lanes = mix.read(segment).reshape(n_lanes, self.model.n_channels, segment.n_frames)
+            with watch.measure("blend"):
+                lanes = mix.read(segment).reshape(n_lanes, self.model.n_channels, segment.n_frames)
             in_flight.append((segment, self._batcher.send(lanes)))
-            if len(in_flight) > 2 * self.batch:
+            if len(in_flight) > max(1, 2 * self.batch // self._batcher.n_open):
                 self._blend_oldest(in_flight, blend, watch)
                 yield blend.take(in_flight[0][0].start)
         while in_flight:
@@ -130,6 +162,9 @@ class Engine:
     ) -> None:
         """Wait for the oldest segment in flight and add its estimates (G*S, C, L)."""
         segment, requests = in_flight.popleft()
-        estimates = torch.cat(self._batcher.receive(requests))
+        estimates = self._batcher.receive(requests)
         watch.add("device", sum(request.seconds for request in requests))
-        blend.add(segment, estimates, self.model.window(segment.n_frames))
+        watch.add("wait_device", sum(request.waited_s for request in requests))
+        with watch.measure("blend"):
+            whole = torch.cat(estimates) if len(estimates) > 1 else estimates[0]
+            blend.add(segment, whole, self.model.window(segment.n_frames))

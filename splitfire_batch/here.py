@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from splitfire_batch.errors import ConfigError, TransientError
 from splitfire_batch.models import find_card, load_model
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
-from splitfire_batch.settling import open_bench, settle
+from splitfire_batch.settling import settle
 from splitfire_batch.stems import make_recipes
+from splitfire_batch.workbench import open_bench
 
 
 def separate_files(
@@ -40,9 +40,8 @@ def separate_files(
     """
     make_recipes(separation, find_card(separation.model).stems)
     tracks = _tracks(files, separation, output)
-    alone = replace(runtime, open_tracks=1)
     model = load_model(separation, pick_device(runtime), runtime.weights_mirror, runtime.storage)
-    bench = open_bench(model, out, separation, output, alone, is_immutable=output.names == "immutable")
+    bench = open_bench(model, out, separation, output, runtime, is_immutable=output.names == "immutable")
     with bench.engine:
         for track in tracks:
             try:

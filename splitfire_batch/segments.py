@@ -205,10 +205,10 @@ class OverlapAdd:
         """
         self._check_covered(stop)
         n = max(0, stop - self._start)  # the next segment, too, may begin before the track
-        out = self._sum[:, :, :n].clone()
+        out, rest = self._sum[:, :, :n], self._sum[:, :, n:]
         if self._weight[:n].any():
             out /= self._weight[:n]
-        self._sum = self._sum[:, :, n:].clone()
+        self._sum = rest.clone()
         self._weight = self._weight[n:].clone()
         self._start += n
         return out

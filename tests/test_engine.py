@@ -361,6 +361,38 @@ def test_a_long_track_holds_a_bounded_number_of_frames(block_frames):
     assert max(sizes) <= 8 * 50_000 * (8 + 16) + 4 * block_frames * 8
 
 
+@pytest.mark.parametrize("n_tracks", [1, 3, 12])
+def test_what_is_told_to_be_held_is_not_passed_however_many_tracks_are_open(n_tracks):
+    """Tensors only: the caller's copies of finished frames are part of what is told, too."""
+    sizes = []
+
+    def look(_: Tensor) -> None:
+        sizes.append(bytes_in_tensors() - before)
+
+    class Wide(Toy):
+        def segments(self, n_frames: int) -> Sequence[Segment]:
+            return uniform_segments(n_frames, 50_000, 40_000)
+
+    def consume(_: int) -> None:
+        for _ in engine.separate(torch.zeros((1, 2, 8_000)) for _ in range(60)):
+            time.sleep(0.001)
+
+    before = bytes_in_tensors()
+    with Engine(Wide(look), batch=4) as engine, ThreadPoolExecutor(n_tracks) as pool:
+        list(pool.map(consume, range(n_tracks)))
+        limit = engine.queue_bytes + n_tracks * engine.track_bytes(0, n_lanes=1)
+    padded = 4 * 50_000 * 2 * 4
+    assert max(sizes) <= limit + padded
+
+
+def test_segments_that_wait_for_the_device_are_told():
+    watches = [Stopwatch() for _ in range(2)]
+    with Engine(Toy(lambda _: time.sleep(0.01))) as engine, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda watch: list(engine.separate([noise(2_000)], watch)), watches))
+    for watch in watches:
+        assert watch.seconds().wait_device > watch.seconds().blend > 0
+
+
 def test_the_tracks_shares_of_the_device_add_up_to_its_busy_seconds():
     watches = [Stopwatch() for _ in range(5)]
     with Engine(Toy(), batch=3) as engine, ThreadPoolExecutor(5) as pool:

@@ -22,6 +22,7 @@ ROWS = [
     },
     {
         "splitfire_batch.batching",
+        "splitfire_batch.budget",
         "splitfire_batch.schema",
         "splitfire_batch.plan",
         "splitfire_batch.stems",
@@ -35,7 +36,7 @@ ROWS = [
         "splitfire_batch.tables",
     },
     {"splitfire_batch.catalogue", "splitfire_batch.manifest", "splitfire_batch.separation"},
-    {"splitfire_batch.rendering"},
+    {"splitfire_batch.rendering", "splitfire_batch.workbench"},
     {"splitfire_batch.settling"},
     {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.worker"},
     {"splitfire_batch.job", "splitfire_batch.separator"},

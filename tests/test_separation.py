@@ -23,10 +23,11 @@ Arrays = dict[str, NDArray[np.float32]]
 def separated(
     file: Path, model: object, stems: tuple[str, ...] = MODEL_STEMS, limits: Limits | None = None
 ) -> tuple[NDArray[np.int32], Arrays, dict[str, float]]:
-    """The mix, the estimates and their peaks of a whole file."""
+    """The mix, the estimates and their peaks of a whole file, kept in memory, or with limits in files."""
+    spool_bytes = 0 if limits else 2**30
     with (
         Engine(model) as engine,
-        separate_file(file, engine, stems, limits or Limits(), Stopwatch()) as result,
+        separate_file(file, engine, stems, limits or Limits(), Stopwatch(), lambda _: spool_bytes) as result,
     ):
         blocks = list(result.blocks())
         mix = np.concatenate([mix for mix, _ in blocks])
@@ -87,7 +88,7 @@ def test_spools_on_disk_give_what_spools_in_memory_give(tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     mix, estimates, peaks = separated(file, Shares())
-    same_mix, same_estimates, same_peaks = separated(file, Shares(), limits=Limits(1e9, 0, scratch))
+    same_mix, same_estimates, same_peaks = separated(file, Shares(), limits=Limits(scratch=scratch))
     assert_array_equal(mix, same_mix)
     for stem in MODEL_STEMS:
         assert_array_equal(estimates[stem], same_estimates[stem])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from flows.summary import failure_lines, summary_lines, summary_markdown
-from splitfire_batch.records import StageSeconds
+from splitfire_batch.records import DeviceSeconds, StageSeconds
 from splitfire_batch.report import Failure, Report
 
 REPORT = Report(
@@ -27,6 +27,8 @@ REPORT = Report(
     n_bytes_out=3 * 2**20,
     wall_s=61.0,
     seconds=StageSeconds(),
+    worker_s=120.0,
+    device=DeviceSeconds(busy=60.0, fetch=30.0, store=12.0),
 )
 NOTHING = dataclasses.replace(REPORT, n_planned=0, n_done=0, n_failed=0, failures=(), failures_by_code={})
 
