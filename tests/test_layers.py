@@ -14,6 +14,7 @@ ROWS = [
     {"splitfire_batch.errors", "splitfire_batch.records"},
     {
         "splitfire_batch",
+        "splitfire_batch.bottleneck",
         "splitfire_batch.config",
         "splitfire_batch.naming",
         "splitfire_batch.report",

@@ -50,6 +50,10 @@ def test_every_number_that_is_not_zero_is_told() -> None:
     assert "2 h 03 min of audio in 1 min 01 s (121.0 x real time), 3.0 MiB" in text
 
 
+def test_the_bottleneck_is_named_with_a_setting() -> None:
+    assert summary_lines(REPORT)[-1].startswith("fetch-bound: the device was busy 50 %; raise open_tracks")
+
+
 def test_a_run_with_nothing_to_do_says_so_and_quotes_no_speed() -> None:
     lines = summary_lines(NOTHING)
     assert lines[0] == "nothing to do: 3 of 10 tracks are done"
