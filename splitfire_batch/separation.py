@@ -10,8 +10,10 @@ Axes: n frames, C channels of the file, G lanes (channel pairs), S stems.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +36,8 @@ from splitfire_batch.records import AudioFormat
 from splitfire_batch.stopwatch import Stopwatch
 
 BLOCK_FRAMES = 65_536
+_BLOCKS_AHEAD = 8
+"""Decoded blocks, a Spleeter segment in all, that a long track has ready while its estimates are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +130,10 @@ def separate_file(
             for _ in range(1 + len(stems))
         )
         separated = Separated(decoder.format, mix, dict(zip(stems, kept, strict=True)), spools)
-        for name, block in _estimate_blocks(decoder, engine, separated, stems, watch):
-            with watch.measure("encode"):
-                separated.append(name, block)
+        with closing(_estimate_blocks(decoder, engine, separated, stems, watch)) as blocks:
+            for name, block in blocks:
+                with watch.measure("encode"):
+                    separated.append(name, block)
         separated.source = replace(decoder.format, n_frames=separated.n_frames)
         on_error.pop_all()
         return separated
@@ -136,7 +141,7 @@ def separate_file(
 
 def _estimate_blocks(
     decoder: Decoder, engine: Engine, separated: Separated, stems: Sequence[str], watch: Stopwatch
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Generator[tuple[str, np.ndarray], None, None]:
     """Append the mix to `separated`; give the estimates (n, C) at the file's rate as they become final."""
     model, source = engine.model, decoder.format
     groups = channel_groups(source.n_channels)
@@ -144,11 +149,13 @@ def _estimate_blocks(
     keeps_all = kept == list(range(len(model.stems)))
     back = Resampler(model.sample_rate, source.sample_rate, len(groups) * len(kept) * model.n_channels)
     at_model_rate = watch.timed("decode", _model_blocks(decoder, separated, model.sample_rate))
-    for frames in engine.separate(at_model_rate, watch):
-        with watch.measure("encode"):
-            lanes = frames.numpy() if keeps_all else frames.numpy()[:, kept]
-            native = from_lanes(back.push(lanes), groups)
-        yield from zip(stems, native, strict=True)
+    is_long = not 0 < source.n_frames * model.sample_rate <= engine.full_frames * source.sample_rate
+    with closing(_made_ahead(at_model_rate) if is_long else at_model_rate) as blocks:
+        for frames in engine.separate(blocks, watch):
+            with watch.measure("encode"):
+                lanes = frames.numpy() if keeps_all else frames.numpy()[:, kept]
+                native = from_lanes(back.push(lanes), groups)
+            yield from zip(stems, native, strict=True)
     with watch.measure("encode"):
         native = from_lanes(back.finish(separated.n_frames), groups)
     yield from zip(stems, native, strict=True)
@@ -165,6 +172,18 @@ def _model_blocks(decoder: Decoder, separated: Separated, sample_rate: int) -> I
     # at least one frame, so that a clip of one frame at a high rate is separated too
     n_frames = max(1, math.ceil(separated.n_frames * sample_rate / source.sample_rate))
     yield torch.from_numpy(forth.finish(n_frames))
+
+
+def _made_ahead(blocks: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
+    """The blocks, made in another thread before they are asked for; it ends when this is closed."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
+    try:
+        ready = deque(pool.submit(next, blocks, None) for _ in range(_BLOCKS_AHEAD))
+        while (block := ready.popleft().result()) is not None:
+            yield block
+            ready.append(pool.submit(next, blocks, None))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _peak(block: np.ndarray) -> float:

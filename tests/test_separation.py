@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,34 @@ def test_repaired_copies_of_a_file_go_to_scratch(tmp_path, monkeypatch):
     mix, _, _ = separated(file, Shares(), limits=Limits(scratch=scratch))
     assert len(mix) == 3_000
     assert not list(scratch.iterdir())
+
+
+def test_a_long_track_decodes_in_a_thread_of_its_own_that_ends_with_it(tmp_path):
+    file = write(tmp_path / "mix.wav", noise(2_000_000))
+    names = set()
+
+    def look(_: object) -> None:
+        names.update(thread.name for thread in threading.enumerate())
+
+    separated(file, Shares(before=look))
+    assert any(name.startswith("decode") for name in names)
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+
+
+def test_a_long_track_that_breaks_off_is_refused_and_leaves_no_thread(tmp_path):
+    file = write(tmp_path / "mix.flac", noise(2_000_000))
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) * 3 // 4])
+    with pytest.raises(TrackError, match="TRUNCATED"):
+        separated(file, Shares())
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+
+
+def test_a_model_that_fails_ends_the_decoding_of_a_long_track(tmp_path):
+    def fail(_: object) -> None:
+        raise ArithmeticError("poison")
+
+    file = write(tmp_path / "mix.wav", noise(2_000_000))
+    with pytest.raises(ArithmeticError, match="poison"):
+        separated(file, Shares(before=fail))
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
