@@ -17,6 +17,7 @@ from dataclasses import fields, replace
 
 import torch
 
+from splitfire_batch import heap
 from splitfire_batch.batching import DeviceLost
 from splitfire_batch.errors import TransientError
 from splitfire_batch.manifest import write_part
@@ -69,6 +70,7 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         if spec.device == "cpu":
             torch.set_num_threads(spec.threads)
+        heap.share_arenas()
         runtime = spec.runtime
         model = load_model(spec.separation, spec.device, runtime.weights_mirror, runtime.storage)
         self._bench = open_bench(
@@ -152,6 +154,7 @@ class Worker:
                 time.sleep(pause_s)
         else:
             write_part(self._bench.destination, table)
+        heap.give_back()
         return Committed(shard.shard_id, tuple(_outcome(row) for row in rows))
 
     def _numerics(self) -> str:
