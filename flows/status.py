@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from flows.settings import Settings
+from splitfire_batch.bottleneck import bottleneck
 from splitfire_batch.manifest import ROOT, current_rows
+from splitfire_batch.records import DeviceSeconds
 from splitfire_batch.storage import Store, open_store
 
 
@@ -69,6 +71,8 @@ def _lines(status: dict[str, Any]) -> list[str]:
             f"last run {last['run_id']}: {last['n_done']} done, {last['n_failed']} failed, "
             f"{last['n_unsettled']} left, {last['wall_s']:.0f} s"
         )
-        busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in last["seconds"].items())
-        lines.append(f"busy: {busy}")
+        stages = (f"{stage.replace('_', ' for ')} {s:.1f} s" for stage, s in last["seconds"].items())
+        lines.append(f"all tracks together: {', '.join(stages)}")
+        if "device" in last:  # not in the records of older versions
+            lines.append(bottleneck(DeviceSeconds(**last["device"]), last["worker_s"]))
     return lines

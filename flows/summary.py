@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from splitfire_batch.bottleneck import bottleneck
 from splitfire_batch.report import Report
 
 
@@ -25,6 +26,7 @@ def summary_lines(report: Report) -> list[str]:
             f"({report.audio_s / report.wall_s:.1f} x real time), "
             f"{report.n_bytes_out / 2**20:,.1f} MiB of stems"
         )
+        lines.append(bottleneck(report.device, report.worker_s))
     return lines
 
 

@@ -110,10 +110,10 @@ class RuntimeConfig:
     """Full segments that go through the network together; default: 1 on a CPU, 8 on a GPU."""
     compile: bool = False
     """Let torch.compile fuse the networks (fp32, tf32): minutes at the start, rarely worth it on a CPU."""
-    open_tracks: int = Field(default=8, ge=1)
-    """Tracks that a worker fetches, decodes, separates and encodes at the same time."""
-    spool_mb: int = Field(default=256, ge=1)
-    """Megabytes of decoded audio a worker holds while stems wait to be written; more goes to disk."""
+    audio_mb: int | None = Field(default=None, ge=1)
+    """Megabytes of decoded audio a worker holds; default: 256 on a CPU, 2048 on a GPU. More goes to disk."""
+    open_tracks: int | None = Field(default=None, ge=1)
+    """Tracks a worker has in hand at most, if audio_mb has room; default: 8 on a CPU, 256 on a GPU."""
     scratch_dir: str | None = None
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)

@@ -10,6 +10,7 @@ Axes: G lanes (channel pairs of a track), S stems, C channels, L frames of a seg
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -17,9 +18,15 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from splitfire_batch.batching import Batcher, Request
+from splitfire_batch.batching import Batcher
+from splitfire_batch.requests import Request, RequestQueue
 from splitfire_batch.segments import MixBuffer, Model, OverlapAdd, Segment
-from splitfire_batch.stopwatch import Stopwatch
+from splitfire_batch.stopwatch import DeviceClock, Stopwatch
+from splitfire_batch.transfer import open_transfer
+
+_ENDLESS = 2**62
+_HELD_SEGMENTS = 5
+"""Segments' worth of mix and estimates that a track holds at most: two in flight, the rest in copies."""
 
 
 class Engine:
@@ -37,7 +44,13 @@ class Engine:
         self.model = model
         self.batch = batch or (1 if is_cpu else 8)
         """Full segments in a batch."""
-        self._batcher = Batcher(model, self.batch, not is_cpu if packs_short is None else packs_short)
+        self.clock = DeviceClock(os.cpu_count() or 1)
+        """Where the device's seconds go; the stopwatches of all tracks should tell it of their stages."""
+        self.full_frames = model.segments(_ENDLESS)[0].n_frames
+        """Frames of a segment that is not cut short by its track's end."""
+        packs_short = not is_cpu if packs_short is None else packs_short
+        self._requests = RequestQueue(self.full_frames, self.batch, packs_short)
+        self._batcher = Batcher(self._requests, open_transfer(model), self.clock)
 
     def __enter__(self) -> Engine:
         return self
@@ -54,22 +67,41 @@ class Engine:
         """Seconds the device has computed."""
         return self._batcher.busy_s
 
+    @property
+    def queue_bytes(self) -> int:
+        """Bytes of audio in two batches, which all tracks fill together."""
+        return 2 * self.batch * self._segment_bytes(self.full_frames)
+
+    def track_bytes(self, n_frames: int, n_lanes: int) -> int:
+        """Bytes of audio that an open track holds at most, besides those of `queue_bytes`.
+
+        Args:
+            n_frames: its length at the model's rate; 0 when it is not known.
+            n_lanes: G.
+        """
+        longest = self.model.segments(n_frames)[0].n_frames if n_frames else self.full_frames
+        return _HELD_SEGMENTS * n_lanes * self._segment_bytes(longest)
+
+    def _segment_bytes(self, n_frames: int) -> int:
+        """Bytes of a segment and its estimates, in one lane."""
+        return 4 * n_frames * self.model.n_channels * (1 + len(self.model.stems))
+
     def batch_size(self, n_frames: int) -> int:
         """How many segments of that length share a batch."""
-        return self._batcher.batch_size(n_frames)
+        return self._requests.batch_size(n_frames)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the operator should know of the batches so far, one sentence per length of segments."""
         return tuple(
             f"batch halved to {size} for segments of {n_frames} frames: the device is out of memory"
-            for n_frames, size in sorted(self._batcher.halved.items())
+            for n_frames, size in sorted(self._requests.halved.items())
         )
 
     @property
     def batch_label(self) -> str:
         """The batches that the estimates' last bits depend on: `batch8`, or `batch8/batch4@527360`."""
-        halved = (f"/batch{size}@{frames}" for frames, size in sorted(self._batcher.halved.items()))
+        halved = (f"/batch{size}@{frames}" for frames, size in sorted(self._requests.halved.items()))
         return f"batch{self.batch}{''.join(halved)}"
 
     def separate(self, blocks: Iterable[Tensor], watch: Stopwatch | None = None) -> Iterator[Tensor]:
@@ -92,7 +124,7 @@ class Engine:
         if first is None:
             return
         n_lanes, n_channels = first.shape[:2]
-        with self._batcher.open_track():
+        with self._requests.open_track():
             for frames in self._stream(chain([first], blocks), n_lanes, watch or Stopwatch()):
                 if frames.shape[-1]:
                     yield frames.reshape(n_lanes, -1, n_channels, frames.shape[-1])
@@ -103,9 +135,10 @@ class Engine:
         blend = OverlapAdd(n_lanes * len(self.model.stems), self.model.n_channels)
         in_flight: deque[tuple[Segment, list[Request]]] = deque()
         for segment in self._readable(blocks, mix):
-            lanes = mix.read(segment).reshape(n_lanes, self.model.n_channels, segment.n_frames)
-            in_flight.append((segment, self._batcher.send(lanes)))
-            if len(in_flight) > 2 * self.batch:
+            with watch.measure("blend"):
+                lanes = mix.read(segment).reshape(n_lanes, self.model.n_channels, segment.n_frames)
+            in_flight.append((segment, self._requests.send(lanes)))
+            if len(in_flight) > max(1, 2 * self.batch // self._requests.n_open):
                 self._blend_oldest(in_flight, blend, watch)
                 yield blend.take(in_flight[0][0].start)
         while in_flight:
@@ -130,7 +163,9 @@ class Engine:
     ) -> None:
         """Wait for the oldest segment in flight and add its estimates (G*S, C, L)."""
         segment, requests = in_flight.popleft()
-        received = self._batcher.receive(requests)
-        estimates = torch.cat(received) if len(received) > 1 else received[0]
+        estimates = self._requests.receive(requests)
         watch.add("device", sum(request.seconds for request in requests))
-        blend.add(segment, estimates, self.model.window(segment.n_frames))
+        watch.add("wait_device", sum(request.waited_s for request in requests))
+        with watch.measure("blend"):
+            whole = torch.cat(estimates) if len(estimates) > 1 else estimates[0]
+            blend.add(segment, whole, self.model.window(segment.n_frames))

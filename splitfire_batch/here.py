@@ -14,10 +14,11 @@ from splitfire_batch.models import find_card, load_model
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.segments import Model
-from splitfire_batch.settling import open_bench, settle
+from splitfire_batch.settling import settle
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import find_tuning
+from splitfire_batch.workbench import open_bench
 
 
 def separate_files(
@@ -43,8 +44,8 @@ def separate_files(
     make_recipes(separation, find_card(separation.model).stems)
     tracks = _tracks(files, separation, output)
     model, batch = load_here(separation, runtime)
-    alone = replace(runtime, open_tracks=1, batch=batch)
-    bench = open_bench(model, out, separation, output, alone, is_immutable=output.names == "immutable")
+    runtime = replace(runtime, batch=batch)
+    bench = open_bench(model, out, separation, output, runtime, is_immutable=output.names == "immutable")
     with bench.engine:
         for track in tracks:
             try:

@@ -180,7 +180,7 @@ def separate(run: Run, run_shards: RunShards, watch: Callable[[Progress], None])
         elif isinstance(event, Quarantined):
             tally.add(_record_quarantined(store, event, run.context))
         elif isinstance(event, ShardDone):
-            tally.add_seconds(event.seconds)
+            tally.add_shard(event)
         watch(tally.progress())
     return tally
 
@@ -224,6 +224,8 @@ def finalise(run: Run, tally: Tally) -> Report:
         n_bytes_out=tally.n_bytes_out,
         wall_s=tally.wall_s,
         seconds=tally.total_seconds(),
+        worker_s=tally.worker_s,
+        device=tally.total_device(),
     )
     refresh_views(store, report.run_id)
     if report.n_planned:

@@ -82,13 +82,33 @@ class StemFile:
 
 @dataclass(frozen=True, slots=True)
 class StageSeconds:
-    """Busy seconds of one track in each stage, waiting excluded; `device` is its share of the batches."""
+    """Seconds of one track in each stage, waiting excluded; `device` is its share of the batches."""
 
     fetch: float = 0.0
     decode: float = 0.0
     device: float = 0.0
     encode: float = 0.0
     store: float = 0.0
+    blend: float = 0.0
+    """Cutting segments, and blending their estimates."""
+    wait_memory: float = 0.0
+    """Until it might hold audio."""
+    wait_device: float = 0.0
+    """Of all its segments together, between being sent and computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSeconds:
+    """A device's time: busy, or idle while tracks were open, by what these were busy with instead."""
+
+    busy: float = 0.0
+    fetch: float = 0.0
+    decode: float = 0.0
+    blend: float = 0.0
+    encode: float = 0.0
+    store: float = 0.0
+    memory: float = 0.0
+    """Tracks waited for memory, and cores for tracks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +173,15 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class ShardDone:
-    """A worker has settled every track of a shard; seconds are sums over its tracks."""
+    """A worker has settled every track of a shard; `seconds` are sums over its tracks.
+
+    `device` is of the worker's device in the same `wall_s`, in which another shard may have begun or ended.
+    """
 
     shard_id: str
     wall_s: float
     seconds: StageSeconds
+    device: DeviceSeconds = field(default_factory=DeviceSeconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from splitfire_batch.records import Outcome, StageSeconds
+from splitfire_batch.records import DeviceSeconds, Outcome, ShardDone, StageSeconds
 
 MAX_FAILURES_SHOWN = 100
 
@@ -74,6 +74,11 @@ class Report:
     n_bytes_out: int
     wall_s: float
     seconds: StageSeconds
+    """Sums over all tracks; those that waited together waited each for itself."""
+    worker_s: float
+    """Seconds that workers had a shard, summed over shards."""
+    device: DeviceSeconds
+    """What the devices did meanwhile."""
 
     @property
     def n_unsettled(self) -> int:
@@ -106,6 +111,8 @@ class Tally:
     codes: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     seconds: Counter[str] = field(default_factory=Counter)
+    worker_s: float = 0.0
+    device: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
         """Count one settled track."""
@@ -119,13 +126,19 @@ class Tally:
             self.audio_s += outcome.audio_s
             self.n_bytes_out += outcome.n_bytes_out
 
-    def add_seconds(self, seconds: StageSeconds) -> None:
-        """Count a shard's stage seconds."""
-        self.seconds.update(asdict(seconds))
+    def add_shard(self, done: ShardDone) -> None:
+        """Count a shard's seconds."""
+        self.seconds.update(asdict(done.seconds))
+        self.device.update(asdict(done.device))
+        self.worker_s += done.wall_s
 
     def total_seconds(self) -> StageSeconds:
         """Stage seconds of all shards so far."""
         return StageSeconds(**self.seconds)
+
+    def total_device(self) -> DeviceSeconds:
+        """What the devices did in all shards so far."""
+        return DeviceSeconds(**self.device)
 
     @property
     def wall_s(self) -> float:

@@ -6,6 +6,7 @@ One row per track with its stems nested. New columns are added at will: readers 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import FAILURE_CODES
-from splitfire_batch.records import TrackRow
+from splitfire_batch.records import DeviceSeconds, TrackRow
 
 SCHEMA_VERSION = "1"
 
@@ -74,6 +75,9 @@ SCHEMA = pa.schema(
         ("device_s", pa.float32()),
         ("encode_s", pa.float32()),
         ("store_s", pa.float32()),
+        ("blend_s", pa.float32()),
+        ("wait_memory_s", pa.float32()),
+        ("wait_device_s", pa.float32()),
         ("started_at", _TIME),
         ("finished_at", _TIME),
     ],
@@ -100,6 +104,12 @@ def to_table(rows: Iterable[TrackRow], context: RunContext, shard_id: str) -> pa
     """Rows as a table of SCHEMA."""
     common = {**asdict(context), "shard_id": shard_id}
     return pa.Table.from_pylist([{**common, **_record(row)} for row in rows], schema=SCHEMA)
+
+
+def with_usage(table: pa.Table, wall_s: float, device: DeviceSeconds) -> pa.Table:
+    """The table with what a shard had used when it was written, as `splitfire.usage` in its metadata."""
+    usage = json.dumps({"wall_s": wall_s, **asdict(device)})
+    return table.replace_schema_metadata({**SCHEMA.metadata, "splitfire.usage": usage})
 
 
 def _record(row: TrackRow) -> dict[str, object]:

@@ -206,11 +206,12 @@ class OverlapAdd:
         """
         self._check_covered(stop)
         n = max(0, stop - self._start)  # the next segment, too, may begin before the track
-        out, self._sum = self._sum[..., :n], self._sum[..., n:]
+        out, rest = self._sum[..., :n], self._sum[..., n:]
+        self._sum = rest.clone() if n else rest  # what is left may be little, and would keep all of it alive
         if self._weight.numel():
             with torch.inference_mode():
                 out /= self._weight[:n]
-            self._weight = self._weight[n:]
+            self._weight = self._weight[n:].clone()
         self._start += n
         return out
 

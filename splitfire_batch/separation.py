@@ -10,8 +10,10 @@ Axes: n frames, C channels of the file, G lanes (channel pairs), S stems.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +36,8 @@ from splitfire_batch.records import AudioFormat
 from splitfire_batch.stopwatch import Stopwatch
 
 BLOCK_FRAMES = 65_536
+_BLOCKS_AHEAD = 8
+"""Decoded blocks, a Spleeter segment in all, that a long track has ready while its estimates are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,12 @@ class Limits:
     """What one track may take."""
 
     max_duration_s: float = 86_400
-    spool_bytes: int = 32 * 2**20
-    """Bytes of one spool (the mix, or one estimate) in memory; the rest goes to `scratch`."""
     scratch: Path | None = None
+
+
+def _in_memory(_: AudioFormat) -> int:
+    """For a caller with one track at a time: a spool of up to 32 MB."""
+    return 32 * 2**20
 
 
 class Separated:
@@ -71,12 +78,13 @@ class Separated:
     def append_mix(self, block: np.ndarray) -> None:
         """Take the next block (n, C) of the mix, as decoded."""
         self._mix.append(block)
-        self.mix_peak = max(self.mix_peak, float(np.abs(to_float(block)).max(initial=0.0)))
+        full_scale = 1.0 if block.dtype == np.float32 else 2.0**31
+        self.mix_peak = max(self.mix_peak, _peak(block) / full_scale)
 
     def append(self, stem: str, block: np.ndarray) -> None:
         """Take the next block (n, C) of an estimate."""
         self._estimates[stem].append(block)
-        self.peaks[stem] = max(self.peaks[stem], float(np.abs(block).max(initial=0.0)))
+        self.peaks[stem] = max(self.peaks[stem], _peak(block))
 
     @property
     def n_frames(self) -> int:
@@ -96,7 +104,7 @@ def separate_file(
     stems: Sequence[str],
     limits: Limits,
     watch: Stopwatch,
-    accept: Callable[[AudioFormat], object] = lambda source: source,
+    accept: Callable[[AudioFormat], int] = _in_memory,
 ) -> Separated:
     """The estimates of `stems` for one audio file.
 
@@ -104,25 +112,28 @@ def separate_file(
         path: a local file.
         engine: may serve other tracks in other threads at the same time.
         stems: names of the model's stems; the others are not kept.
-        limits: duration, memory, scratch folder.
+        limits: duration, scratch folder.
         watch: gets the seconds of each stage.
-        accept: sees the file's header before the device has any work; what it raises ends the track.
+        accept: sees the file's header before any audio is decoded, and gives the bytes that each spool (the
+            mix, or one estimate) may keep in memory; the rest goes to disk. What it raises ends the track.
 
     Raises:
         TrackError: the file cannot be decoded whole, or is too long.
         NoSpace: scratch is full.
     """
     with ExitStack() as on_error, open_audio(path, limits.max_duration_s, limits.scratch) as decoder:
-        accept(decoder.format)
+        spool_bytes = accept(decoder.format)
         spools = on_error.enter_context(ExitStack())
         n_channels = decoder.format.n_channels
         mix, *kept = (
-            spools.enter_context(Spool(n_channels, limits.spool_bytes, limits.scratch))
+            spools.enter_context(Spool(n_channels, spool_bytes, limits.scratch))
             for _ in range(1 + len(stems))
         )
         separated = Separated(decoder.format, mix, dict(zip(stems, kept, strict=True)), spools)
-        for name, block in _estimate_blocks(decoder, engine, separated, stems, watch):
-            separated.append(name, block)
+        with closing(_estimate_blocks(decoder, engine, separated, stems, watch)) as blocks:
+            for name, block in blocks:
+                with watch.measure("encode"):
+                    separated.append(name, block)
         separated.source = replace(decoder.format, n_frames=separated.n_frames)
         on_error.pop_all()
         return separated
@@ -130,17 +141,21 @@ def separate_file(
 
 def _estimate_blocks(
     decoder: Decoder, engine: Engine, separated: Separated, stems: Sequence[str], watch: Stopwatch
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Generator[tuple[str, np.ndarray], None, None]:
     """Append the mix to `separated`; give the estimates (n, C) at the file's rate as they become final."""
     model, source = engine.model, decoder.format
     groups = channel_groups(source.n_channels)
     kept = [model.stems.index(stem) for stem in stems]
+    keeps_all = kept == list(range(len(model.stems)))
     back = Resampler(model.sample_rate, source.sample_rate, len(groups) * len(kept) * model.n_channels)
     at_model_rate = watch.timed("decode", _model_blocks(decoder, separated, model.sample_rate))
-    for frames in engine.separate(at_model_rate, watch):
-        with watch.measure("encode"):
-            native = from_lanes(back.push(frames.numpy()[:, kept]), groups)
-        yield from zip(stems, native, strict=True)
+    is_long = not 0 < source.n_frames * model.sample_rate <= engine.full_frames * source.sample_rate
+    with closing(_made_ahead(at_model_rate) if is_long else at_model_rate) as blocks:
+        for frames in engine.separate(blocks, watch):
+            with watch.measure("encode"):
+                lanes = frames.numpy() if keeps_all else frames.numpy()[:, kept]
+                native = from_lanes(back.push(lanes), groups)
+            yield from zip(stems, native, strict=True)
     with watch.measure("encode"):
         native = from_lanes(back.finish(separated.n_frames), groups)
     yield from zip(stems, native, strict=True)
@@ -157,3 +172,20 @@ def _model_blocks(decoder: Decoder, separated: Separated, sample_rate: int) -> I
     # at least one frame, so that a clip of one frame at a high rate is separated too
     n_frames = max(1, math.ceil(separated.n_frames * sample_rate / source.sample_rate))
     yield torch.from_numpy(forth.finish(n_frames))
+
+
+def _made_ahead(blocks: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
+    """The blocks, made in another thread before they are asked for; it ends when this is closed."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
+    try:
+        ready = deque(pool.submit(next, blocks, None) for _ in range(_BLOCKS_AHEAD))
+        while (block := ready.popleft().result()) is not None:
+            yield block
+            ready.append(pool.submit(next, blocks, None))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _peak(block: np.ndarray) -> float:
+    """Highest absolute value, without a copy of the block."""
+    return max(float(block.max(initial=0)), -float(block.min(initial=0)))

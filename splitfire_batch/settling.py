@@ -11,14 +11,14 @@ import logging
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from splitfire_batch.audio import choose_output
 from splitfire_batch.audio.spool import disk_error
-from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.engine import Engine
+from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
@@ -28,92 +28,39 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
-from splitfire_batch.models import find_card
 from splitfire_batch.naming import stem_path
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
 from splitfire_batch.rendering import Rendered, RenderSettings, render
-from splitfire_batch.segments import Model
-from splitfire_batch.separation import Limits, separate_file
-from splitfire_batch.stems import Recipe, is_complete, make_recipes, needed_estimates
+from splitfire_batch.separation import separate_file
+from splitfire_batch.stems import needed_estimates
 from splitfire_batch.stopwatch import Stopwatch
-from splitfire_batch.storage import Store, Stores, open_store
 from splitfire_batch.transfer import DeviceLost
-
-_HASH_BYTES = 2**20
+from splitfire_batch.workbench import Workbench, expected_need, need_of
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Workbench:
-    """What the tracks of a worker share."""
+def settle(track: Track, bench: Workbench, begin: Callable[[], None] = lambda: None) -> TrackRow:
+    """Do everything for one track, once there is memory for it; whatever is wrong with it becomes the row.
 
-    engine: Engine
-    sources: Stores
-    destination: Store
-    recipes: tuple[Recipe, ...]
-    sums_to_mix: bool
-    """Whether the recipes' stems are meant to add up to the mix."""
-    output: OutputConfig
-    limits: Limits
-    max_bytes: int
-    is_immutable: bool
-
-
-def open_bench(
-    model: Model,
-    destination: str,
-    separation: SeparationConfig,
-    output: OutputConfig,
-    runtime: RuntimeConfig,
-    is_immutable: bool,
-) -> Workbench:
-    """A workbench for `runtime.open_tracks` tracks at a time, which share the memory for spools.
-
-    Raises:
-        ConfigError: an unknown stem, a destination of no known kind, a scratch folder that cannot be used.
-    """
-    scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
-    check_scratch(scratch)
-    n_spools = runtime.open_tracks * (1 + len(model.stems))  # the mix, too
-    stems = find_card(separation.model).stems
-    recipes = make_recipes(separation, stems)
-    return Workbench(
-        recipes=recipes,
-        sums_to_mix=is_complete(recipes, stems),
-        sources=Stores(runtime.storage),
-        destination=open_store(destination, runtime.storage),
-        output=output,
-        limits=Limits(runtime.max_duration_s, runtime.spool_mb * 2**20 // n_spools, scratch),
-        max_bytes=runtime.max_bytes,
-        is_immutable=is_immutable,
-        engine=Engine(model, runtime.batch),
-    )
-
-
-def check_scratch(scratch: Path | None) -> None:
-    """Make and remove a folder where the tracks' own will be; None for the system's.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        tempfile.TemporaryDirectory(prefix="splitfire-", dir=scratch).cleanup()
-    except OSError as error:
-        where = scratch or "the system's folder"
-        raise ConfigError(f"scratch_dir: no file can be made in {where}: {error}; set another one") from error
-
-
-def settle(track: Track, bench: Workbench) -> TrackRow:
-    """Do everything for one track; whatever is wrong with it becomes the row.
+    Args:
+        track: what to do.
+        bench: may serve other tracks in other threads at the same time.
+        begin: called when the waiting is over; what it raises is raised, and there is no row.
 
     Raises:
         DeviceLost: no fault of the track: the process should be replaced, and the track tried again.
     """
+    watch = Stopwatch(bench.engine.clock)
+    with bench.budget.share(expected_need(track, bench).n_bytes, watch) as share:
+        begin()
+        return _settle(track, bench, share, watch)
+
+
+def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> TrackRow:
     row = TrackRow(track, "failed", started_at=time.time())
-    watch = Stopwatch()
     try:
-        row = _separate(row, bench, watch)
+        row = _separate(row, bench, share, watch)
     except TrackError as error:
         row = _failed(row, error)
     except NoSpace as error:
@@ -127,14 +74,14 @@ def settle(track: Track, bench: Workbench) -> TrackRow:
     except DeviceLost:
         raise
     except MemoryError:
-        row = _failed(row, TrackError("OOM", "the worker's memory is full; lower spool_mb or open_tracks"))
+        row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
     except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
         _log.exception("track_bug track=%s", track.track_id)
         row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
 
-def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
+def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -> TrackRow:
     track = row.track
     if track.problem:
         code, _, why = track.problem.partition(": ")
@@ -146,12 +93,14 @@ def _separate(row: TrackRow, bench: Workbench, watch: Stopwatch) -> TrackRow:
     with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
         with watch.measure("fetch"):
             path, content_id = _fetch(track, bench, Path(folder))
-        wanted, accept = needed_estimates(bench.recipes), partial(choose_output, config=bench.output)
+        wanted, accept = needed_estimates(bench.recipes), partial(_accept, bench=bench, share=share)
         with separate_file(path, bench.engine, wanted, bench.limits, watch, accept) as separated:
+            share.resize(min(share.n_bytes, need_of(separated.source, bench).spools))
             with watch.measure("encode"):
                 settings = _render_settings(track, separated.source, bench)
                 rendered = render(separated, settings, Path(folder))
             source = separated.source
+        share.resize(0)
         with watch.measure("store"):
             stems = _store(track, rendered, bench, Path(folder), settings.output.ext)
     return replace(
@@ -182,6 +131,14 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
     with path.open("rb") as file:
         return path, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _accept(source: AudioFormat, bench: Workbench, share: Share) -> int:
+    """Wait for what a track of that header needs; the bytes that each of its spools may keep in memory."""
+    choose_output(source, bench.output)
+    need = need_of(source, bench)
+    share.resize(need.n_bytes)
+    return need.spool
 
 
 def _render_settings(track: Track, source: AudioFormat, bench: Workbench) -> RenderSettings:

@@ -1,27 +1,109 @@
-"""Busy seconds per stage of one track.
+"""Where the seconds go: a track's, stage by stage, and the device's, busy or idle and for want of what.
 
 A stage's time is what was spent inside it, waiting for other stages excluded. One stopwatch belongs to one
-track; its stages may run in several threads.
+track; its stages may run in several threads. One clock belongs to a device and hears of every track's stages.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Literal, TypeVar
 
-from splitfire_batch.records import StageSeconds
+from splitfire_batch.records import DeviceSeconds, StageSeconds
 
-Stage = Literal["fetch", "decode", "device", "encode", "store"]
+Stage = Literal["fetch", "decode", "device", "blend", "encode", "store", "wait_memory", "wait_device"]
 Item = TypeVar("Item")
+
+_USES_CORES = ("decode", "blend", "encode")
+_WORK = ("fetch", *_USES_CORES, "store")
+
+
+class DeviceClock:
+    """Tells what a device's seconds were spent on, or what the open tracks were still busy with.
+
+    An idle second is shared among the stages of the tracks that are at work. But when tracks wait for memory
+    while cores have nothing to do, memory is to blame, for with more of it they could be at work.
+
+    Args:
+        n_cores: threads that can be at work at the same time.
+    """
+
+    def __init__(self, n_cores: int) -> None:
+        self._n_cores = n_cores
+        self._lock = threading.Lock()
+        self._since = time.perf_counter()
+        self._is_busy = False
+        self._at_work: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """The device computes inside the block."""
+        self._change(is_busy=True)
+        try:
+            yield
+        finally:
+            self._change(is_busy=False)
+
+    @contextmanager
+    def at_work(self, stage: Stage) -> Iterator[None]:
+        """A track is at that stage inside the block."""
+        self._change(stage, 1)
+        try:
+            yield
+        finally:
+            self._change(stage, -1)
+
+    def usage(self) -> Callable[[], tuple[float, DeviceSeconds]]:
+        """A function that tells the seconds since now: those on the wall, and what they were spent on."""
+        begin, before = self._read()
+
+        def since() -> tuple[float, DeviceSeconds]:
+            end, after = self._read()
+            return end - begin, DeviceSeconds(**{name: after[name] - before[name] for name in after})
+
+        return since
+
+    def _read(self) -> tuple[float, dict[str, float]]:
+        with self._lock:
+            self._charge()
+            return self._since, {field.name: self._seconds[field.name] for field in fields(DeviceSeconds)}
+
+    def _change(self, stage: Stage | None = None, step: int = 0, is_busy: bool | None = None) -> None:
+        with self._lock:
+            self._charge()
+            if stage:
+                self._at_work[stage] += step
+            if is_busy is not None:
+                self._is_busy = is_busy
+
+    def _charge(self) -> None:
+        """Account for the time since the last change."""
+        now = time.perf_counter()
+        elapsed_s, self._since = now - self._since, now
+        if self._is_busy:
+            self._seconds["busy"] += elapsed_s
+            return
+        n_on_cores = sum(self._at_work[stage] for stage in _USES_CORES)
+        if self._at_work["wait_memory"] and n_on_cores < self._n_cores:
+            self._seconds["memory"] += elapsed_s
+            return
+        n_at_work = sum(self._at_work[stage] for stage in _WORK)
+        for stage in _WORK:
+            if self._at_work[stage]:
+                self._seconds[stage] += elapsed_s * self._at_work[stage] / n_at_work
 
 
 class Stopwatch:
-    """Adds up seconds per stage."""
+    """Adds up seconds per stage, and tells the device's clock of them where it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: DeviceClock | None = None) -> None:
+        self._clock = clock or DeviceClock(1)
         self._lock = threading.Lock()
         self._seconds: dict[Stage, float] = {}
 
@@ -35,11 +117,12 @@ class Stopwatch:
         """Count the time spent inside the block."""
         begin = time.perf_counter()
         try:
-            yield
+            with self._clock.at_work(stage):
+                yield
         finally:
             self.add(stage, time.perf_counter() - begin)
 
-    def timed(self, stage: Stage, items: Iterable[Item]) -> Iterator[Item]:
+    def timed(self, stage: Stage, items: Iterable[Item]) -> Generator[Item, None, None]:
         """The items, with the time it takes to make each counted."""
         iterator = iter(items)
         while True:

@@ -59,11 +59,16 @@ class Direct:
 
     def launch(self, segments: Sequence[Tensor], size: int) -> Receive:
         """See `Transfer.launch`."""
-        batch = torch.zeros((size, *segments[0].shape))
-        torch.stack(list(segments), out=batch[: len(segments)])
+        batch = segments[0][None]
+        if size > 1:
+            batch = torch.zeros((size, *segments[0].shape))
+            torch.stack(list(segments), out=batch[: len(segments)])
         with _guarded(self._model):
-            estimates = self._model(batch.to(self._model.device)).cpu()
-        return _checked(self._model, estimates, batch)[: len(segments)].unbind
+            estimates = self._model(batch.to(self._model.device))
+        ours = _checked(self._model, estimates, batch)[: len(segments)]
+        with _guarded(self._model):  # each in memory of its own, so that a slow track keeps no other's
+            copies = [estimate.to("cpu", copy=size > 1) for estimate in ours]
+        return lambda: copies
 
 
 class Overlapped:

@@ -13,15 +13,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import torch
 
+from splitfire_batch import heap
 from splitfire_batch.errors import TransientError
 from splitfire_batch.manifest import write_part
 from splitfire_batch.models import load_model
 from splitfire_batch.records import (
     Committed,
+    DeviceSeconds,
     Draining,
     Outcome,
     Shard,
@@ -32,11 +34,12 @@ from splitfire_batch.records import (
     Track,
     TrackRow,
 )
-from splitfire_batch.schema import to_table
-from splitfire_batch.settling import open_bench, settle
+from splitfire_batch.schema import to_table, with_usage
+from splitfire_batch.settling import settle
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import find_tuning
+from splitfire_batch.workbench import open_bench
 
 PART_ROWS = 64
 PART_S = 15.0
@@ -47,8 +50,11 @@ COMMIT_PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Dropped:
+CPU_OPEN_TRACKS, GPU_OPEN_TRACKS = 8, 256
+"""Defaults of RuntimeConfig.open_tracks."""
+
+
+class _Dropped(Exception):
     """A track that was not begun because the worker is stopping."""
 
 
@@ -65,6 +71,7 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         if spec.device == "cpu":
             torch.set_num_threads(spec.threads)
+        heap.share_arenas()
         runtime = spec.runtime
         self._tuning = find_tuning(spec.separation, runtime, spec.device, spec.threads)
         model = load_model(
@@ -81,7 +88,8 @@ class Worker:
         )
         self._spec = spec
         self._context = replace(spec.context, device=_device_name(model.device))
-        self._threads = ThreadPoolExecutor(runtime.open_tracks, thread_name_prefix="track")
+        n_threads = CPU_OPEN_TRACKS if model.device.type == "cpu" else GPU_OPEN_TRACKS
+        self._threads = ThreadPoolExecutor(runtime.open_tracks or n_threads, thread_name_prefix="track")
         self._is_stopping = threading.Event()
 
     def close(self) -> None:
@@ -100,7 +108,7 @@ class Worker:
             SplitfireError: a part could not be stored; its tracks are not settled.
             DeviceLost: the device may be unusable; what was settled before is recorded.
         """
-        begin = time.monotonic()
+        usage = self._bench.engine.clock.usage()
         news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         for track in shard.tracks:
             self._threads.submit(self._begin, track, shard.shard_id, news)
@@ -111,7 +119,7 @@ class Worker:
             item = _next(news, rows)
             if isinstance(item, DeviceLost):
                 if rows:
-                    yield self._commit(shard, rows)
+                    yield self._commit(shard, rows, *usage())
                 raise item
             if isinstance(item, Started):
                 yield item
@@ -123,24 +131,30 @@ class Worker:
             if isinstance(item, Started) and n_waiting == 0:
                 yield Draining(shard.shard_id)
             if rows and (len(rows) >= PART_ROWS or not n_open or not _patience_s(rows)):
-                yield self._commit(shard, rows)
+                yield self._commit(shard, rows, *usage())
                 rows = []
-        yield ShardDone(shard.shard_id, time.monotonic() - begin, _total(seconds))
+        wall_s, device = usage()
+        yield ShardDone(shard.shard_id, wall_s, _total(seconds), device)
 
     def _begin(self, track: Track, shard_id: str, news: queue.SimpleQueue[_News]) -> None:
         """Runs in a thread of its own."""
-        if self._is_stopping.is_set():
-            news.put(_Dropped())
-            return
-        news.put(Started(shard_id, track.track_id))
+
+        def begin() -> None:
+            if self._is_stopping.is_set():
+                raise _Dropped
+            news.put(Started(shard_id, track.track_id))
+
         try:
-            news.put(settle(track, self._bench))
-        except DeviceLost as error:
+            news.put(settle(track, self._bench, begin))
+        except (_Dropped, DeviceLost) as error:
             news.put(error)
 
-    def _commit(self, shard: Shard, rows: Sequence[TrackRow]) -> Committed:
+    def _commit(
+        self, shard: Shard, rows: Sequence[TrackRow], wall_s: float, device: DeviceSeconds
+    ) -> Committed:
         """Put a part; an outage of minutes need not cost the work of minutes."""
-        table = to_table(rows, replace(self._context, numerics=self._numerics()), shard.shard_id)
+        context = replace(self._context, numerics=self._numerics())
+        table = with_usage(to_table(rows, context, shard.shard_id), wall_s, device)
         for pause_s in COMMIT_PAUSES_S:
             try:
                 write_part(self._bench.destination, table)
@@ -150,6 +164,7 @@ class Worker:
                 time.sleep(pause_s)
         else:
             write_part(self._bench.destination, table)
+        heap.give_back()
         return Committed(shard.shard_id, tuple(_outcome(row) for row in rows))
 
     def _numerics(self) -> str:

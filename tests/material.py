@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splitfire_batch.audio import choose_output
+from splitfire_batch.budget import AudioBudget
 from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.records import Track
 from splitfire_batch.rendering import Rendered, RenderSettings, render
 from splitfire_batch.segments import Segment, uniform_segments
 from splitfire_batch.separation import Limits, separate_file
-from splitfire_batch.settling import Workbench
 from splitfire_batch.stems import is_complete, make_recipes, needed_estimates
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.storage import Stores, open_store
+from splitfire_batch.workbench import Workbench
 
 MODEL_STEMS = ("vocals", "accompaniment")
 
@@ -139,6 +140,7 @@ def workbench(
     output: OutputConfig | None = None,
     limits: Limits | None = None,
     max_bytes: int = 2**40,
+    audio_bytes: int = 2**30,
 ) -> Iterator[Workbench]:
     """A workbench that writes into `folder`."""
     recipes = make_recipes(separation or SeparationConfig(), MODEL_STEMS)
@@ -151,6 +153,7 @@ def workbench(
             sums_to_mix=is_complete(recipes, MODEL_STEMS),
             output=output or OutputConfig(),
             limits=limits or Limits(),
+            budget=AudioBudget(audio_bytes),
             max_bytes=max_bytes,
             is_immutable=False,
         )

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from splitfire_batch import batching
-from splitfire_batch.batching import Batcher, Request
+from splitfire_batch import requests as waiting
+from splitfire_batch.batching import Batcher
 from splitfire_batch.errors import TrackError
+from splitfire_batch.requests import Request, RequestQueue
+from splitfire_batch.stopwatch import DeviceClock
 from splitfire_batch.transfer import DeviceLost, Receive
-from tests.material import Shares
 
 FRAMES = 100
 
@@ -51,10 +53,11 @@ class Background:
 
 
 @contextmanager
-def batcher(transfer: Background, batch: int = 1) -> Iterator[Batcher]:
-    served = Batcher(Shares(segment_frames=FRAMES), batch, packs_short=False, transfer=transfer)
+def batcher(transfer: Background, batch: int = 1) -> Iterator[RequestQueue]:
+    requests = RequestQueue(FRAMES, batch, packs_short=False)
+    served = Batcher(requests, transfer, DeviceClock(1))
     try:
-        yield served
+        yield requests
     finally:
         served.close()
 
@@ -63,7 +66,7 @@ def numbered(n: int, first: int = 0) -> list[Tensor]:
     return [torch.full((2, FRAMES), float(number)) for number in range(first, first + n)]
 
 
-def sent(served: Batcher, n: int) -> list[Request]:
+def sent(served: RequestQueue, n: int) -> list[Request]:
     """Requests that reach the queue together, so that no timing decides on the batches."""
     with served.open_track():
         return served.send(numbered(n))
@@ -105,7 +108,7 @@ def test_a_single_batch_is_waited_for_although_nothing_follows():
 
 
 def test_a_partial_batch_does_not_leave_while_those_it_waits_for_are_under_way(monkeypatch):
-    monkeypatch.setattr(batching, "_LINGER_S", 3_600)
+    monkeypatch.setattr(waiting, "_LINGER_S", 3_600)
     device = Background()
     with batcher(device, batch=2) as served, served.open_track():
         requests = served.send(numbered(5))
@@ -148,9 +151,11 @@ def test_one_segment_that_does_not_fit_fails_its_track_only():
 def test_busy_seconds_do_not_count_overlapping_batches_twice(monkeypatch):
     now = itertools.count()
     monkeypatch.setattr(batching.time, "perf_counter", lambda: float(next(now)))
-    with batcher(Background()) as served:
-        requests = sent(served, 6)
-        served.receive(requests)
-        first, last = 0, next(now)
+    queue = RequestQueue(FRAMES, 1, packs_short=False)
+    served = Batcher(queue, Background(), DeviceClock(1))
+    requests = sent(queue, 6)
+    queue.receive(requests)
+    first, last = 0, next(now)
+    served.close()
     assert 0 < served.busy_s <= last - first
     assert sum(request.seconds for request in requests) == served.busy_s

@@ -34,7 +34,7 @@ BAD = [
         "include": 1, "exclude": "*.wav", "limit": 0, "sample": 101, "allow_root": 2,
     }.items()),
     *((RuntimeConfig, name, value) for name, value in {
-        "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "spool_mb": 0,
+        "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "audio_mb": 0,
         "compile": "maybe", "scratch_dir": 1, "shard_s": 0, "storage": "x", "weights_mirror": 1,
         "max_duration_s": -1, "max_bytes": 0,
     }.items()),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splitfire_batch import batching
+from splitfire_batch import requests
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import TrackError
@@ -261,7 +261,7 @@ def test_the_memory_of_the_failed_batch_is_free_before_the_smaller_one_runs():
 
 
 def test_a_partial_batch_does_not_wait_when_nobody_could_add_to_it(monkeypatch):
-    monkeypatch.setattr(batching, "_LINGER_S", 3_600)
+    monkeypatch.setattr(requests, "_LINGER_S", 3_600)
     with Engine(Toy(), batch=64) as engine, ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(separated, engine, noise(n)) for n in (10, 400, 3_000)]
         assert [future.result(timeout=30).shape[3] for future in futures] == [10, 400, 3_000]
@@ -284,23 +284,24 @@ def test_a_partial_batch_does_not_wait_for_a_track_whose_blocks_do_not_come():
 
 
 def test_an_overdue_partial_batch_does_not_starve_behind_full_ones(monkeypatch):
-    monkeypatch.setattr(batching, "_LINGER_S", 0)
+    monkeypatch.setattr(requests, "_LINGER_S", 0)
     gate, lengths = threading.Event(), []
 
     def look(segments: Tensor) -> None:
         lengths.append(segments.shape[-1])
         gate.wait(30)
 
-    batcher = batching.Batcher(Toy(look), batch=2, packs_short=False)
-    with batcher.open_track():
-        first = batcher.send([torch.zeros(2, LENGTH)])
+    engine = Engine(Toy(look), batch=2)
+    waiting = engine._requests
+    with waiting.open_track():
+        first = waiting.send([torch.zeros(2, LENGTH)])
         while not lengths:
             time.sleep(0.001)  # all others are sent while the device is busy
-        partial = batcher.send([torch.zeros(2, 30)])
-        full = batcher.send([torch.zeros(2, LENGTH)] * 6)
+        partial = waiting.send([torch.zeros(2, 30)])
+        full = waiting.send([torch.zeros(2, LENGTH)] * 6)
         gate.set()
-        batcher.receive([*first, *partial, *full])
-    batcher.close()
+        waiting.receive([*first, *partial, *full])
+    engine.close()
     assert lengths == [LENGTH, 30, LENGTH, LENGTH, LENGTH]
 
 
@@ -310,7 +311,7 @@ def test_a_generator_abandoned_half_way_blocks_neither_others_nor_close(monkeypa
     next(abandoned)
     assert separated(engine, noise(500)).shape[3] == 500  # it is still open, so batches linger
     abandoned.close()
-    monkeypatch.setattr(batching, "_LINGER_S", 3_600)
+    monkeypatch.setattr(requests, "_LINGER_S", 3_600)
     assert separated(engine, noise(500)).shape[3] == 500
     another = engine.separate(noise(100_000).split(64, dim=2))
     next(another)
@@ -360,6 +361,38 @@ def test_a_long_track_holds_a_bounded_number_of_frames(block_frames):
     assert max(lags) <= 6 * 50_000 + block_frames
     # 8 bytes a frame of the mix, 16 of the estimates; a block may be copied once. The whole: 80 and 160 MB.
     assert max(sizes) <= 8 * 50_000 * (8 + 16) + 4 * block_frames * 8
+
+
+@pytest.mark.parametrize("n_tracks", [1, 3, 12])
+def test_what_is_told_to_be_held_is_not_passed_however_many_tracks_are_open(n_tracks):
+    """Tensors only: the caller's copies of finished frames are part of what is told, too."""
+    sizes = []
+
+    def look(_: Tensor) -> None:
+        sizes.append(bytes_in_tensors() - before)
+
+    class Wide(Toy):
+        def segments(self, n_frames: int) -> Sequence[Segment]:
+            return uniform_segments(n_frames, 50_000, 40_000)
+
+    def consume(_: int) -> None:
+        for _ in engine.separate(torch.zeros((1, 2, 8_000)) for _ in range(60)):
+            time.sleep(0.001)
+
+    before = bytes_in_tensors()
+    with Engine(Wide(look), batch=4) as engine, ThreadPoolExecutor(n_tracks) as pool:
+        list(pool.map(consume, range(n_tracks)))
+        limit = engine.queue_bytes + n_tracks * engine.track_bytes(0, n_lanes=1)
+    padded = 4 * 50_000 * 2 * 4
+    assert max(sizes) <= limit + padded
+
+
+def test_segments_that_wait_for_the_device_are_told():
+    watches = [Stopwatch() for _ in range(2)]
+    with Engine(Toy(lambda _: time.sleep(0.01))) as engine, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda watch: list(engine.separate([noise(2_000)], watch)), watches))
+    for watch in watches:
+        assert watch.seconds().wait_device > watch.seconds().blend > 0
 
 
 def test_the_tracks_shares_of_the_device_add_up_to_its_busy_seconds():

@@ -122,7 +122,7 @@ def test_scratch_is_used_and_left_empty(tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     file = write(tmp_path / "a.wav", noise(400_000))
-    (row,) = rows_of([file], tmp_path / "out", scratch_dir=str(scratch), spool_mb=1)
+    (row,) = rows_of([file], tmp_path / "out", scratch_dir=str(scratch), audio_mb=1)
     assert row.status == "done"
     assert not list(scratch.iterdir())
 

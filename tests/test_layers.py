@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
-    {"splitfire_batch.errors", "splitfire_batch.records"},
+    {"splitfire_batch.errors", "splitfire_batch.heap", "splitfire_batch.records"},
     {
         "splitfire_batch",
+        "splitfire_batch.bottleneck",
         "splitfire_batch.config",
         "splitfire_batch.naming",
         "splitfire_batch.report",
@@ -22,7 +23,9 @@ ROWS = [
     },
     {
         "splitfire_batch.audio",
+        "splitfire_batch.budget",
         "splitfire_batch.plan",
+        "splitfire_batch.requests",
         "splitfire_batch.schema",
         "splitfire_batch.stems",
         "splitfire_batch.storage",
@@ -41,7 +44,7 @@ ROWS = [
         "splitfire_batch.manifest",
         "splitfire_batch.separation",
     },
-    {"splitfire_batch.rendering"},
+    {"splitfire_batch.rendering", "splitfire_batch.workbench"},
     {"splitfire_batch.settling"},
     {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.worker"},
     {"splitfire_batch.job", "splitfire_batch.separator"},
@@ -75,6 +78,7 @@ HOMES = {
         "splitfire_batch.engine",
         "splitfire_batch.here",
         "splitfire_batch.models",
+        "splitfire_batch.requests",
         "splitfire_batch.segments",
         "splitfire_batch.separation",
         "splitfire_batch.transfer",

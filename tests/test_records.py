@@ -11,6 +11,7 @@ from splitfire_batch import records
 from splitfire_batch.records import (
     AudioFormat,
     Committed,
+    DeviceSeconds,
     Draining,
     Outcome,
     Quarantined,
@@ -37,6 +38,7 @@ EXAMPLES = [
     FORMAT,
     STEM,
     SECONDS,
+    DeviceSeconds(1, 2, 3),
     TrackRow(TRACK, "done", warnings=("w",), source=FORMAT, gain_db=0.0, stems=(STEM,), seconds=SECONDS),
     Started("x", "t"),
     Outcome("t", "a.wav", "failed", "EMPTY", "no bytes", 0.0, 0),

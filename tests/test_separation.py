@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ Arrays = dict[str, NDArray[np.float32]]
 def separated(
     file: Path, model: object, stems: tuple[str, ...] = MODEL_STEMS, limits: Limits | None = None
 ) -> tuple[NDArray[np.int32], Arrays, dict[str, float]]:
-    """The mix, the estimates and their peaks of a whole file."""
+    """The mix, the estimates and their peaks of a whole file, kept in memory, or with limits in files."""
+    spool_bytes = 0 if limits else 2**30
     with (
         Engine(model) as engine,
-        separate_file(file, engine, stems, limits or Limits(), Stopwatch()) as result,
+        separate_file(file, engine, stems, limits or Limits(), Stopwatch(), lambda _: spool_bytes) as result,
     ):
         blocks = list(result.blocks())
         mix = np.concatenate([mix for mix, _ in blocks])
@@ -87,7 +89,7 @@ def test_spools_on_disk_give_what_spools_in_memory_give(tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     mix, estimates, peaks = separated(file, Shares())
-    same_mix, same_estimates, same_peaks = separated(file, Shares(), limits=Limits(1e9, 0, scratch))
+    same_mix, same_estimates, same_peaks = separated(file, Shares(), limits=Limits(scratch=scratch))
     assert_array_equal(mix, same_mix)
     for stem in MODEL_STEMS:
         assert_array_equal(estimates[stem], same_estimates[stem])
@@ -128,3 +130,34 @@ def test_repaired_copies_of_a_file_go_to_scratch(tmp_path, monkeypatch):
     mix, _, _ = separated(file, Shares(), limits=Limits(scratch=scratch))
     assert len(mix) == 3_000
     assert not list(scratch.iterdir())
+
+
+def test_a_long_track_decodes_in_a_thread_of_its_own_that_ends_with_it(tmp_path):
+    file = write(tmp_path / "mix.wav", noise(2_000_000))
+    names = set()
+
+    def look(_: object) -> None:
+        names.update(thread.name for thread in threading.enumerate())
+
+    separated(file, Shares(before=look))
+    assert any(name.startswith("decode") for name in names)
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+
+
+def test_a_long_track_that_breaks_off_is_refused_and_leaves_no_thread(tmp_path):
+    file = write(tmp_path / "mix.flac", noise(2_000_000))
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) * 3 // 4])
+    with pytest.raises(TrackError, match="TRUNCATED"):
+        separated(file, Shares())
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+
+
+def test_a_model_that_fails_ends_the_decoding_of_a_long_track(tmp_path):
+    def fail(_: object) -> None:
+        raise ArithmeticError("poison")
+
+    file = write(tmp_path / "mix.wav", noise(2_000_000))
+    with pytest.raises(ArithmeticError, match="poison"):
+        separated(file, Shares(before=fail))
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.engine import Engine
-from splitfire_batch.errors import FAILURE_CODES, ConfigError
+from splitfire_batch.errors import FAILURE_CODES
 from splitfire_batch.records import Track, TrackRow
 from splitfire_batch.separation import Limits
-from splitfire_batch.settling import check_scratch, settle
+from splitfire_batch.settling import settle
 from splitfire_batch.transfer import DeviceLost
 from tests.material import Shares, noise, read_wav, track_of, workbench, write
 
@@ -168,12 +168,12 @@ def files_of_at_most(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("spool_bytes", [2**30, 0], ids=["the stems", "the spools"])
-def test_a_full_disk_is_no_space(tmp_path, spool_bytes):
+@pytest.mark.parametrize("audio_bytes", [2**30, 0], ids=["the stems", "the spools"])
+def test_a_full_disk_is_no_space(tmp_path, audio_bytes):
     track = track_of(a_wav(tmp_path, 400_000))  # 1.6 MB; each stem as much, each spool 3.2 MB
     scratch = tmp_path / "scratch"
     with files_of_at_most(2**20):
-        row = settled(track, tmp_path, limits=Limits(spool_bytes=spool_bytes, scratch=scratch))
+        row = settled(track, tmp_path, audio_bytes=audio_bytes, limits=Limits(scratch=scratch))
     check_failed(row, tmp_path, "NO_SPACE", "free", "scratch_dir")
 
 
@@ -194,17 +194,6 @@ def test_a_scratch_folder_that_is_missing_is_no_bug_of_ours(tmp_path):
 def test_an_input_output_error_of_the_local_disk_is_no_bug_of_ours(tmp_path):
     row = settled(track_of(a_wav(tmp_path)), tmp_path, model=raising(OSError(5, "Input/output error")))
     check_failed(row, tmp_path, "STORE_WRITE", f"scratch folder {tmp_path / 'scratch'}", "Input/output error")
-
-
-def test_a_usable_scratch_folder_is_left_as_it_was(tmp_path):
-    check_scratch(tmp_path)
-    check_scratch(None)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_unusable_scratch_folder_is_a_config_error_that_names_it(tmp_path):
-    with pytest.raises(ConfigError, match=r"scratch_dir: .*missing"):
-        check_scratch(tmp_path / "missing")
 
 
 def test_a_kind_of_store_that_this_worker_lacks_is_no_bug_of_ours(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,18 @@ def test_the_words_tell_the_same(destination: Path) -> None:
     assert "1 failed (1 NOT_AUDIO)" in lines[1]
     assert lines[2].startswith("last run ")
     assert "0 left" in lines[2]
+    assert "fetch " in lines[3]
+    assert "wait for memory 0.0 s" in lines[3]
+    assert re.match(r"device \d+ % busy|[a-z]+-bound: the device was busy \d+ %; raise ", lines[4])
+
+
+def test_the_record_of_an_older_version_names_no_bottleneck(destination: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(destination, tmp_path / "old")
+    (record,) = old.glob("_splitfire/runs/*/run.json")
+    run = json.loads(record.read_text())
+    del run["device"], run["worker_s"]
+    record.write_text(json.dumps(run))
+    assert len(status_text(str(old), Settings(), as_json=False).splitlines()) == 4
 
 
 def test_looking_changes_nothing(destination: Path) -> None:

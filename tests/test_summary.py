@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from flows.summary import failure_lines, summary_lines, summary_markdown
-from splitfire_batch.records import StageSeconds
+from splitfire_batch.records import DeviceSeconds, StageSeconds
 from splitfire_batch.report import Failure, Report
 
 REPORT = Report(
@@ -27,6 +27,8 @@ REPORT = Report(
     n_bytes_out=3 * 2**20,
     wall_s=61.0,
     seconds=StageSeconds(),
+    worker_s=120.0,
+    device=DeviceSeconds(busy=60.0, fetch=30.0, store=12.0),
 )
 NOTHING = dataclasses.replace(REPORT, n_planned=0, n_done=0, n_failed=0, failures=(), failures_by_code={})
 
@@ -46,6 +48,10 @@ def test_every_number_that_is_not_zero_is_told() -> None:
     assert "1 failed before" in text
     assert "ignored: 2 hidden, 3 not audio" in text
     assert "2 h 03 min of audio in 1 min 01 s (121.0 x real time), 3.0 MiB" in text
+
+
+def test_the_bottleneck_is_named_with_a_setting() -> None:
+    assert summary_lines(REPORT)[-1].startswith("fetch-bound: the device was busy 50 %; raise open_tracks")
 
 
 def test_a_run_with_nothing_to_do_says_so_and_quotes_no_speed() -> None:

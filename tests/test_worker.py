@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +22,7 @@ from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, SplitfireError, TransientError
 from splitfire_batch.manifest import read_parts
 from splitfire_batch.records import Committed, Draining, Shard, ShardDone, ShardEvent, Started, Track
+from splitfire_batch.rendering import render
 from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.transfer import DeviceLost
@@ -165,13 +170,13 @@ def test_rows_can_be_read_in_parts_while_the_shard_goes_on(tmp_path, monkeypatch
 
 
 @pytest.fixture
-def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Gate]]:
+def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Gate]]:
     """Makes the worker's model wait at a gate after so many batches."""
     gates = []
 
-    def make(n: int) -> Gate:
+    def make(n: int, segment_frames: int = 500) -> Gate:
         gates.append(Gate(n))
-        model = Shares(segment_frames=500, before=gates[-1])
+        model = Shares(segment_frames=segment_frames, before=gates[-1])
         monkeypatch.setattr(worker_module, "load_model", lambda *_: model)
         return gates[-1]
 
@@ -206,6 +211,94 @@ def test_stop_admitting_finishes_what_is_in_flight_and_begins_nothing(tmp_path, 
     assert sorted(started) == sorted(ids_of(seen)) == [track.track_id for track in tracks[:2]]
     assert isinstance(seen[-1], ShardDone)
     assert len(rows_in(tmp_path)) == 2
+
+
+@pytest.fixture
+def one_fits(gated: Callable[..., Gate]) -> Gate:
+    """Each track needs more than a megabyte of audio; the first stands at a closed gate."""
+    return gated(0, segment_frames=20_000)
+
+
+def test_tracks_begin_only_as_memory_allows(tmp_path, one_fits):
+    tracks = tracks_of(tmp_path, 4)
+    with a_worker(tmp_path, open_tracks=4, audio_mb=1) as worker:
+        events = worker.run_shard(Shard("s", tracks))
+        assert isinstance(next(events), Started)
+        wait_for(lambda: worker._bench.budget.n_waiting == 3)
+        one_fits.open()
+        told = list(events)
+    assert sum(isinstance(event, Started) for event in told) == 3
+    last = max(at for at, event in enumerate(told) if isinstance(event, Started))
+    assert told[last + 1] == Draining("s")
+    assert sorted(ids_of(told)) == [track.track_id for track in tracks]
+    waits = sorted(row["wait_memory_s"] for row in rows_in(tmp_path))
+    assert waits[0] == 0
+    assert waits[1] > 0
+
+
+def test_a_track_that_is_encoded_leaves_device_and_memory_to_the_next(tmp_path, monkeypatch):
+    """The first track is not encoded before the second one was on the device; memory has room for one."""
+    second_is_separated, computed = threading.Event(), []
+
+    def count(_: Tensor) -> None:
+        computed.append(1)
+        if len(computed) == 2:
+            second_is_separated.set()
+
+    def patient_render(*args: Any) -> Any:
+        assert second_is_separated.wait(30)
+        return render(*args)
+
+    model = Shares(segment_frames=20_000, before=count)
+    monkeypatch.setattr(worker_module, "load_model", lambda *_: model)
+    monkeypatch.setattr("splitfire_batch.settling.render", patient_render)
+    with a_worker(tmp_path, open_tracks=2, audio_mb=4) as worker:
+        list(worker.run_shard(Shard("s", tracks_of(tmp_path, 2))))
+    assert [row["status"] for row in rows_in(tmp_path)] == ["done", "done"]
+
+
+def test_stop_admitting_does_not_begin_what_waits_for_memory(tmp_path, one_fits):
+    tracks = tracks_of(tmp_path, 4)
+    with a_worker(tmp_path, open_tracks=4, audio_mb=1) as worker:
+        events = worker.run_shard(Shard("s", tracks))
+        started = next(events)
+        wait_for(lambda: worker._bench.budget.n_waiting == 3)
+        worker.stop_admitting()
+        one_fits.open()
+        told = list(events)
+    assert ids_of(told) == [started.track_id]
+    assert not any(isinstance(event, Started) for event in told)
+
+
+def test_two_shards_share_the_memory_of_their_worker(tmp_path, one_fits):
+    tracks = tracks_of(tmp_path, 2)
+    with a_worker(tmp_path, open_tracks=4, audio_mb=1) as worker:
+        first = worker.run_shard(Shard("one", tracks[:1]))
+        assert isinstance(next(first), Started)
+        told: list[ShardEvent] = []
+        second = threading.Thread(target=lambda: told.extend(worker.run_shard(Shard("two", tracks[1:]))))
+        second.start()
+        wait_for(lambda: worker._bench.budget.n_waiting == 1)
+        assert told == []
+        one_fits.open()
+        assert ids_of(list(first)) == [tracks[0].track_id]
+        second.join(30)
+    assert ids_of(told) == [tracks[1].track_id]
+
+
+def test_a_shard_tells_what_the_device_did_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, "load_model", lambda *_: Shares(before=lambda _: time.sleep(0.02)))
+    with a_worker(tmp_path) as worker:
+        for shard in ("first", "second"):
+            (*_, done) = worker.run_shard(Shard(shard, tracks_of(tmp_path, 5)))
+            assert 5 * 0.02 <= done.device.busy <= sum(dataclasses.astuple(done.device)) <= done.wall_s
+            assert done.seconds.device <= done.device.busy
+            assert done.seconds.wait_device > 0  # five segments at once, one after the other
+    usages = []
+    for part in (tmp_path / "out").rglob("parts/**/*.parquet"):
+        usages.append(json.loads(pq.read_schema(part).metadata[b"splitfire.usage"]))
+        assert 5 * 0.02 <= usages[-1]["busy"] <= usages[-1]["wall_s"]
+    assert len(usages) == 2
 
 
 def test_two_shards_run_at_once(tmp_path, gated):

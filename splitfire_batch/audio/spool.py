@@ -111,7 +111,7 @@ class Spool:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
-            rest = memoryview(block.tobytes())
+            rest = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:

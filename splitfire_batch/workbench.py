@@ -1,0 +1,127 @@
+"""What the tracks of a worker share: its engine, stores, settings, and memory for audio.
+
+A workbench is made once by whoever settles tracks. It also says how much audio a track will hold, from
+what is known of its file.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitfire_batch.audio import channel_groups
+from splitfire_batch.budget import AudioBudget
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.engine import Engine
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.models import find_card
+from splitfire_batch.records import AudioFormat, Track
+from splitfire_batch.segments import Model
+from splitfire_batch.separation import Limits
+from splitfire_batch.stems import Recipe, is_complete, make_recipes, needed_estimates
+from splitfire_batch.storage import Store, Stores, open_store
+
+CPU_AUDIO_MB, GPU_AUDIO_MB = 256, 2048
+"""Defaults of RuntimeConfig.audio_mb."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What the tracks of a worker share."""
+
+    engine: Engine
+    sources: Stores
+    destination: Store
+    recipes: tuple[Recipe, ...]
+    sums_to_mix: bool
+    """Whether the recipes' stems are meant to add up to the mix."""
+    output: OutputConfig
+    limits: Limits
+    budget: AudioBudget
+    max_bytes: int
+    is_immutable: bool
+
+
+def open_bench(
+    model: Model,
+    destination: str,
+    separation: SeparationConfig,
+    output: OutputConfig,
+    runtime: RuntimeConfig,
+    is_immutable: bool,
+) -> Workbench:
+    """A workbench for as many tracks at a time as `runtime.audio_mb` holds.
+
+    Raises:
+        ConfigError: an unknown stem, a destination of no known kind, a scratch folder that cannot be used.
+    """
+    scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
+    check_scratch(scratch)
+    engine = Engine(model, runtime.batch)
+    audio_mb = runtime.audio_mb or (CPU_AUDIO_MB if model.device.type == "cpu" else GPU_AUDIO_MB)
+    stems = find_card(separation.model).stems
+    recipes = make_recipes(separation, stems)
+    return Workbench(
+        recipes=recipes,
+        sums_to_mix=is_complete(recipes, stems),
+        sources=Stores(runtime.storage),
+        destination=open_store(destination, runtime.storage),
+        output=output,
+        limits=Limits(runtime.max_duration_s, scratch),
+        budget=AudioBudget(audio_mb * 2**20 - engine.queue_bytes),
+        max_bytes=runtime.max_bytes,
+        is_immutable=is_immutable,
+        engine=engine,
+    )
+
+
+def check_scratch(scratch: Path | None) -> None:
+    """Make and remove a folder where the tracks' own will be; None for the system's.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        tempfile.TemporaryDirectory(prefix="splitfire-", dir=scratch).cleanup()
+    except OSError as error:
+        where = scratch or "the system's folder"
+        raise ConfigError(f"scratch_dir: no file can be made in {where}: {error}; set another one") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of audio that a track holds at most."""
+
+    engine: int
+    """Until its estimates are complete."""
+    spool: int
+    """In each spool (the mix, or one estimate) until its stems are; 0 when they go to disk."""
+    n_spools: int
+
+    @property
+    def n_bytes(self) -> int:
+        """In all."""
+        return self.engine + self.spools
+
+    @property
+    def spools(self) -> int:
+        """In all spools."""
+        return self.spool * self.n_spools
+
+
+def expected_need(track: Track, bench: Workbench) -> Need:
+    """What a track will probably hold, from its planned cost."""
+    n_frames = round(track.cost * bench.engine.full_frames)
+    return need_of(AudioFormat("", "", bench.engine.model.sample_rate, 2, n_frames), bench)
+
+
+def need_of(source: AudioFormat, bench: Workbench) -> Need:
+    """What a track will hold, from its header: no more for a long one than for one of unknown length."""
+    engine, n_spools = bench.engine, 1 + len(needed_estimates(bench.recipes))
+    n_frames = math.ceil(source.n_frames * engine.model.sample_rate / source.sample_rate)
+    spool = 4 * source.n_frames * source.n_channels
+    fits = bench.budget.fits_spools(spool * n_spools)
+    n_lanes = len(channel_groups(source.n_channels))
+    return Need(engine.track_bytes(n_frames, n_lanes), spool if fits else 0, n_spools)
