@@ -40,7 +40,7 @@ def load_model(
         device: `cpu`, `cuda` or `cuda:<n>`.
         mirror: URL or folder under which `<model>/<file>` is looked for first.
         options: options of the store per URL prefix, as in `RuntimeConfig.storage`.
-        is_compiled: let `torch.compile` fuse the networks; each shape takes a minute when it first comes.
+        is_compiled: let `torch.compile` fuse the networks; up to a minute for each shape at first.
         is_channels_last: keep channels innermost in memory.
 
     Raises:
