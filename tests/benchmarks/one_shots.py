@@ -1,14 +1,17 @@
-"""One-shots: a seeded 100 of the samples of sonic-pi and hydrogen, file by file, against the original.
+"""One-shots: samples of sonic-pi and hydrogen, a seeded 100 or all 834, file by file, against the original.
 
 Both get decoded stereo arrays at 44.1 kHz, one process, one loaded model, one file after the other: the
-original as its `Separator.separate` does it, ours through the engine with `short_clip = "adaptive"`.
+original as its `Separator.separate` does it, ours through the engine with `short_clip = "adaptive"`. `--all` takes
+every file, once.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +22,23 @@ import torch
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.models import load_model
-from tests.assets import hydrogen_drumkits, sonic_pi_samples
 from tests.benchmarks.engine import separate
+from tests.benchmarks.library import one_shot_files
 from tests.benchmarks.original import Original
 
 N_FILES = 100
 ROUNDS = 3
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Print seconds and files per second of both, and their ratio."""
-    files = _files()
-    mixes = [_stereo(path) for path in random.Random(1).sample(files, N_FILES)]
+    parser = argparse.ArgumentParser(prog="one_shots")
+    parser.add_argument("--all", action="store_true", help="all files in one round")
+    takes_all = parser.parse_args(arguments).all
+    files = one_shot_files()
+    chosen = files if takes_all else random.Random(1).sample(files, N_FILES)
+    n_rounds = 1 if takes_all else ROUNDS
+    mixes = [_stereo(path) for path in chosen]
     audio_s = sum(len(mix) for mix in mixes) / 44_100
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -39,21 +47,16 @@ def main() -> None:
     with Engine(model) as engine, Original(threads) as original:
         for mix in mixes[:5]:
             separate(engine, mix)
-        for _ in range(ROUNDS):
+        for _ in range(n_rounds):
             ours.append(sum(separate(engine, mix) for mix in mixes))
             theirs.append(sum(original.separate(mix) for mix in mixes))
     print(f"{'':24} {'seconds':>9} {'files/s':>9} {'x real time':>12}")
     for name, times in (("splitfire engine", ours), ("original Spleeter", theirs)):
         median = statistics.median(times)
-        print(f"{name:24} {median:9.1f} {N_FILES / median:9.2f} {audio_s / median:12.1f}")
+        print(f"{name:24} {median:9.1f} {len(mixes) / median:9.2f} {audio_s / median:12.1f}")
     ratios = sorted(their / our for our, their in zip(ours, theirs, strict=True))
     print(f"\nratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); floor 10")
-    print(f"{N_FILES} of {len(files)} files, {audio_s:.0f} s of audio, {threads} threads, {ROUNDS} rounds")
-
-
-def _files() -> list[Path]:
-    roots = (sonic_pi_samples(), hydrogen_drumkits())
-    return sorted(path for root in roots for path in root.rglob("*") if path.suffix in (".flac", ".wav"))
+    print(f"{len(mixes)} of {len(files)} files, {audio_s:.0f} s of audio, {threads} threads, {n_rounds} rounds")
 
 
 def _stereo(path: Path) -> np.ndarray:

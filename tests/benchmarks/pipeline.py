@@ -1,0 +1,219 @@
+"""Pipeline: a whole job, S3 to S3, against the engine alone with a paced device; and CPU-seconds by stage.
+
+A paced device answers each segment after a fixed time and leaves the CPU alone meanwhile; fetching, decoding,
+blending, encoding, hashing and storing are real, and so are S3 server, Ray and pool. Three paces show up to
+where this machine's cores keep a device busy. The second table is the real model on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from threading import Event
+from unittest.mock import patch
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster.on_ray import on_ray
+from splitfire_batch import job as story
+from splitfire_batch import settling, worker
+from splitfire_batch.config import RuntimeConfig, SeparationConfig
+from splitfire_batch.engine import Engine
+from splitfire_batch.job import Job, RunShards
+from splitfire_batch.models import load_model
+from splitfire_batch.models.spleeter import Spleeter
+from splitfire_batch.records import Quarantined, Shard, ShardEvent, StageSeconds
+from splitfire_batch.report import Progress, Report
+from splitfire_batch.segments import Model, Segment
+from splitfire_batch.spec import WorkerSpec
+from splitfire_batch.stopwatch import Stage, Stopwatch
+from splitfire_batch.storage import open_store
+from splitfire_batch.worker import Worker
+from tests.benchmarks.library import RATE, blocks_of, whole_music
+from tests.s3_server import S3Server
+
+PACES_S = (0.24, 0.12, 0.06)
+N_TRACKS, TRACK_S = 16, 90
+FLOOR, CPU_FLOOR = 0.90, 0.80
+ROUNDS = 3
+_FULL_FRAMES, _SHARED_FRAMES = 527_360, 3_072
+_OPEN_TRACKS = RuntimeConfig().open_tracks
+
+Mixes = Sequence[NDArray[np.float32]]
+
+
+class Paced:
+    """Implements `segments.Model`: Spleeter's segments, each answered after a fixed time."""
+
+    name, sample_rate, n_channels, stems = "paced", RATE, 2, ("vocals", "accompaniment")
+    device = torch.device("cpu")
+
+    def __init__(self, segment_s: float) -> None:
+        """`segment_s` is the time of a full segment; a shorter one takes its part of it."""
+        self._segment_s = segment_s
+        self._spleeter = load_model(SeparationConfig(), "cpu")
+        self._shares = torch.tensor((0.25, 0.75)).reshape(1, -1, 1, 1)
+
+    def segments(self, n_frames: int) -> Sequence[Segment]:
+        return self._spleeter.segments(n_frames)
+
+    def window(self, n_frames: int) -> None:
+        """None: what two segments share is in the second one only."""
+
+    def __call__(self, segments: Tensor) -> Tensor:
+        done_at = time.perf_counter() + self._segment_s * len(segments) * segments.shape[-1] / _FULL_FRAMES
+        estimates = segments[:, None] * self._shares
+        estimates[..., -_SHARED_FRAMES:] = 0
+        time.sleep(max(0.0, done_at - time.perf_counter()))
+        return estimates
+
+
+@dataclass(frozen=True, slots=True)
+class PacedSpec(WorkerSpec):
+    """Makes a worker with a paced device, in whatever process it is called."""
+
+    segment_s: float = 0.0
+
+    def __call__(self) -> Worker:
+        with patch.object(worker, "load_model", lambda *_: Paced(self.segment_s)):
+            return Worker(self)
+
+
+class CpuStopwatch(Stopwatch):
+    """Counts what the calling thread computes, not how long it takes."""
+
+    @contextmanager
+    def measure(self, stage: Stage) -> Iterator[None]:
+        begin = time.thread_time()
+        try:
+            yield
+        finally:
+            self.add(stage, time.thread_time() - begin)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Print both tables with their bounds."""
+    parser = argparse.ArgumentParser(prog="pipeline")
+    parser.add_argument("--paces", type=float, nargs="*", default=PACES_S, help="seconds of a full segment")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="splitfire-pipeline-") as folder, S3Server() as server:
+        with patch.dict(os.environ, server.environment):
+            server.make_bucket("pipeline")
+            mixes = _fill("s3://pipeline/library", Path(folder))
+            _print_paced(mixes, options.paces, options.rounds)
+            _print_cpu(mixes)
+
+
+def _fill(url: str, folder: Path) -> Mixes:
+    """Put tracks of music into a store, as FLAC of 16 bit; returns what a decoder makes of them."""
+    music = np.concatenate([whole_music(0), whole_music(1)])
+    starts = np.linspace(0, len(music) - TRACK_S * RATE, N_TRACKS).astype(int)
+    store, mixes = open_store(url, {}), []
+    for number, start in enumerate(starts):
+        path = folder / f"{number:02}.flac"
+        soundfile.write(path, music[start : start + TRACK_S * RATE], RATE, "PCM_16")
+        store.write(path.name, path)
+        mixes.append(soundfile.read(path, dtype="float32")[0])
+    return mixes
+
+
+def _print_paced(mixes: Mixes, paces_s: Sequence[float], n_rounds: int) -> None:
+    print(f"{'a segment takes':>16} {'engine alone':>13} {'tracks of the job':>18} {'ratio':>6}")
+    audio_s = sum(map(len, mixes)) / RATE
+    runtime = RuntimeConfig(workers=1)
+    with on_ray(runtime, Event()) as run_shards:
+        for pace_s in paces_s:
+            alone, whole = [], []
+            for _ in range(n_rounds):
+                alone.append(_engine_alone(Paced(pace_s), mixes)[0])
+                whole.append(_paced_job(run_shards, runtime, pace_s))
+            rates = [audio_s / statistics.median(times) for times in (alone, whole)]
+            ratio = statistics.median(a / w for a, w in zip(alone, whole, strict=True))
+            print(f"{pace_s * 1000:13.0f} ms {rates[0]:12.0f}x {rates[1]:17.0f}x {ratio:6.2f}", flush=True)
+    print(f"\nx real time; floor {FLOOR:.2f} while the cores suffice; {audio_s:.0f} s of music, {n_rounds} rounds\n")
+
+
+def _print_cpu(mixes: Mixes) -> None:
+    audio_s = sum(map(len, mixes)) / RATE
+    model = load_model(SeparationConfig(), "cpu")
+    _, engine_s = _engine_alone(model, mixes)
+    job_s, report = _cpu_job(model)
+    stages = {f.name: getattr(report.seconds, f.name) for f in fields(StageSeconds) if f.name != "device"}
+    stages = {"engine, measured alone": engine_s, **stages}
+    stages["all else"] = job_s - sum(stages.values())
+    print(f"{'CPU-seconds of':24} {'seconds':>9} {'share':>7} {'per hour of audio':>18}")
+    for name, seconds in (*stages.items(), ("the whole job", job_s)):
+        print(f"{name:24} {seconds:9.1f} {seconds / job_s:7.1%} {seconds / audio_s * 3600:18.1f}")
+    print(f"\nengine / job {engine_s / job_s:.2f}; floor {CPU_FLOOR:.2f}")
+
+
+def _engine_alone(model: Model, mixes: Mixes) -> tuple[float, float]:
+    """Seconds and CPU-seconds of the engine with as many open tracks as a worker has."""
+
+    def separate(mix: NDArray[np.float32]) -> int:
+        return sum(frames.shape[-1] for frames in engine.separate(blocks_of(mix)))
+
+    with Engine(model) as engine, ThreadPoolExecutor(_OPEN_TRACKS) as threads:
+        begin, cpu_begin = time.perf_counter(), time.process_time()
+        n_frames = sum(threads.map(separate, mixes))
+        seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+    assert n_frames == sum(map(len, mixes))
+    return seconds
+
+
+def _paced_job(run_shards: RunShards, runtime: RuntimeConfig, pace_s: float) -> float:
+    """Seconds from the first track's beginning to the last one's commit, with a paced worker on Ray."""
+    times: list[float] = []
+
+    def timed(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent | Quarantined]:
+        values = {field.name: getattr(spec, field.name) for field in fields(WorkerSpec)}
+        for event in run_shards(shards, PacedSpec(**values, segment_s=pace_s)):
+            times.append(time.perf_counter())
+            yield event
+
+    _do(runtime, timed)
+    return times[-1] - times[0]
+
+
+def _cpu_job(model: Model) -> tuple[float, Report]:
+    """CPU-seconds of a whole job in this process, its model already loaded, and its report."""
+
+    def here(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent | Quarantined]:
+        with patch.object(worker, "load_model", lambda *_: model):
+            made = replace(spec, threads=torch.get_num_threads())()
+        for shard in shards:
+            yield from made.run_shard(shard)
+        made.close()
+
+    with patch.object(settling, "Stopwatch", CpuStopwatch):
+        begin = time.process_time()
+        report = _do(RuntimeConfig(), here)
+        return time.process_time() - begin, report
+
+
+def _do(runtime: RuntimeConfig, run_shards: RunShards) -> Report:
+    """The story of a job, into an empty destination."""
+
+    def ignore(_: Progress) -> None:
+        """Nobody watches."""
+
+    destination = f"s3://pipeline/stems-{time.time_ns()}"
+    job = Job("s3://pipeline/library", destination, runtime=runtime)
+    run = story.make_plan(job, story.list_tracks(job))
+    story.save_plan(run)
+    report = story.finalise(run, story.separate(run, run_shards, ignore))
+    assert (report.n_done, report.n_failed) == (N_TRACKS, 0), report.failures
+    return report
