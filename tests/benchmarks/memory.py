@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     shots = read_one_shots(scale)
     _print(f"{scale.many} one-shots", shots)
     first, last = at_track(shots, scale.few, scale), at_track(shots, scale.many, scale)
-    print(f"{f'  at track {scale.few}':34} {'':9} {first:10.0f}\n{f'  at track {scale.many}':34} {'':9} {last:10.0f}")
+    for n, mb in ((scale.few, first), (scale.many, last)):
+        print(f"{f'  at track {n}':34} {'':9} {mb:10.0f}")
     print(f"\nlong / short {peak_mb(long) / peak_mb(short):.3f}; bound 1.10")
     print(f"track {scale.many} / track {scale.few} {last / first:.3f}; bounds 0.95 to 1.05")
     print(f"highest {max(map(peak_mb, (short, long, shots))):.0f} MB; bound {LIMIT_MB} MB")

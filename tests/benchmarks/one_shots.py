@@ -1,8 +1,8 @@
 """One-shots: samples of sonic-pi and hydrogen, a seeded 100 or all 834, file by file, against the original.
 
 Both get decoded stereo arrays at 44.1 kHz, one process, one loaded model, one file after the other: the
-original as its `Separator.separate` does it, ours through the engine with `short_clip = "adaptive"`. `--all` takes
-every file, once.
+original as its `Separator.separate` does it, ours through the engine with `short_clip = "adaptive"`.
+`--all` takes every file, once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         print(f"{name:24} {median:9.1f} {len(mixes) / median:9.2f} {audio_s / median:12.1f}")
     ratios = sorted(their / our for our, their in zip(ours, theirs, strict=True))
     print(f"\nratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); floor 10")
-    print(f"{len(mixes)} of {len(files)} files, {audio_s:.0f} s of audio, {threads} threads, {n_rounds} rounds")
+    print(
+        f"{len(mixes)} of {len(files)} files, {audio_s:.0f} s of audio, {threads} threads, {n_rounds} rounds"
+    )
 
 
 def _stereo(path: Path) -> np.ndarray:

@@ -33,7 +33,6 @@ from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.job import Job, RunShards
 from splitfire_batch.models import load_model
-from splitfire_batch.models.spleeter import Spleeter
 from splitfire_batch.records import Quarantined, Shard, ShardEvent, StageSeconds
 from splitfire_batch.report import Progress, Report
 from splitfire_batch.segments import Model, Segment
@@ -109,24 +108,24 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--paces", type=float, nargs="*", default=PACES_S, help="seconds of a full segment")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="splitfire-pipeline-") as folder, S3Server() as server:
-        with patch.dict(os.environ, server.environment):
-            server.make_bucket("pipeline")
-            mixes = _fill("s3://pipeline/library", Path(folder))
-            _print_paced(mixes, options.paces, options.rounds)
-            _print_cpu(mixes)
+    with S3Server() as server, patch.dict(os.environ, server.environment):
+        server.make_bucket("pipeline")
+        mixes = _fill("s3://pipeline/library")
+        _print_paced(mixes, options.paces, options.rounds)
+        _print_cpu(mixes)
 
 
-def _fill(url: str, folder: Path) -> Mixes:
+def _fill(url: str) -> Mixes:
     """Put tracks of music into a store, as FLAC of 16 bit; returns what a decoder makes of them."""
     music = np.concatenate([whole_music(0), whole_music(1)])
     starts = np.linspace(0, len(music) - TRACK_S * RATE, N_TRACKS).astype(int)
     store, mixes = open_store(url, {}), []
-    for number, start in enumerate(starts):
-        path = folder / f"{number:02}.flac"
-        soundfile.write(path, music[start : start + TRACK_S * RATE], RATE, "PCM_16")
-        store.write(path.name, path)
-        mixes.append(soundfile.read(path, dtype="float32")[0])
+    with tempfile.TemporaryDirectory(prefix="splitfire-pipeline-") as folder:
+        for number, start in enumerate(starts):
+            path = Path(folder) / f"{number:02}.flac"
+            soundfile.write(path, music[start : start + TRACK_S * RATE], RATE, "PCM_16")
+            store.write(path.name, path)
+            mixes.append(soundfile.read(path, dtype="float32")[0])
     return mixes
 
 
@@ -143,7 +142,9 @@ def _print_paced(mixes: Mixes, paces_s: Sequence[float], n_rounds: int) -> None:
             rates = [audio_s / statistics.median(times) for times in (alone, whole)]
             ratio = statistics.median(a / w for a, w in zip(alone, whole, strict=True))
             print(f"{pace_s * 1000:13.0f} ms {rates[0]:12.0f}x {rates[1]:17.0f}x {ratio:6.2f}", flush=True)
-    print(f"\nx real time; floor {FLOOR:.2f} while the cores suffice; {audio_s:.0f} s of music, {n_rounds} rounds\n")
+    print(
+        f"\nx real time, medians of {n_rounds}; {audio_s:.0f} s of music; floor {FLOOR:.2f}, if the cores suffice\n"
+    )
 
 
 def _print_cpu(mixes: Mixes) -> None:
