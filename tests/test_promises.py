@@ -26,6 +26,7 @@ from tests.assets import one_shots
 from tests.benchmarks import memory, seams
 from tests.benchmarks.library import RATE, whole_music
 
+STEMS = ("vocals", "accompaniment")
 TWO_LSB = 2 * 2.0**-23
 """Of 24 bit, full scale being 1."""
 
@@ -172,13 +173,17 @@ def stems_of(source: Path, out: Path, workers: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_estimates_agree_with_the_original_around_every_border_of_segments():
-    mix = whole_music()
+@pytest.mark.parametrize(
+    ("kind", "audible"), [("instrumental", {"accompaniment"}), ("song, looped", set(STEMS))]
+)
+def test_estimates_agree_with_the_original_around_every_border_of_segments(kind, audible):
+    mix = seams.mixes()[kind]
     assert len(mix) >= 180 * RATE
-    for agreement in seams.measure(mix):
-        assert len(agreement.borders_db) == len(mix) // 524_288
-        assert min(agreement.borders_db) >= seams.FLOOR_DB, agreement
-        assert agreement.whole_db >= seams.FLOOR_DB, agreement
+    found = {agreement.stem: agreement for agreement in seams.measure(mix)}
+    assert {stem for stem, agreement in found.items() if len(agreement.audible) >= 14} == audible
+    for agreement in found.values():
+        assert len(agreement.borders) == len(mix) // 524_288
+        assert all(border.snr_db >= seams.FLOOR_DB for border in agreement.audible), agreement
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splitfire_batch.records import Track
-from tests.assets import hydrogen_drumkits, music, sonic_pi_samples
+from tests.assets import audio_example, hydrogen_drumkits, music, sonic_pi_samples
 from tests.material import track_of
 
 RATE = 44_100
@@ -56,6 +56,13 @@ def whole_music(index: int = 1, seconds: float | None = None) -> NDArray[np.floa
     samples, rate = soundfile.read(music()[index], frames=frames, dtype="float32")
     assert rate == RATE
     return np.ascontiguousarray(samples)
+
+
+def looped_song(seconds: float) -> NDArray[np.float32]:
+    """Spleeter's own example, a song with a voice, again and again: float32 (frames, 2) at 44.1 kHz."""
+    samples, rate = soundfile.read(audio_example(), dtype="float32")
+    assert rate == RATE
+    return np.resize(samples, (round(seconds * RATE), 2))
 
 
 def blocks_of(mix: NDArray[np.float32], n_frames: int = _BLOCK_FRAMES) -> Sequence[Tensor]:

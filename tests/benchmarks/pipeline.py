@@ -142,9 +142,7 @@ def _print_paced(mixes: Mixes, paces_s: Sequence[float], n_rounds: int) -> None:
             rates = [audio_s / statistics.median(times) for times in (alone, whole)]
             ratio = statistics.median(a / w for a, w in zip(alone, whole, strict=True))
             print(f"{pace_s * 1000:13.0f} ms {rates[0]:12.0f}x {rates[1]:17.0f}x {ratio:6.2f}", flush=True)
-    print(
-        f"\nx real time, medians of {n_rounds}; {audio_s:.0f} s of music; floor {FLOOR:.2f}, if the cores suffice\n"
-    )
+    print(f"\nx real time, medians of {n_rounds}, {audio_s:.0f} s of music; floor {FLOOR:.2f}\n")
 
 
 def _print_cpu(mixes: Mixes) -> None:
