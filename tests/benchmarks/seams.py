@@ -1,9 +1,9 @@
 """Seams: our estimates against the original Spleeter's around every border of segments, and over the whole.
 
-Raw estimates with `short_clip = "reference"`, of a whole instrumental piece and of a song with a voice, looped.
+Raw estimates with `short_clip = "reference"`: of an instrumental piece, and of a song with a voice, looped.
 Segments begin every 524,288 frames, 4,096 frames before the track, and share 3,072 frames; the SNR is taken
-within half a second of the middle of each shared part. Where a stem is silent only rounding is compared: that
-is shown and not judged.
+within half a second of the middle of each shared part. Where a stem is silent only rounding is compared:
+that is shown and not judged.
 """
 
 from __future__ import annotations
