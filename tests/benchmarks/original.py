@@ -65,7 +65,7 @@ class Original:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._child.terminate()
-        self._child.wait()
+        self._child.communicate()  # waits, and closes its pipes
         self._folder.cleanup()
 
     def separate(self, mix: NDArray[np.float32]) -> float:
