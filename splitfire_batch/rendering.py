@@ -59,30 +59,41 @@ class Rendered:
 
 
 def render(separated: Separated, settings: RenderSettings, folder: Path) -> Rendered:
-    """Write every stem of a track into `folder`.
+    """Write every stem of a track into `folder`: as they are, or again with a gain if one of them would clip.
 
     Raises:
         NoSpace: the folder's disk is full.
     """
+    if rendered := _write(separated, settings, folder, 1.0):
+        return rendered
+    rendered = _write(separated, settings, folder, _linked_gain(separated, settings))
+    assert rendered  # noqa: S101 - the gain is made such that all fits
+    return rendered
+
+
+def _write(separated: Separated, settings: RenderSettings, folder: Path, gain: float) -> Rendered | None:
+    """Every stem with that gain; None as soon as one does not fit its format, files half written."""
     out = settings.output
-    names = [recipe.stem for recipe in settings.recipes]
-    files = {stem: folder / f"{stem}.{out.ext}" for stem in names}
-    scale = 1.0 if out.bits is None else 2.0 ** (out.bits - 1)
-    levels = {stem: _Level(scale) for stem in names}
-    residual = _Level(scale)
-    gain = 1.0 if out.bits is None else _linked_gain(separated, settings)
+    files = {recipe.stem: folder / f"{recipe.stem}.{out.ext}" for recipe in settings.recipes}
+    levels = {stem: _Level(out.bits) for stem in files}
+    residual = _Level(out.bits)
     with ExitStack() as stack:
         writers = {stem: stack.enter_context(StemWriter(path, out)) for stem, path in files.items()}
         for mix, stems in _output_blocks(separated, settings, gain):
             for stem, block in stems.items():
-                writers[stem].write(block)
                 levels[stem].add(block)
+                if levels[stem].clips:
+                    return None
+                writers[stem].write(block)
             if settings.sums_to_mix:
-                addends = [block for stem, block in stems.items() if stem != "instrumental"]
-                residual.add(np.sum(addends, axis=0, dtype=np.float64) - mix)
+                difference = -mix.astype(np.float64)
+                for stem, block in stems.items():
+                    if stem != "instrumental":
+                        difference += block
+                residual.add(difference)
         encoded = {stem: writer.close() for stem, writer in writers.items()}
     return Rendered(
-        stems=tuple(_stem_file(files[stem], out, encoded[stem], levels[stem]) for stem in names),
+        stems=tuple(_stem_file(path, out, encoded[stem], levels[stem]) for stem, path in files.items()),
         gain_db=20 * math.log10(gain),
         sum_residual_db=residual.rms_db if settings.sums_to_mix else None,
     )
@@ -166,14 +177,12 @@ def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays) -> Arrays:
 
 
 def _linked_gain(separated: Separated, settings: RenderSettings) -> float:
-    """1.0, or what brings the loudest of all stems just below full scale."""
+    """What brings the loudest of all stems just below full scale."""
     lowest = highest = 0
     for _, stems in _output_blocks(separated, settings, 1.0):
         for block in stems.values():
             lowest, highest = min(lowest, int(block.min())), max(highest, int(block.max()))
-    least, greatest = full_scale(settings.output.bits or 0)
-    if least <= lowest and highest <= greatest:
-        return 1.0
+    greatest = full_scale(settings.output.bits or 0)[1]
     # A stem is a sum of at most so many rounded parts, each off by 1.5 steps at worst (0.5 by rounding, 1 by
     # dither): downwards where its peak was found here, upwards where it will be written.
     margin = 2 * 1.5 * (len(separated.peaks) + 1)
@@ -183,19 +192,29 @@ def _linked_gain(separated: Separated, settings: RenderSettings) -> float:
 class _Level:
     """Peak and RMS of blocks, in dB relative to full scale; None for digital silence."""
 
-    def __init__(self, scale: float) -> None:
-        self._scale, self._peak, self._energy, self._n = scale, 0.0, 0.0, 0
+    def __init__(self, bits: int | None) -> None:
+        self._scale = 1.0 if bits is None else 2.0 ** (bits - 1)
+        self._range: tuple[float, float] = full_scale(bits) if bits else (-math.inf, math.inf)
+        self._lowest = self._highest = self._energy = 0.0
+        self._n = 0
 
     def add(self, block: Array) -> None:
-        values = block.reshape(-1).astype(np.float64) / self._scale
-        self._peak = max(self._peak, float(np.abs(values).max(initial=0.0)))
+        self._lowest = min(self._lowest, float(block.min(initial=0)))
+        self._highest = max(self._highest, float(block.max(initial=0)))
+        values = block.reshape(-1).astype(np.float64, copy=False)
         self._energy += float(values @ values)
         self._n += values.size
 
     @property
+    def clips(self) -> bool:
+        """Whether a sample does not fit the format."""
+        return not (self._range[0] <= self._lowest and self._highest <= self._range[1])
+
+    @property
     def peak_db(self) -> float | None:
-        return 20 * math.log10(self._peak) if self._peak > 0 else None
+        peak = max(-self._lowest, self._highest) / self._scale
+        return 20 * math.log10(peak) if peak > 0 else None
 
     @property
     def rms_db(self) -> float | None:
-        return 10 * math.log10(self._energy / self._n) if self._energy > 0 else None
+        return 10 * math.log10(self._energy / self._n / self._scale**2) if self._energy > 0 else None

@@ -38,12 +38,12 @@ def quantise(
     Raises:
         ValueError: a sample is NaN, infinite or absurd (2^62 steps).
     """
-    steps = x.astype(np.float64) * (gain * float(1 << (bits - 1)))
+    steps: NDArray[np.float64] = np.multiply(x, gain * float(1 << (bits - 1)), dtype=np.float64)
     if rng is not None:
         noise = rng.random((*x.shape, 2))
         steps += noise[..., 0] - noise[..., 1]
     np.rint(steps, out=steps)
-    if not np.abs(steps).max(initial=0.0) < 2.0**62:
+    if not -(2.0**62) < steps.min(initial=0.0) <= steps.max(initial=0.0) < 2.0**62:
         raise ValueError("samples are NaN, infinite or absurdly large; nothing sensible can be written")
     return steps.astype(np.int64)
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from splitfire_batch.errors import ConfigError
 
+_NONE = 5
+"""Index of the zeros behind a kernel of 5."""
 _WIDTHS = (2, 16, 32, 64, 128, 256, 512)
 
 
@@ -57,10 +59,12 @@ def make_unet(tensors: Mapping[str, Tensor], instrument: int) -> UNet:
     Raises:
         ConfigError: a tensor is missing or has another shape.
     """
-    net = UNet()
+    with torch.device("meta"):  # no numbers: all come from the checkpoint
+        net = UNet()
     state: dict[str, Tensor] = {}
     for key, wanted in net.state_dict().items():
         if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(0)
             continue
         name = _variable(key, instrument)
         if name not in tensors:
@@ -75,7 +79,7 @@ def make_unet(tensors: Mapping[str, Tensor], instrument: int) -> UNet:
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
             raise ConfigError(f"{name} is {_kind(found)}, wanted {_kind(wanted)}; it is of another model")
         state[key] = found
-    net.load_state_dict(state, strict=False, assign=True)
+    net.load_state_dict(state, assign=True)
     net.eval().requires_grad_(False)
     return net
 
@@ -89,12 +93,9 @@ def _sub_pixel(kernel: Tensor) -> Tensor:
     1.44 times the multiplications, and still faster: few libraries run transposed ones well, least of all
     those with one output channel.
     """
-    n_in, n_out = kernel.shape[:2]
-    phases = kernel.new_zeros((n_out, 2, 2, n_in, 3, 3))
-    taps = [(a, k, (a + 1 - k) // 2 + 1) for a in (0, 1) for k in range((a + 1) % 2, 5, 2)]
-    for (a, row, y), (b, column, x) in itertools.product(taps, taps):
-        phases[:, a, b, :, y, x] = kernel[:, :, row, column].T
-    return phases.reshape(4 * n_out, n_in, 3, 3)
+    taps = torch.tensor([[3, 1, _NONE], [4, 2, 0]])  # k by a, for p - 1, p and p + 1
+    phases = nn.functional.pad(kernel, (0, 1, 0, 1))[:, :, taps][..., taps]
+    return phases.permute(1, 2, 4, 0, 3, 5).flatten(0, 2)
 
 
 def _kind(tensor: Tensor) -> str:
