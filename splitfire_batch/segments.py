@@ -25,8 +25,9 @@ Fill = Literal["zeros", "tile"]
 class Segment:
     """Where one segment reads, and where its estimate lands: frames [start, start + n_frames).
 
-    Frames before the track are zeros. Frames after it are zeros, or, with `fill = "tile"`, the track from
-    its beginning again and again. What lands outside the track is cut off.
+    Frames before and after the track are zeros. With `fill = "tile"` a segment that runs past the track's end
+    reads the track in a circle: after its end comes its beginning, and before its beginning its end. What
+    lands outside the track is cut off.
     """
 
     start: int
@@ -126,20 +127,21 @@ class MixBuffer:
         self.n_frames += block.shape[1]
 
     def read(self, segment: Segment) -> Tensor:
-        """The segment's frames (C, L), a copy; past the last pushed frame it is filled as it says.
+        """The segment's frames (C, L), a copy; outside of what was pushed it is filled as it says.
 
         Raises:
             ValueError: frames of it were dropped.
         """
-        if segment.fill == "tile" and segment.stop > self.n_frames and self._start:
+        is_tiled = segment.fill == "tile" and 0 < self.n_frames < segment.stop
+        if is_tiled and self._start:
             raise ValueError(f"{segment} repeats the track, of which {self._start} frames were dropped")
         if max(segment.start, 0) < self._start:
             raise ValueError(f"{segment} begins before frame {self._start}, the first one still held")
+        if is_tiled:
+            places = torch.arange(segment.start, segment.stop) % self.n_frames
+            return torch.cat(list(self._blocks), dim=1)[:, places]
         out = torch.zeros((self._n_channels, segment.n_frames))
         self._copy(out, segment.start)
-        if segment.fill == "tile" and self.n_frames < segment.stop:
-            self._copy(out, segment.start - self.n_frames)
-            _repeat(out[:, self.n_frames - segment.start :], self.n_frames)
         return out
 
     def drop_before(self, frame: int) -> None:
@@ -156,15 +158,6 @@ class MixBuffer:
             if first < last:
                 out[:, first:last] = block[:, first - position : last - position]
             position += block.shape[1]
-
-
-def _repeat(out: Tensor, n_frames: int) -> None:
-    """Write the first `n_frames` of `out` (C, n) again and again behind themselves."""
-    n_done = n_frames
-    while 0 < n_done < out.shape[1]:
-        n = min(n_done, out.shape[1] - n_done)
-        out[:, n_done : n_done + n] = out[:, :n]
-        n_done += n
 
 
 class OverlapAdd:

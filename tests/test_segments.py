@@ -115,15 +115,22 @@ def test_segments_that_begin_before_the_track_read_zeros_there_and_lose_them():
     torch.testing.assert_close(torch.cat(out, dim=2)[0], mix, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_frames", [1, 3, 7, 30, 49, 50, 60])
-def test_tile_fill_repeats_the_track_after_its_end(n_frames):
-    mix, segment = noise(n_frames), Segment(-5, 50, fill="tile")
-    buffer = MixBuffer(2)
-    buffer.push(mix)
-    frames = buffer.read(segment)
+@pytest.mark.parametrize("n_frames", [1, 3, 7, 30, 44])
+@pytest.mark.parametrize("block_frames", [1, 7, 50])
+def test_tile_fill_reads_the_track_in_a_circle(n_frames, block_frames):
+    mix, buffer = noise(n_frames), MixBuffer(2)
+    for block in mix.split(block_frames, dim=1):
+        buffer.push(block)
+    frames = buffer.read(Segment(-5, 50, fill="tile"))
     for position in range(50):
-        expected = mix[:, (position - 5) % n_frames] if position >= 5 else torch.zeros(2)
-        assert torch.equal(frames[:, position], expected)
+        assert torch.equal(frames[:, position], mix[:, (position - 5) % n_frames])
+
+
+@pytest.mark.parametrize("n_frames", [45, 60])
+def test_tile_fill_changes_nothing_where_the_track_goes_on_past_the_segment(n_frames):
+    buffer = MixBuffer(2)
+    buffer.push(noise(n_frames))
+    assert torch.equal(buffer.read(Segment(-5, 50, fill="tile")), buffer.read(Segment(-5, 50)))
 
 
 def test_an_empty_track_fills_with_zeros_either_way():

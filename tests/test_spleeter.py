@@ -184,12 +184,23 @@ def test_load_model_gives_the_published_network_its_settings(published):
     assert torch.equal(model(segment), same(segment))
 
 
-@pytest.mark.parametrize("n_frames", [1, 1024, 44_100, 132_299, 132_300, 530_000])
+@pytest.mark.parametrize("n_frames", [1, 1024, 44_100, 264_600, 264_601, 530_000])
 def test_with_average_extension_the_stems_sum_to_the_mix(random_weights, n_frames):
     """The masks then sum to one at every bin, and Hann at a hop of a quarter reconstructs perfectly."""
     mix = noise(n_frames)
     stems = stems_of(model_with(random_weights, mask_extension="average"), mix)
     torch.testing.assert_close(stems.sum(0), mix, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("n_frames", [1, 700, 20_000])
+def test_a_short_clip_is_separated_like_the_loop_it_is_part_of(published, n_frames):
+    """Its estimate is the one at its place in an endless loop, of which the network sees 64 columns."""
+    clip = example()[:, :n_frames]
+    loop = clip.repeat(1, 68_608 // n_frames + 2)
+    first = n_frames * (1 + 4095 // n_frames)  # a repetition with 4,096 frames of the loop before it
+    model = model_with(published)
+    estimates = model(loop[None, :, first - 4096 :][..., :68_608])[0]
+    assert torch.equal(stems_of(model, clip), estimates[..., 4096 : 4096 + n_frames])
 
 
 def test_with_zero_extension_nothing_is_above_the_networks_bins(random_weights):
@@ -252,8 +263,8 @@ def test_reference_segments_are_all_full(reference_model, n_frames):
         (1, 64, "tile"),
         (64 * 1024 - 4096, 64, "tile"),
         (64 * 1024 - 4095, 128, "tile"),
-        (132_299, 192, "tile"),
-        (132_300, 192, "zeros"),
+        (264_600, 320, "tile"),
+        (264_601, 320, "zeros"),
         (512 * 1024 - 4096, 512, "zeros"),
     ],
 )

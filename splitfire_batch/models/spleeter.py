@@ -35,8 +35,8 @@ COLUMN_STEP = 64
 """The network halves its input six times, so the columns of a segment are a multiple of this."""
 N_BINS = 1024
 """Bins the networks see: up to 11 kHz."""
-TILE_BELOW_S = 3.0
-"""Adaptive: a shorter clip is repeated to fill its segment, which measures better than zeros up to here."""
+TILE_UP_TO_S = 6.0
+"""Adaptive: a clip up to here is repeated to fill its segment; longer ones were not measured: zeros."""
 
 Net = Callable[[Tensor], Tensor]
 _ALL_BINS = FFT_FRAMES // 2 + 1
@@ -95,7 +95,7 @@ class Spleeter:
         last_columns = BLOCK_COLUMNS
         if self._is_adaptive:
             last_columns = (last // COLUMN_STEP + 1) * COLUMN_STEP
-            fill = "tile" if n_frames < TILE_BELOW_S * self.sample_rate else "zeros"
+            fill = "tile" if n_frames <= TILE_UP_TO_S * self.sample_rate else "zeros"
 
         def block(index: int) -> Segment:
             columns = last_columns if index == n_before else BLOCK_COLUMNS
