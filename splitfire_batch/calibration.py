@@ -65,6 +65,7 @@ def tune(
         ConfigError: the model cannot be had.
     """
     known, mirror, stores = precisions(torch.device(device)), runtime.weights_mirror, runtime.storage
+    separation = replace(separation, stems=(), residual="drop")  # all estimates
     exact = load_model(replace(separation, precision="fp32"), device, mirror, stores)
     made = excerpt(full_segment(exact), exact.sample_rate)[: exact.n_channels]
     segment = made if music is None else _whole(music, full_segment(exact))

@@ -3,7 +3,7 @@
 Singers and instruments that were recorded apart are mixed at seeded places and levels (-6 to +6 dB), cut to
 length, and separated under every rule; differences are those of the same excerpt. One-shots have no vocals:
 what the model takes for vocals in them is its error, in dB of the clip's energy. The environment variable
-EXCERPTS sets how many of each length there are (20 take three minutes of one core, 150 half an hour).
+EXCERPTS sets how many of each length there are (16 take three minutes of one core, 150 half an hour).
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = load_model(SeparationConfig(residual="drop"), "cpu")
     models = {name: NarrowSpleeter() if rule.step % COLUMN_STEP else model for name, rule in RULES.items()}
-    n_excerpts = int(os.environ.get("EXCERPTS", "20"))
+    n_excerpts = int(os.environ.get("EXCERPTS", "16"))
     singers, bands = read_singers(), read_bands()
     for seconds in SECONDS:
         mixtures = list(make_mixtures(singers, bands, seconds, n_excerpts))
