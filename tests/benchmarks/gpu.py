@@ -24,15 +24,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splitfire_batch.config import RuntimeConfig, SeparationConfig
+from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import load_model
 from splitfire_batch.segments import Model, Segment, uniform_segments
+from splitfire_batch.worker import GPU_OPEN_TRACKS
 from tests.benchmarks.library import RATE, blocks_of, whole_music
 
 BATCHES = {"cpu": (1, 2), "cuda": (1, 2, 4, 8, 16, 32)}
-TRACKS = {"cpu": 2, "cuda": RuntimeConfig().open_tracks}
+TRACKS = {"cpu": 2, "cuda": GPU_OPEN_TRACKS}
 ROUNDS = {"cpu": 1, "cuda": 3}
 _HEADER = f"{'batch':>6} {'network x real time':>20} {'engine x real time':>19} {'busy':>6}"
 

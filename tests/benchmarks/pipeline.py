@@ -39,7 +39,7 @@ from splitfire_batch.segments import Model, Segment
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stopwatch import Stage, Stopwatch
 from splitfire_batch.storage import open_store
-from splitfire_batch.worker import Worker
+from splitfire_batch.worker import CPU_OPEN_TRACKS, Worker
 from tests.benchmarks.library import RATE, blocks_of, whole_music
 from tests.s3_server import S3Server
 
@@ -48,7 +48,6 @@ N_TRACKS, TRACK_S = 16, 90
 FLOOR, CPU_FLOOR = 0.90, 0.80
 ROUNDS = 3
 _FULL_FRAMES, _SHARED_FRAMES = 527_360, 3_072
-_OPEN_TRACKS = RuntimeConfig().open_tracks
 
 Mixes = Sequence[NDArray[np.float32]]
 
@@ -150,7 +149,8 @@ def _print_cpu(mixes: Mixes) -> None:
     model = load_model(SeparationConfig(), "cpu")
     _, engine_s = _engine_alone(model, mixes)
     job_s, report = _cpu_job(model)
-    stages = {f.name: getattr(report.seconds, f.name) for f in fields(StageSeconds) if f.name != "device"}
+    names = [field.name for field in fields(StageSeconds) if not field.name.startswith(("device", "wait"))]
+    stages = {name: getattr(report.seconds, name) for name in names}
     stages = {"engine, measured alone": engine_s, **stages}
     stages["all else"] = job_s - sum(stages.values())
     print(f"{'CPU-seconds of':24} {'seconds':>9} {'share':>7} {'per hour of audio':>18}")
@@ -165,7 +165,7 @@ def _engine_alone(model: Model, mixes: Mixes) -> tuple[float, float]:
     def separate(mix: NDArray[np.float32]) -> int:
         return sum(frames.shape[-1] for frames in engine.separate(blocks_of(mix)))
 
-    with Engine(model) as engine, ThreadPoolExecutor(_OPEN_TRACKS) as threads:
+    with Engine(model) as engine, ThreadPoolExecutor(CPU_OPEN_TRACKS) as threads:
         begin, cpu_begin = time.perf_counter(), time.process_time()
         n_frames = sum(threads.map(separate, mixes))
         seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
