@@ -194,3 +194,14 @@ def test_a_worker_needs_no_more_memory_for_a_longer_track():
     long = memory.read_long_track(memory.QUICK.long_s)
     assert memory.peak_mb(long) <= 1.10 * memory.peak_mb(short)
     assert memory.peak_mb(long) < memory.LIMIT_MB
+
+
+@pytest.mark.slow
+@pytest.mark.apt
+@pytest.mark.timeout(1800)
+def test_a_worker_needs_no_more_memory_for_more_one_shots():
+    scale = memory.Scale(few=500, many=1500)  # by then its caches are as full as they get
+    readings = memory.read_one_shots(scale)
+    first, last = (memory.at_track(readings, n, scale) for n in (scale.few, scale.many))
+    assert 0.95 <= last / first <= 1.05
+    assert memory.peak_mb(readings) < memory.LIMIT_MB

@@ -11,6 +11,7 @@ import argparse
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -148,10 +149,12 @@ def _print_cpu(mixes: Mixes) -> None:
     audio_s = sum(map(len, mixes)) / RATE
     model = load_model(SeparationConfig(), "cpu")
     _, engine_s = _engine_alone(model, mixes)
+    network_s = _thread_cpu_s("fsspecIO")
     job_s, report = _cpu_job(model)
+    network_s = _thread_cpu_s("fsspecIO") - network_s
     names = [field.name for field in fields(StageSeconds) if not field.name.startswith(("device", "wait"))]
     stages = {name: getattr(report.seconds, name) for name in names}
-    stages = {"engine, measured alone": engine_s, **stages}
+    stages = {"engine, measured alone": engine_s, **stages, "fsspec's thread": network_s}
     stages["all else"] = job_s - sum(stages.values())
     print(f"{'CPU-seconds of':24} {'seconds':>9} {'share':>7} {'per hour of audio':>18}")
     for name, seconds in (*stages.items(), ("the whole job", job_s)):
@@ -165,12 +168,18 @@ def _engine_alone(model: Model, mixes: Mixes) -> tuple[float, float]:
     def separate(mix: NDArray[np.float32]) -> int:
         return sum(frames.shape[-1] for frames in engine.separate(blocks_of(mix)))
 
-    with Engine(model) as engine, ThreadPoolExecutor(CPU_OPEN_TRACKS) as threads:
+    with Engine(model) as engine, ThreadPoolExecutor(CPU_OPEN_TRACKS) as pool:
         begin, cpu_begin = time.perf_counter(), time.process_time()
-        n_frames = sum(threads.map(separate, mixes))
+        n_frames = sum(pool.map(separate, mixes))
         seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
     assert n_frames == sum(map(len, mixes))
     return seconds
+
+
+def _thread_cpu_s(name: str) -> float:
+    """CPU-seconds so far of the threads whose names begin so."""
+    found = [t.ident for t in threading.enumerate() if t.ident and t.name.startswith(name)]
+    return sum(time.clock_gettime(time.pthread_getcpuclockid(ident)) for ident in found)
 
 
 def _paced_job(run_shards: RunShards, runtime: RuntimeConfig, pace_s: float) -> float:
