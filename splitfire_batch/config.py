@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from splitfire_batch.errors import ConfigError
 
-OUTPUT_EPOCH = 2
+OUTPUT_EPOCH = 3
 """Raised by hand whenever our code starts to write other bytes for the same settings."""
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]

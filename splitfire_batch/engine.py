@@ -25,6 +25,9 @@ from splitfire_batch.stopwatch import DeviceClock, Stopwatch
 from splitfire_batch.transfer import open_transfer
 
 _ENDLESS = 2**62
+_CPU_PACK, _CPU_SHORT = 4, 7
+"""On a CPU so many segments share a batch that are at most this part of a full one: more gain little, longer
+ones have weights enough to do, and slots that stay empty are not quite free."""
 _HELD_SEGMENTS = 5
 """Segments' worth of mix and estimates that a track holds at most: two in flight, the rest in copies."""
 
@@ -35,8 +38,8 @@ class Engine:
     Args:
         model: the network with its segmentation.
         batch: full segments that go through the network together; default: 1 on a CPU, 8 on a GPU.
-        packs_short: shorter segments go in proportionally larger batches; default: on a GPU. On a CPU a
-            slot that holds only padding costs as much as any other.
+        packs_short: shorter segments go in larger batches; default: unless padding would cost as much as
+            what it brings, as on a CPU that computes silence like anything else.
     """
 
     def __init__(self, model: Model, batch: int | None = None, packs_short: bool | None = None) -> None:
@@ -48,8 +51,8 @@ class Engine:
         """Where the device's seconds go; the stopwatches of all tracks should tell it of their stages."""
         self.full_frames = model.segments(_ENDLESS)[0].n_frames
         """Frames of a segment that is not cut short by its track's end."""
-        packs_short = not is_cpu if packs_short is None else packs_short
-        self._requests = RequestQueue(self.full_frames, self.batch, packs_short)
+        self._packs_short = not is_cpu or model.skips_silence if packs_short is None else packs_short
+        self._requests = RequestQueue(self._planned_size)
         self._batcher = Batcher(self._requests, open_transfer(model), self.clock)
 
     def __enter__(self) -> Engine:
@@ -89,6 +92,14 @@ class Engine:
     def batch_size(self, n_frames: int) -> int:
         """How many segments of that length share a batch."""
         return self._requests.batch_size(n_frames)
+
+    def _planned_size(self, n_frames: int) -> int:
+        """As many as there are frames for in a batch of full segments; on a CPU far shorter ones in fours."""
+        if not self._packs_short:
+            return self.batch
+        if self.model.device.type != "cpu":
+            return max(1, self.batch * self.full_frames // n_frames)
+        return self.batch * (_CPU_PACK if n_frames * _CPU_SHORT <= self.full_frames else 1)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -40,14 +40,11 @@ class RequestQueue:
     """Where track threads leave segments and wait for estimates, and the device thread takes batches.
 
     Args:
-        full_frames: of a segment that is not cut short by its track's end.
-        batch: full segments that go through the network together.
-        packs_short: shorter segments go in proportionally larger batches.
+        planned_size: how many segments of a length in frames share a batch, if the device has the memory.
     """
 
-    def __init__(self, full_frames: int, batch: int, packs_short: bool) -> None:
-        self._full_frames = full_frames
-        self._batch, self._packs_short = batch, packs_short
+    def __init__(self, planned_size: Callable[[int], int]) -> None:
+        self._planned_size = planned_size
         self._batch_sizes: dict[int, int] = {}
         self._queues: dict[int, deque[Request]] = {}
         self._awaited: list[list[Request]] = []
@@ -64,8 +61,7 @@ class RequestQueue:
 
     def batch_size(self, n_frames: int) -> int:
         """How many segments of that length share a batch."""
-        packed = self._batch * self._full_frames // n_frames if self._packs_short else self._batch
-        return self._batch_sizes.get(n_frames) or max(1, packed)
+        return self._batch_sizes.get(n_frames) or self._planned_size(n_frames)
 
     @property
     def halved(self) -> dict[int, int]:

@@ -63,6 +63,10 @@ class Model(Protocol):
     def device(self) -> torch.device:
         """Where `__call__` wants its segments."""
 
+    @property
+    def skips_silence(self) -> bool:
+        """Whether silent segments take less time than others, so that a batch is cheap to pad."""
+
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Segments of a track of `n_frames` frames, by ascending start; lazy and cheap to ask for.
 

@@ -54,7 +54,7 @@ class Background:
 
 @contextmanager
 def batcher(transfer: Background, batch: int = 1) -> Iterator[RequestQueue]:
-    requests = RequestQueue(FRAMES, batch, packs_short=False)
+    requests = RequestQueue(lambda _: batch)
     served = Batcher(requests, transfer, DeviceClock(1))
     try:
         yield requests
@@ -151,7 +151,7 @@ def test_one_segment_that_does_not_fit_fails_its_track_only():
 def test_busy_seconds_do_not_count_overlapping_batches_twice(monkeypatch):
     now = itertools.count()
     monkeypatch.setattr(batching.time, "perf_counter", lambda: float(next(now)))
-    queue = RequestQueue(FRAMES, 1, packs_short=False)
+    queue = RequestQueue(lambda _: 1)
     served = Batcher(queue, Background(), DeviceClock(1))
     requests = sent(queue, 6)
     queue.receive(requests)

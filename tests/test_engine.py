@@ -31,6 +31,7 @@ class Toy:
 
     name, sample_rate, n_channels, stems = "toy", 44_100, 2, ("a", "b")
     device = torch.device("cpu")
+    skips_silence = False
 
     def __init__(self, before: Callable[[Tensor], object] = len, stride: int = STRIDE) -> None:
         self._before, self._stride = before, stride
@@ -133,6 +134,18 @@ def test_every_batch_has_the_same_shape_however_few_segments_there_are():
         separated(engine, noise(30))
         separated(engine, noise(3_000))
     assert shapes == {(5, 2, LENGTH)}
+
+
+def test_short_segments_share_a_batch_on_a_cpu_where_padding_is_cheap():
+    class Skipping(Toy):
+        skips_silence = True
+
+    with Engine(Skipping(), batch=2) as engine:
+        assert [engine.batch_size(n) for n in (LENGTH, LENGTH // 2, LENGTH // 7, 1)] == [2, 2, 8, 8]
+    with Engine(Toy(), batch=2) as engine:
+        assert engine.batch_size(LENGTH // 7) == 2
+    with Engine(OnAccelerator(), batch=2) as engine:
+        assert [engine.batch_size(n) for n in (LENGTH, LENGTH // 2, LENGTH // 7)] == [2, 4, 14]
 
 
 def test_lanes_are_separated_each_as_if_alone():

@@ -158,7 +158,7 @@ def test_only_what_the_stems_are_made_of_is_computed(published, residual, stems,
     assert torch.equal(model(segment), both[:, [CARD.stems.index(stem) for stem in wanted]])
 
 
-@pytest.mark.parametrize("columns", [64, 512])
+@pytest.mark.parametrize("columns", [32, 64, 512])
 def test_an_estimate_does_not_depend_on_its_neighbours(published, columns):
     model = model_with(published)
     length = (columns - 1) * 1024 + 4096
@@ -192,14 +192,16 @@ def test_with_average_extension_the_stems_sum_to_the_mix(random_weights, n_frame
     torch.testing.assert_close(stems.sum(0), mix, rtol=0, atol=3e-6)
 
 
-@pytest.mark.parametrize("n_frames", [1, 700, 20_000])
-def test_a_short_clip_is_separated_like_the_loop_it_is_part_of(published, n_frames):
-    """Its estimate is the one at its place in an endless loop, of which the network sees 64 columns."""
-    clip = example()[:, :n_frames]
-    loop = clip.repeat(1, 68_608 // n_frames + 2)
+@pytest.mark.parametrize(
+    ("n_frames", "columns"), [(1, 32), (700, 32), (28_672, 32), (28_673, 64), (61_440, 64), (61_441, 128)]
+)
+def test_a_short_clip_is_separated_like_the_loop_it_is_part_of(published, n_frames, columns):
+    """Its estimate is the one at its place in an endless loop, of which the network sees few columns."""
+    clip, n_seen = example()[:, :n_frames], (columns - 1) * 1024 + 4096
+    loop = clip.repeat(1, n_seen // n_frames + 2)
     first = n_frames * (1 + 4095 // n_frames)  # a repetition with 4,096 frames of the loop before it
     model = model_with(published)
-    estimates = model(loop[None, :, first - 4096 :][..., :68_608])[0]
+    estimates = model(loop[None, :, first - 4096 :][..., :n_seen])[0]
     assert torch.equal(stems_of(model, clip), estimates[..., 4096 : 4096 + n_frames])
 
 

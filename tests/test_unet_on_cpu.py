@@ -11,7 +11,7 @@ from splitfire_batch.models.spleeter_unet import UNet, make_unet
 from splitfire_batch.models.unet_on_cpu import UNetOnCpu, is_suited
 from splitfire_batch.models.weights import load_weights
 
-WIDTHS = [64, 192, 512]
+WIDTHS = [32, 64, 96, 160, 192, 512]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,30 @@ def test_it_is_the_same_function(request, weights, columns):
     assert found_db > 95  # the plain network in float32 has 105 to 115
 
 
-def test_an_image_does_not_depend_on_its_neighbours_or_on_what_came_before(published):
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_an_image_does_not_depend_on_its_neighbours_its_place_or_on_what_came_before(published, columns):
     net = UNetOnCpu(published)
-    x = magnitudes(1, 64)
-    first = net(x)
+    x, loud = magnitudes(1, columns), magnitudes(3, columns) * 10
+    first = net(torch.cat((x, loud)))[0]
     net(magnitudes(1, 192) * 100)  # another shape in the same memory
-    batch = net(torch.cat((magnitudes(2, 64) * 10, x)))
-    assert torch.equal(first[0], batch[2])
-    assert torch.equal(first, net(x))
+    assert torch.equal(net(torch.cat((loud, x)))[3], first)
+    assert torch.equal(net(torch.cat((loud[:1] * 0, x, loud[:2] * 0)))[1], first)
+    assert torch.equal(net(torch.cat((x, x, x, x))), first.expand(4, -1, -1, -1))
+
+
+@pytest.mark.parametrize("columns", [32, 64, 512])
+def test_images_of_a_pack_are_those_of_one_alone_but_for_rounding(published, columns):
+    net, x = UNetOnCpu(published), magnitudes(3, columns)
+    alone = torch.cat([net(image[None]) for image in x])
+    assert snr_db(alone, net(x)) > 95
+
+
+def test_a_silent_image_is_answered_with_zeros(published):
+    net, x = UNetOnCpu(published), magnitudes(2, 64)
+    x[1] = 0
+    out = net(x)
+    assert not out[1].any()
+    assert out[0].all()
 
 
 def test_an_answer_is_not_written_over_by_the_next(published):

@@ -3,9 +3,10 @@
 Winograd's is after Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, equations
 8 to 15: patches of 6 x 6 pixels that overlap by two are transformed, multiplied by transformed kernels, which
 is 36 matrix products, and transformed back to 4 x 4 pixels of output. That takes a quarter of the
-multiplications; in float32 it agrees with a direct convolution to about 110 dB.
+multiplications; in float32 it agrees with a direct convolution to about 110 dB. Images with few rows take
+F(2 x 4, 3 x 3): patches of 4 x 6 pixels, a third of the multiplications.
 
-Images are (rows, columns, channels). Axes: C channels in, N channels out, T x U patches.
+Images are (B, rows, columns, channels). Axes: B images, C channels in, N channels out, T x U patches.
 """
 
 from __future__ import annotations
@@ -16,20 +17,32 @@ import torch
 from torch import Tensor
 
 TILE = 4
-"""Rows and columns of output that one patch gives."""
-_PATCH = 6
-_MAX_PATCHES = 1024
-"""Patches transformed at a time: more would only cost memory."""
+"""Columns of output that one patch gives, and rows where there are enough."""
+_MAX_PATCHES = 128
+"""Patches transformed at a time: what they need lies in a core's own cache."""
 
-_INPUT = (
-    *((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0)),
-    *((0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
-)
-_KERNEL_24 = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))
-"""The kernels' transform, times 24."""
-_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_MATRICES = {
+    2: (
+        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+        ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+        ((1, 1, 1, 0), (0, 1, -1, -1)),
+    ),
+    4: (
+        (
+            *((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0)),
+            *((0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
+        ),
+        (
+            *((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6)),
+            *((1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)),
+        ),
+        ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+    ),
+}
+"""By pixels of output along an axis: the transforms of inputs, kernels and outputs."""
 _EVERYWHERE = 7
-"""What is added to this product comes out in each of the 16 pixels: the second column of _OUTPUT is ones."""
+"""What is added to this product, (1, 1) of (rows, 6), comes out in every pixel: those columns of the outputs'
+transforms are ones."""
 
 
 class Scratch:
@@ -45,6 +58,10 @@ class Scratch:
             self._pieces[piece] = torch.empty(n)
         return self._pieces[piece][:n].view(shape)
 
+    def piece_of(self, taken: Tensor) -> int:
+        """Which piece a tensor lies in."""
+        return int(taken.data_ptr() != self._pieces[0].data_ptr())
+
 
 class Product:
     """A convolution with kernels (N, C, height, width) and a bias (N), as one matrix product."""
@@ -57,67 +74,105 @@ class Product:
         self.n_out = len(kernel)
 
     def convolve(self, parts: Sequence[Tensor], scratch: Scratch) -> Tensor:
-        """The convolution (rows, columns, N), in scratch, of what `windows` gives of each image."""
-        gathered = scratch.take(0, *parts[0].shape[:2], len(self._kernel))
+        """The convolution (B, rows, columns, N), in scratch, of what `windows` gives of each image."""
+        gathered = scratch.take(0, *parts[0].shape[:3], len(self._kernel))
         _join(parts, gathered)
-        out = scratch.take(1, *gathered.shape[:2], self.n_out)
-        torch.addmm(self._bias, gathered.flatten(0, 1), self._kernel, out=out.view(-1, self.n_out))
+        out = scratch.take(1, *gathered.shape[:3], self.n_out)
+        torch.addmm(self._bias, gathered.flatten(0, 2), self._kernel, out=out.view(-1, self.n_out))
         return out
 
 
 class Winograd:
-    """A convolution with kernels (N, C, 3, 3), stride 1, and a bias (N)."""
+    """A convolution with kernels (N, C, 3, 3), stride 1, and a bias (N).
 
-    def __init__(self, kernel: Tensor, bias: Tensor) -> None:
-        left = torch.tensor(_KERNEL_24, dtype=torch.float64) / 24
-        products = torch.einsum("xi,ncij,yj->xycn", left, kernel.double(), left)
+    Args:
+        n_rows: rows of output that one patch gives, 2 or 4; its columns are `TILE`.
+    """
+
+    def __init__(self, kernel: Tensor, bias: Tensor, n_rows: int = TILE) -> None:
+        self.n_rows = n_rows
+        rows, columns = _MATRICES[n_rows], _MATRICES[TILE]
+        products = torch.einsum("xi,ncij,yj->xycn", _matrix(rows[1]), kernel.double(), _matrix(columns[1]))
         self._kernel, self._bias = products.flatten(0, 1).float().contiguous(), bias.float()
-        both = (torch.tensor(matrix, dtype=torch.float32) for matrix in (_INPUT, _OUTPUT))
-        self._input, self._output = (torch.kron(matrix, matrix) for matrix in both)
+        self._input, self._output = ((_matrix(rows[i]).float(), _matrix(columns[i]).float()) for i in (0, 2))
 
     def convolve(self, parts: Sequence[Tensor], scratch: Scratch) -> Iterator[tuple[slice, Tensor]]:
         """The convolution of some images joined, given what `patches` makes of each.
 
         Yields:
-            Rows of patches, and their output (4, 4, rows, U, N): pixel (i, j) of each patch. It lies in
-            scratch: use it before you go on.
+            Rows of patches, and their output (n_rows, 4, B, rows, U, N): pixel (i, j) of each patch. It lies
+            in scratch: use it before you go on.
         """
-        n_in, n_out = self._kernel.shape[1:]
-        n_rows, n_columns = parts[0].shape[2:4]
-        step = max(1, _MAX_PATCHES // n_columns)
-        for first in range(0, n_rows, step):
-            rows = slice(first, min(first + step, n_rows))
-            n = (rows.stop - first) * n_columns
-            gathered = scratch.take(0, _PATCH, _PATCH, rows.stop - first, n_columns, n_in)
-            _join([part[:, :, rows] for part in parts], gathered)
-            transformed = scratch.take(1, _PATCH**2, n, n_in)
-            torch.mm(self._input, gathered.view(_PATCH**2, -1), out=transformed.view(_PATCH**2, -1))
-            products = torch.bmm(transformed, self._kernel, out=scratch.take(0, _PATCH**2, n, n_out))
+        n_points, n_in, n_out = self._kernel.shape
+        height, width, n_images, n_patch_rows, n_columns = parts[0].shape[:5]
+        step = max(1, _MAX_PATCHES // (n_images * n_columns))
+        for first in range(0, n_patch_rows, step):
+            rows = slice(first, min(first + step, n_patch_rows))
+            shape = n_images, rows.stop - first, n_columns
+            n = torch.Size(shape).numel()
+            gathered = scratch.take(0, height, width, n * n_in)
+            _join([part[:, :, :, rows] for part in parts], gathered.view(height, width, *shape, n_in))
+            transformed = _transformed(gathered, *self._input, scratch)
+            products = scratch.take(1, n_points, n, n_out)
+            torch.bmm(transformed.view(n_points, n, n_in), self._kernel, out=products)
             products[_EVERYWHERE] += self._bias
-            out = scratch.take(1, TILE, TILE, rows.stop - first, n_columns, n_out)
-            torch.mm(self._output, products.view(_PATCH**2, -1), out=out.view(TILE**2, -1))
-            yield rows, out
+            out = _transformed(products.view(height, width, -1), *self._output, scratch)
+            yield rows, out.view(self.n_rows, TILE, *shape, n_out)
 
 
-def inner(image: Tensor, before: int, after: int) -> Tensor:
-    """The image without its border."""
-    return image[before : image.shape[0] - after, before : image.shape[1] - after]
+def _transformed(x: Tensor, rows: Tensor, columns: Tensor, scratch: Scratch) -> Tensor:
+    """rows @ x @ columns.T for each x[:, :, i]: (height, width, n), in the piece of scratch that x lies in.
+
+    One axis after the other: with a single matrix for both it would be thrice the multiplications.
+    """
+    piece = scratch.piece_of(x)
+    once = scratch.take(1 - piece, len(rows), x[0].numel())
+    torch.mm(rows, x.flatten(1), out=once)
+    twice = scratch.take(piece, len(rows), len(columns), x.shape[2])
+    each = columns.expand(len(rows), *columns.shape)
+    return torch.bmm(each, once.view(len(rows), x.shape[1], -1), out=twice)
 
 
-def windows(image: Tensor, size: tuple[int, int], stride: int = 1) -> Tensor:
-    """All windows (rows, columns, height, width * C) of an image, a view."""
-    (height, width), (n_rows, n_columns, n_channels) = size, image.shape
-    row, column, _ = image.stride()
+def _matrix(rows: tuple[tuple[float, ...], ...]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def windows(images: Tensor, size: tuple[int, int], stride: int = 1) -> Tensor:
+    """All windows (B, rows, columns, height, width * C) of images, a view."""
+    (height, width), (n_images, n_rows, n_columns, n_channels) = size, images.shape
+    image, row, column, _ = images.stride()
     counts = (n_rows - height) // stride + 1, (n_columns - width) // stride + 1
-    shape = (*counts, height, width * n_channels)
-    return image.as_strided(shape, (stride * row, stride * column, row, 1), image.storage_offset())
+    shape = (n_images, *counts, height, width * n_channels)
+    return images.as_strided(shape, (image, stride * row, stride * column, row, 1), images.storage_offset())
 
 
-def patches(image: Tensor) -> Tensor:
-    """The patches (6, 6, T, U, C), a view, of an image (4 T + 2, 4 U + 2, C)."""
-    row, column, _ = image.stride()
-    shape = (_PATCH, _PATCH, image.shape[0] // TILE, image.shape[1] // TILE, image.shape[2])
-    return image.as_strided(shape, (row, column, TILE * row, TILE * column, 1), image.storage_offset())
+def in_fours(kernel: Tensor) -> Tensor:
+    """Kernel (N, 4 C, 3, 3) that does to squares of 2 x 2 pixels what (N, C, 5, 5) does, stride 2."""
+    n_out, n_in = kernel.shape[:2]
+    squares = torch.nn.functional.pad(kernel, (0, 1, 0, 1)).reshape(n_out, n_in, 3, 2, 3, 2)
+    return squares.permute(0, 3, 5, 1, 2, 4).reshape(n_out, 4 * n_in, 3, 3)
+
+
+def patches_in_fours(images: Tensor, n_rows: int) -> Tensor:
+    """The patches (n_rows + 2, 6, B, T, U, 2, 2 C), a view, of the 2 x 2 squares of images.
+
+    These are (B, 2 (n_rows T + 2), 2 (4 U + 2), C).
+    """
+    image, row, column, _ = images.stride()
+    n_images, height, width, n_channels = images.shape
+    counts = n_images, (height // 2 - 2) // n_rows, (width // 2 - 2) // TILE
+    shape = n_rows + 2, TILE + 2, *counts, 2, 2 * n_channels
+    strides = 2 * row, 2 * column, image, 2 * n_rows * row, 2 * TILE * column, row, 1
+    return images.as_strided(shape, strides, images.storage_offset())
+
+
+def patches(images: Tensor, n_rows: int = TILE) -> Tensor:
+    """The patches (n_rows + 2, 6, B, T, U, C), a view, of images (B, n_rows T + 2, 4 U + 2, C)."""
+    image, row, column, _ = images.stride()
+    n_images, height, width, n_channels = images.shape
+    shape = n_rows + 2, TILE + 2, n_images, (height - 2) // n_rows, (width - 2) // TILE, n_channels
+    strides = (row, column, image, n_rows * row, TILE * column, 1)
+    return images.as_strided(shape, strides, images.storage_offset())
 
 
 def _join(parts: Sequence[Tensor], out: Tensor) -> None:

@@ -31,8 +31,9 @@ from splitfire_batch.stems import make_recipes, needed_estimates
 FFT_FRAMES = 4096
 HOP = 1024
 BLOCK_COLUMNS = 512
-COLUMN_STEP = 64
-"""The network halves its input six times, so the columns of a segment are a multiple of this."""
+COLUMN_STEP, FEWEST_COLUMNS = 64, 32
+"""The network halves its input six times, so the columns of a segment are a multiple of the first; very short
+clips have the second."""
 N_BINS = 1024
 """Bins the networks see: up to 11 kHz."""
 TILE_UP_TO_S = 6.0
@@ -80,6 +81,7 @@ class Spleeter:
         self._nets: list[Net] = [
             UNetOnCpu(net) if is_plain_cpu and is_suited(net) else arithmetic.network(net) for net in nets
         ]
+        self.skips_silence = all(isinstance(net, UNetOnCpu) for net in self._nets)
         self._run = SideBySide(len(nets)).map if is_plain_cpu else _one_by_one
         self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(self.device, torch.float32)
 
@@ -94,8 +96,10 @@ class Spleeter:
         fill: Fill = "zeros"
         last_columns = BLOCK_COLUMNS
         if self._is_adaptive:
-            last_columns = (last // COLUMN_STEP + 1) * COLUMN_STEP
             fill = "tile" if n_frames <= TILE_UP_TO_S * self.sample_rate else "zeros"
+            last_columns = (last // COLUMN_STEP + 1) * COLUMN_STEP
+            if n_columns <= FEWEST_COLUMNS:
+                last_columns = FEWEST_COLUMNS
 
         def block(index: int) -> Segment:
             columns = last_columns if index == n_before else BLOCK_COLUMNS
@@ -108,7 +112,7 @@ class Spleeter:
         """None: estimates are simply summed."""
 
     def __call__(self, segments: Tensor) -> Tensor:
-        """Estimates (B, S, C, L) of segments (B, C, L), float32, L = (64 k - 1) * 1024 + 4096.
+        """Estimates (B, S, C, L) of segments (B, C, L), float32, L = (32 k - 1) * 1024 + 4096.
 
         An estimate does not depend, by one bit, on what else is in the batch.
 
@@ -116,8 +120,8 @@ class Spleeter:
             ValueError: the segments have another shape.
         """
         columns, rest = divmod(segments.shape[-1] - FFT_FRAMES + HOP, HOP)
-        if segments.ndim != 3 or segments.shape[1] != self.n_channels or rest or columns % COLUMN_STEP:
-            wanted = f"(B, {self.n_channels}, (64 k - 1) * {HOP} + {FFT_FRAMES})"
+        if segments.ndim != 3 or segments.shape[1] != self.n_channels or rest or columns % FEWEST_COLUMNS:
+            wanted = f"(B, {self.n_channels}, ({FEWEST_COLUMNS} k - 1) * {HOP} + {FFT_FRAMES})"
             raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted {wanted}")
         with torch.inference_mode(), self._arithmetic.exactly():
             spectrum = self._stft(segments)

@@ -40,16 +40,18 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
+        n_columns: list[int] = []
         for i, conv in enumerate(self.down):
             if i:
                 x = nn.functional.leaky_relu(self.down_norm[i - 1](x), 0.2)
-            x = conv(nn.functional.pad(x, (1, 2, 1, 2)))
+            n_columns.append(x.shape[2])
+            x = conv(nn.functional.pad(x, (1, 2, 1, 2 + x.shape[2] % 2)))
             skips.append(x)
         skips.pop()
         for i, (conv, norm) in enumerate(zip(self.up, self.up_norm, strict=True)):
             if i:
                 x = torch.cat((skips.pop(), x), dim=1)
-            x = norm(nn.functional.pixel_shuffle(conv(x).relu_(), 2))
+            x = norm(nn.functional.pixel_shuffle(conv(x).relu_(), 2))[:, :, : n_columns.pop()]
         return torch.sigmoid(self.last(x))
 
 

@@ -1,8 +1,9 @@
-"""One-shots: samples of sonic-pi and hydrogen, a seeded 100 or all 834, file by file, against the original.
+"""One-shots: samples of sonic-pi and hydrogen, a seeded 100 or all 834, against the original, file by file.
 
-Both get decoded stereo arrays at 44.1 kHz, one process, one loaded model, one file after the other: the
-original as its `Separator.separate` does it, ours through the engine with `short_clip = "adaptive"`.
-`--all` takes every file, once.
+Both get decoded stereo arrays at 44.1 kHz, in one process with one loaded model. The original takes one file
+after the other, which is all that its `Separator.separate` can do. Ours is the engine with default settings and
+as many open tracks as a worker has, the longest first as a plan has them, so that its batches are full; and,
+to tell what batches bring, the engine with one track at a time. `--all` takes every file, once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import argparse
 import os
 import random
 import statistics
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ import torch
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.models import load_model
+from splitfire_batch.worker import CPU_OPEN_TRACKS
 from tests.benchmarks.engine import separate
 from tests.benchmarks.library import one_shot_files
 from tests.benchmarks.original import Original
@@ -38,27 +42,41 @@ def main(arguments: Sequence[str] = ()) -> None:
     files = one_shot_files()
     chosen = files if takes_all else random.Random(1).sample(files, N_FILES)
     n_rounds = 1 if takes_all else ROUNDS
-    mixes = [_stereo(path) for path in chosen]
+    mixes = sorted((_stereo(path) for path in chosen), key=len, reverse=True)
     audio_s = sum(len(mix) for mix in mixes) / 44_100
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     model = load_model(SeparationConfig(), "cpu")
-    ours, theirs = [], []
+    ours, singly, theirs = [], [], []
     with Engine(model) as engine, Original(threads) as original:
-        for mix in mixes[:5]:
-            separate(engine, mix)
+        _together(engine, mixes[::10])
         for _ in range(n_rounds):
-            ours.append(sum(separate(engine, mix) for mix in mixes))
+            ours.append(_together(engine, mixes))
+            singly.append(sum(separate(engine, mix) for mix in mixes))
             theirs.append(sum(original.separate(mix) for mix in mixes))
-    print(f"{'':24} {'seconds':>9} {'files/s':>9} {'x real time':>12}")
-    for name, times in (("splitfire engine", ours), ("original Spleeter", theirs)):
+    print(f"{'':32} {'seconds':>9} {'files/s':>9} {'x real time':>12} {'ratio':>6}")
+    names = (
+        f"engine, {CPU_OPEN_TRACKS} open tracks",
+        "engine, one at a time",
+        "original Spleeter, one at a time",
+    )
+    for name, times in zip(names, (ours, singly, theirs), strict=True):
         median = statistics.median(times)
-        print(f"{name:24} {median:9.1f} {len(mixes) / median:9.2f} {audio_s / median:12.1f}")
+        ratio = statistics.median(their / our for our, their in zip(times, theirs, strict=True))
+        print(f"{name:32} {median:9.1f} {len(mixes) / median:9.2f} {audio_s / median:12.1f} {ratio:6.2f}")
     ratios = sorted(their / our for our, their in zip(ours, theirs, strict=True))
     print(f"\nratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); floor 10")
     print(
         f"{len(mixes)} of {len(files)} files, {audio_s:.0f} s of audio, {threads} threads, {n_rounds} rounds"
     )
+
+
+def _together(engine: Engine, mixes: Sequence[np.ndarray]) -> float:
+    """Seconds for all, with as many tracks open as a worker has."""
+    with ThreadPoolExecutor(CPU_OPEN_TRACKS) as threads:
+        begin = time.perf_counter()
+        list(threads.map(lambda mix: separate(engine, mix), mixes))
+        return time.perf_counter() - begin
 
 
 def _stereo(path: Path) -> np.ndarray:

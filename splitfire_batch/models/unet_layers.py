@@ -1,0 +1,195 @@
+"""The layers of Spleeter's U-Net on a CPU: convolutions with what follows them, in as few passes as can be.
+
+Convolutions are Winograd's or matrix products where that is faster. Normalisations are part of their
+neighbours: before a leaky ReLU in the weights of the convolution, and the skip takes it back; after a ReLU,
+max(x, 0) g + h = max(x + h/g, h/g) g, where the next convolution multiplies by g.
+
+Images are (B, rows, columns, channels). Axes: B images, N channels of an output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splitfire_batch.models.convolutions import (
+    TILE,
+    Product,
+    Scratch,
+    Winograd,
+    in_fours,
+    patches,
+    patches_in_fours,
+    windows,
+)
+
+_MIN_PATCHES = 32
+"""With fewer, reading Winograd's larger kernels takes longer than the multiplications they save."""
+
+_ROWS = 32
+"""Of the outermost layer at a time: what they need lies in a core's own cache."""
+
+_PARITIES = tuple(product((0, 1), (0, 1)))
+"""Pixels of a transposed convolution of stride 2 are of four kinds: in even or odd rows and columns."""
+
+
+class Down:
+    """A convolution (5 x 5, stride 2) with the normalisation behind it."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, patch_rows: Sequence[int]) -> None:
+        gain, shift = affine(norm)
+        self.n_out = len(gain)
+        self.undo = 1 / gain, -shift / gain
+        """What the convolution alone would give is the normalised output times the first, plus the second."""
+        self._undo = self.undo[0].float(), self.undo[1].float()
+        kernel, bias = conv.weight * gain[:, None, None, None], exact_bias(conv) * gain + shift
+        self._kernel = kernel.float().contiguous(memory_format=torch.channels_last)
+        self._bias = bias.float()
+        self._winograds = [Winograd(in_fours(kernel), bias, rows) for rows in patch_rows]
+
+    def convolve(self, images: Tensor, scratch: Scratch) -> Tensor:
+        """Normalised output, of images with one row and column of zeros before and at least three behind."""
+        n_images, n_rows, n_columns = len(images), images.shape[1] // 2 - 2, images.shape[2] // 2 - 2
+        if winograd := _fitting(self._winograds, n_images, n_rows, n_columns):
+            out = torch.empty(n_images, n_rows, n_columns, self.n_out)
+            height = winograd.n_rows
+            pixels = out.view(n_images, n_rows // height, height, n_columns // TILE, TILE, -1)
+            pixels = pixels.permute(2, 4, 0, 1, 3, 5)
+            for rows, part in winograd.convolve([patches_in_fours(images, height)], scratch):
+                pixels[:, :, :, rows].copy_(part)
+            return out
+        out = functional.conv2d(images.permute(0, 3, 1, 2), self._kernel, self._bias, stride=2)
+        return out.permute(0, 2, 3, 1)
+
+    def undo_norm(self, normalised: Tensor, out: Tensor) -> None:
+        """Write what the convolution alone would give: that is what the skip wants."""
+        torch.addcmul(self._undo[1], normalised, self._undo[0], out=out)
+
+
+class Up:
+    """A transposed convolution (5 x 5, stride 2) of joined images, ReLU, normalisation but for its gain."""
+
+    def __init__(
+        self,
+        kernel: Tensor,
+        bias: Tensor,
+        floor: Tensor,
+        n_channels: Sequence[int],
+        patch_rows: Sequence[int],
+    ) -> None:
+        self.n_out = len(floor)
+        self._floor = floor.float()
+        self._floors = self._floor.repeat(2)
+        self._products = [
+            Product(kernel[a, b, :, :, : 2 + a, : 2 + b], bias[a, b], n_channels) for a, b in _PARITIES
+        ]
+        self._winograds = [Winograd(kernel.flatten(0, 2), bias.flatten(), rows) for rows in patch_rows]
+
+    def convolve(self, images: Sequence[Tensor], scratch: Scratch, out: Tensor) -> None:
+        """Write the output of images that have one row and column of zeros around them."""
+        n_images, n_rows, n_columns = out.shape[0], out.shape[1] // 2, out.shape[2] // 2
+        if winograd := _fitting(self._winograds, n_images, n_rows, n_columns):
+            height = winograd.n_rows
+            tiles = n_images, n_rows // height, height, 2, n_columns // TILE, TILE, 2 * self.n_out
+            pixels = out.view(tiles).permute(2, 5, 0, 1, 4, 3, 6)
+            parts = [patches(image, height) for image in images]
+            for rows, part in winograd.convolve(parts, scratch):
+                target = pixels[:, :, :, rows]
+                torch.maximum(part.view(target.shape), self._floors, out=target)
+            return
+        for (a, b), layer in zip(_PARITIES, self._products, strict=True):
+            parts = [windows(image, (2 + a, 2 + b))[:, :n_rows, :n_columns] for image in images]
+            torch.maximum(layer.convolve(parts, scratch), self._floor, out=out[:, a::2, b::2])
+
+
+def _fitting(methods: Sequence[Winograd], n_images: int, n_rows: int, n_columns: int) -> Winograd | None:
+    """The first that cuts an output of that size into whole patches, and enough of them."""
+    for method in methods:
+        n_patches = n_images * (n_rows // method.n_rows) * (n_columns // TILE)
+        if n_rows % method.n_rows == n_columns % TILE == 0 and n_patches >= _MIN_PATCHES:
+            return method
+    return None
+
+
+class Outermost:
+    """The transposed convolution with one output channel: each pixel times all taps, then sums of these."""
+
+    def __init__(
+        self, kernel: Tensor, bias: Tensor, floor: Tensor, n_channels: Sequence[int], first: Down
+    ) -> None:
+        self._bias, self._floor = float(bias[0, 0]), float(floor)
+        self._taps = [(a, b, y - 1, x - 1) for a, b in _PARITIES for y in range(2 + a) for x in range(2 + b)]
+        self._taps.sort(key=lambda tap: tap[2:] != (0, 0))  # begin each sum with a tap that covers all of it
+        taps = torch.stack([kernel[a, b, 0, :, y + 1, x + 1] for a, b, y, x in self._taps])
+        skip, self._up = taps[:, : n_channels[0]], taps[:, n_channels[0] :].float()
+        scale, shift = first.undo
+        self._skip, self._constant = (skip * scale).float(), (skip @ shift).float()[:, None]
+
+    def convolve(self, skip: Tensor, up: Tensor, scratch: Scratch, out: Tensor) -> None:
+        """Write the output (rows, columns) of one image; `skip` is still normalised."""
+        n_rows = len(skip)
+        for start in range(0, n_rows, _ROWS):
+            stop = min(start + _ROWS, n_rows)
+            first, last = max(0, start - 1), min(stop + 1, n_rows)
+            sums = self._sums(skip[first:last], up[first:last], scratch)
+            n_columns = skip.shape[1]
+            pixels = out[2 * start : 2 * stop].view(stop - start, 2, n_columns, 2).permute(1, 3, 0, 2)
+            torch.clamp(sums[:, :, start - first : stop - first], min=self._floor, out=pixels)
+
+    def _sums(self, skip: Tensor, up: Tensor, scratch: Scratch) -> Tensor:
+        """Pixels (2, 2, rows, columns) by parity, of rows with nothing around them."""
+        n_rows, n_columns = skip.shape[:2]
+        taps = scratch.take(0, len(self._taps), n_rows, n_columns)
+        flat = taps.flatten(1)
+        torch.addmm(self._constant, self._skip, skip.reshape(n_rows * n_columns, -1).T, out=flat)
+        flat.addmm_(self._up, up.reshape(n_rows * n_columns, -1).T)
+        sums = scratch.take(1, 2, 2, n_rows, n_columns)
+        for tap, (a, b, y, x) in zip(taps, self._taps, strict=True):
+            if y == x == 0:
+                torch.add(tap, self._bias, out=sums[a, b])
+            else:
+                _overlap(sums[a, b], -y, -x).add_(_overlap(tap, y, x))
+        return sums
+
+
+def _overlap(image: Tensor, y: int, x: int) -> Tensor:
+    """The part of an image that lies on its copy which is moved up by y rows and left by x columns."""
+    n_rows, n_columns = image.shape
+    return image[max(0, y) : n_rows + min(0, y), max(0, x) : n_columns + min(0, x)]
+
+
+def merged(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, gain_before: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Kernels (2, 2, N, C, 3, 3) by parity, biases (2, 2, N), floor of the ReLU (N), and the channels of each
+    image that is joined; `gain_before` is what the layer before has left to multiply by.
+    """
+    gain, shift = affine(norm)
+    floor = shift / gain
+    kernel = conv.weight.double()
+    n_channels = [conv.in_channels]
+    if gain_before is not None:
+        n_channels = [conv.in_channels - len(gain_before), len(gain_before)]
+        skip, up = torch.split(kernel, n_channels, dim=1)
+        kernel = torch.cat((skip, up * gain_before[:, None, None]), dim=1)
+    kernel = kernel.reshape(-1, 2, 2, *kernel.shape[1:]).permute(1, 2, 0, 3, 4, 5)
+    bias = exact_bias(conv).reshape(-1, 2, 2).permute(1, 2, 0) + floor
+    return kernel, bias, floor, n_channels
+
+
+def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a normalisation multiplies by and then adds, float64."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # noqa: S101, PT018
+    gain = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
+    return gain, norm.bias.double() - mean.double() * gain
+
+
+def exact_bias(conv: nn.Conv2d) -> Tensor:
+    """The bias (N), float64."""
+    assert conv.bias is not None  # noqa: S101
+    return conv.bias.double()
