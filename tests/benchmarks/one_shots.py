@@ -1,9 +1,9 @@
 """One-shots: samples of sonic-pi and hydrogen, a seeded 100 or all 834, against the original, file by file.
 
 Both get decoded stereo arrays at 44.1 kHz, in one process with one loaded model. The original takes one file
-after the other, which is all that its `Separator.separate` can do. Ours is the engine with default settings and
-as many open tracks as a worker has, the longest first as a plan has them, so that its batches are full; and,
-to tell what batches bring, the engine with one track at a time. `--all` takes every file, once.
+after the other, which is all that its `Separator.separate` can do. Ours is the engine with default settings
+and as many open tracks as a worker has, the longest first as in a plan, so that its batches are full; and, to
+tell what batches bring, the engine with one track at a time. `--all` takes every file, once.
 """
 
 from __future__ import annotations
