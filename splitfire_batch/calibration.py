@@ -21,6 +21,7 @@ from splitfire_batch.models import load_model
 from splitfire_batch.models.fidelity import Fidelity, excerpt, full_segment, measure
 from splitfire_batch.models.precision import precisions
 from splitfire_batch.segments import Model
+from splitfire_batch.transfer import open_transfer
 from splitfire_batch.tuning import Trial, Tuning, n_cores
 
 ROUNDS = 5
@@ -129,9 +130,11 @@ def _seconds(
 
 
 def _one_call(model: Model, way: Tuning, segment: Tensor) -> float:
-    """Seconds of one call, copies to and from the device left out."""
+    """Seconds of a batch, copies to and from the device left out."""
     if way.threads:
         torch.set_num_threads(way.threads)
+    if model.is_for_one_core:
+        return _on_cores(model, way, segment)
     segments = segment.expand(way.batch or 1, -1, -1).to(model.device, copy=True)
     is_cuda = model.device.type == "cuda"
     if is_cuda:
@@ -141,6 +144,16 @@ def _one_call(model: Model, way: Tuning, segment: Tensor) -> float:
     if is_cuda:
         torch.cuda.synchronize(model.device)
     return time.perf_counter() - begin
+
+
+def _on_cores(model: Model, way: Tuning, segment: Tensor) -> float:
+    """Seconds of a batch, as the engine runs them: one on each core."""
+    transfer, n = open_transfer(model), way.threads or torch.get_num_threads()
+    segments = [segment] * (way.batch or 1)
+    begin = time.perf_counter()
+    for receive in [transfer.launch(segments, len(segments)) for _ in range(n)]:
+        receive()
+    return (time.perf_counter() - begin) / n
 
 
 def _best(trials: Sequence[Trial]) -> Trial:

@@ -51,9 +51,11 @@ class Engine:
         """Where the device's seconds go; the stopwatches of all tracks should tell it of their stages."""
         self.full_frames = model.segments(_ENDLESS)[0].n_frames
         """Frames of a segment that is not cut short by its track's end."""
-        self._packs_short = not is_cpu or model.skips_silence if packs_short is None else packs_short
+        self._packs_short = not is_cpu or model.is_for_one_core if packs_short is None else packs_short
         self._requests = RequestQueue(self._planned_size)
-        self._batcher = Batcher(self._requests, open_transfer(model), self.clock)
+        transfer = open_transfer(model)
+        self._look_ahead = max(2, transfer.depth)
+        self._batcher = Batcher(self._requests, transfer, self.clock)
 
     def __enter__(self) -> Engine:
         return self
@@ -72,8 +74,8 @@ class Engine:
 
     @property
     def queue_bytes(self) -> int:
-        """Bytes of audio in two batches, which all tracks fill together."""
-        return 2 * self.batch * self._segment_bytes(self.full_frames)
+        """Bytes of audio in the batches that all tracks fill together."""
+        return self._look_ahead * self.batch * self._segment_bytes(self.full_frames)
 
     def track_bytes(self, n_frames: int, n_lanes: int) -> int:
         """Bytes of audio that an open track holds at most, besides those of `queue_bytes`.
@@ -149,7 +151,7 @@ class Engine:
             with watch.measure("blend"):
                 lanes = mix.read(segment).reshape(n_lanes, self.model.n_channels, segment.n_frames)
             in_flight.append((segment, self._requests.send(lanes)))
-            if len(in_flight) > max(1, 2 * self.batch // self._requests.n_open):
+            if len(in_flight) > max(1, self._look_ahead * self.batch // self._requests.n_open):
                 self._blend_oldest(in_flight, blend, watch)
                 yield blend.take(in_flight[0][0].start)
         while in_flight:

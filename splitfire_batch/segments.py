@@ -64,8 +64,12 @@ class Model(Protocol):
         """Where `__call__` wants its segments."""
 
     @property
-    def skips_silence(self) -> bool:
-        """Whether silent segments take less time than others, so that a batch is cheap to pad."""
+    def is_for_one_core(self) -> bool:
+        """Whether a call uses one core of the CPU well: the engine then runs one batch on each of its cores.
+
+        Such a model may be called by several threads at a time, and silent segments, with which batches are
+        padded, cost it little.
+        """
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Segments of a track of `n_frames` frames, by ascending start; lazy and cheap to ask for.

@@ -41,7 +41,7 @@ class Shares:
     n_channels = 2
     stems = MODEL_STEMS
     device = torch.device("cpu")
-    skips_silence = False
+    is_for_one_core = False
 
     def __init__(
         self,

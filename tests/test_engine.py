@@ -31,7 +31,7 @@ class Toy:
 
     name, sample_rate, n_channels, stems = "toy", 44_100, 2, ("a", "b")
     device = torch.device("cpu")
-    skips_silence = False
+    is_for_one_core = False
 
     def __init__(self, before: Callable[[Tensor], object] = len, stride: int = STRIDE) -> None:
         self._before, self._stride = before, stride
@@ -138,7 +138,7 @@ def test_every_batch_has_the_same_shape_however_few_segments_there_are():
 
 def test_short_segments_share_a_batch_on_a_cpu_where_padding_is_cheap():
     class Skipping(Toy):
-        skips_silence = True
+        is_for_one_core = True
 
     with Engine(Skipping(), batch=2) as engine:
         assert [engine.batch_size(n) for n in (LENGTH, LENGTH // 2, LENGTH // 7, 1)] == [2, 2, 8, 8]

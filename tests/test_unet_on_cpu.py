@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
 
 from splitfire_batch.models import find_card
 from splitfire_batch.models.spleeter_unet import UNet, make_unet
-from splitfire_batch.models.unet_on_cpu import UNetOnCpu, is_suited
+from splitfire_batch.models.unet_on_cpu import UNetOnCpu, Workspace, is_suited
 from splitfire_batch.models.weights import load_weights
 
 WIDTHS = [32, 64, 96, 160, 192, 512]
@@ -59,13 +61,13 @@ def test_it_is_the_same_function(request, weights, columns):
     exact = UNet().eval()
     exact.load_state_dict(net.state_dict())
     with torch.inference_mode():
-        found_db = snr_db(exact.double()(x.double()), UNetOnCpu(net)(x))
+        found_db = snr_db(exact.double()(x.double()), UNetOnCpu(net, Workspace())(x))
     assert found_db > 95  # the plain network in float32 has 105 to 115
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_an_image_does_not_depend_on_its_neighbours_its_place_or_on_what_came_before(published, columns):
-    net = UNetOnCpu(published)
+    net = UNetOnCpu(published, Workspace())
     x, loud = magnitudes(1, columns), magnitudes(3, columns) * 10
     first = net(torch.cat((x, loud)))[0]
     net(magnitudes(1, 192) * 100)  # another shape in the same memory
@@ -76,13 +78,13 @@ def test_an_image_does_not_depend_on_its_neighbours_its_place_or_on_what_came_be
 
 @pytest.mark.parametrize("columns", [32, 64, 512])
 def test_images_of_a_pack_are_those_of_one_alone_but_for_rounding(published, columns):
-    net, x = UNetOnCpu(published), magnitudes(3, columns)
+    net, x = UNetOnCpu(published, Workspace()), magnitudes(3, columns)
     alone = torch.cat([net(image[None]) for image in x])
     assert snr_db(alone, net(x)) > 95
 
 
 def test_a_silent_image_is_answered_with_zeros(published):
-    net, x = UNetOnCpu(published), magnitudes(2, 64)
+    net, x = UNetOnCpu(published, Workspace()), magnitudes(2, 64)
     x[1] = 0
     out = net(x)
     assert not out[1].any()
@@ -90,11 +92,20 @@ def test_a_silent_image_is_answered_with_zeros(published):
 
 
 def test_an_answer_is_not_written_over_by_the_next(published):
-    net = UNetOnCpu(published)
+    net = UNetOnCpu(published, Workspace())
     first = net(magnitudes(1, 64))
     kept = first.clone()
     net(magnitudes(1, 64) * 2)
     assert torch.equal(first, kept)
+
+
+def test_networks_share_memory_one_after_the_other_and_threads_have_their_own(published, random_net):
+    workspace, x = Workspace(), magnitudes(1, 64)
+    nets = [UNetOnCpu(published, workspace), UNetOnCpu(random_net, workspace)]
+    alone = [UNetOnCpu(net, Workspace())(x) for net in (published, random_net)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda i: nets[i % 2](x), range(24)))
+    assert all(torch.equal(out, alone[i % 2]) for i, out in enumerate(found))
 
 
 def test_a_normalisation_that_multiplies_by_zero_does_not_suit(published, random_net):

@@ -37,7 +37,7 @@ class Passthrough:
         self.n_channels = card.n_channels
         self.stems = card.stems
         self.device = device
-        self.skips_silence = False
+        self.is_for_one_core = False
         self._segment_frames = segment_frames
         self._shares = torch.tensor(_SHARES, device=device).reshape(1, -1, 1, 1)
 

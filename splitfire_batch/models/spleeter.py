@@ -22,9 +22,8 @@ from torch import Tensor
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
-from splitfire_batch.models.side_by_side import SideBySide
 from splitfire_batch.models.spleeter_unet import make_unet
-from splitfire_batch.models.unet_on_cpu import UNetOnCpu, is_suited
+from splitfire_batch.models.unet_on_cpu import UNetOnCpu, Workspace, is_suited
 from splitfire_batch.segments import Fill, LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
@@ -78,11 +77,12 @@ class Spleeter:
         self._arithmetic = arithmetic
         is_plain_cpu = arithmetic.is_plain and self.device.type == "cpu"
         nets = [make_unet(tensors, instrument) for instrument in range(len(card.stems))]
+        workspace = Workspace()
         self._nets: list[Net] = [
-            UNetOnCpu(net) if is_plain_cpu and is_suited(net) else arithmetic.network(net) for net in nets
+            UNetOnCpu(net, workspace) if is_plain_cpu and is_suited(net) else arithmetic.network(net)
+            for net in nets
         ]
-        self.skips_silence = all(isinstance(net, UNetOnCpu) for net in self._nets)
-        self._run = SideBySide(len(nets)).map if is_plain_cpu else _one_by_one
+        self.is_for_one_core = all(isinstance(net, UNetOnCpu) for net in self._nets)
         self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(self.device, torch.float32)
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
@@ -142,12 +142,7 @@ class Spleeter:
     def _squares(self, magnitude: Tensor) -> list[Tensor]:
         """S_i^2 of every stem, each (B, C, F, 1024) like the magnitude."""
         inputs = self._arithmetic.inputs(magnitude)
-
-        def square(net: Net) -> Tensor:
-            with torch.inference_mode():  # it is each thread's own
-                return net(inputs).mul_(magnitude).square_()
-
-        return self._run(square, self._nets)
+        return [net(inputs).mul_(magnitude).square_() for net in self._nets]
 
     def _masked(self, spectrum: Tensor, mask: Tensor) -> Tensor:
         """M_i X: up to 1,024 bins, the inverse transform takes the missing ones for zeros."""
@@ -166,10 +161,6 @@ class Spleeter:
         # Column j lies on the hops j to j + 3: four shifted sums, instead of a scattered one.
         for shift in range(hops):
             rows[..., shift : shift + n_columns, :].addcmul_(parts[..., shift, :], window[shift])
-
-
-def _one_by_one(work: Callable[[Net], Tensor], nets: Sequence[Net]) -> list[Tensor]:
-    return [work(net) for net in nets]
 
 
 def _magnitude(spectrum: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Images are (B, rows, columns, channels). Axes: B batch, F STFT columns, K bins.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import cast
 
@@ -39,15 +40,30 @@ def is_suited(net: UNet) -> bool:
     )
 
 
+class Workspace(threading.local):
+    """Memory that networks of one shape use, one after the other; each thread has its own."""
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+        self.images: Images | None = None
+
+    def images_of(self, shape: tuple[int, int, int], widths: Sequence[int]) -> Images:
+        """Images of that shape, with what the last network left in them."""
+        if self.images is None or self.images.shape != shape:
+            memory = self.images.memory if self.images else torch.empty(0)
+            self.images = Images(shape, widths, memory)
+        return self.images
+
+
 class UNetOnCpu:
     """(B, 2, F, K) magnitudes -> sigmoid of the same shape; F a multiple of 32, K of 64.
 
     The deep layers compute a pack of images at a time, so that their weights are read once for all of them;
     packs have one size for each shape of `x`, so no bit of an image depends on the others. A silent image is
-    answered with zeros: what it will be multiplied by is zero. Not for two threads at a time.
+    answered with zeros: what it will be multiplied by is zero.
     """
 
-    def __init__(self, net: UNet) -> None:
+    def __init__(self, net: UNet, workspace: Workspace) -> None:
         down, up = (cast("list[nn.Conv2d]", list(layers)) for layers in (net.down, net.up))
         down_norm, up_norm = (cast("list[nn.BatchNorm2d]", list(x)) for x in (net.down_norm, net.up_norm))
         self._down = [Down(*layer) for layer in zip(down, down_norm, _DOWN_ROWS, strict=False)]
@@ -57,50 +73,48 @@ class UNetOnCpu:
         self._up = [Up(*kernel, rows) for kernel, rows in zip(kernels, _UP_ROWS, strict=False)]
         self._outermost = Outermost(*kernels[-1], self._down[0])
         self._last = (net.last.weight * gains[-1]).float(), net.last.bias
-        self._scratch = Scratch()
         self._widths = [2, *(layer.n_out for layer in self._down), self._bottom.n_out]
-        self._images = Images((0, 0, 0), self._widths, torch.empty(0))
+        self._workspace = workspace
 
     def __call__(self, x: Tensor) -> Tensor:
         out = torch.zeros(x.shape)
         size = min(len(x), max(1, _PACK_COLUMNS // x.shape[2]))
-        shape = size, x.shape[2], x.shape[3]
-        if self._images.shape != shape:
-            self._images = Images(shape, self._widths, self._images.memory)
+        images = self._workspace.images_of((size, x.shape[2], x.shape[3]), self._widths)
         for pack, results in zip(torch.split(x, size), torch.split(out, size), strict=True):
             audible = [slice(i, i + 1) for i, image in enumerate(pack) if image.amax() != 0]
             if audible:
-                self._go_up(audible, self._go_down(audible, pack), results)
+                first = self._go_down(images, audible, pack)
+                self._go_up(images, audible, first, results)
         return out
 
-    def _go_down(self, audible: Sequence[slice], magnitudes: Tensor) -> list[Tensor]:
+    def _go_down(self, images: Images, audible: Sequence[slice], magnitudes: Tensor) -> list[Tensor]:
         """Fill the images down to the bottom; gives the normalised output of the first layer."""
-        images, first = self._images, []
+        scratch, first = self._workspace.scratch, []
         for one in audible:
             images.inputs[0].inside[one].copy_(magnitudes[one].permute(0, 2, 3, 1))
         for level, layer in enumerate(self._down, start=1):
             for part in [_ALL] if level > _DEEP else audible:
-                normalised = layer.convolve(images.inputs[level - 1].whole[part], self._scratch)
+                normalised = layer.convolve(images.inputs[level - 1].whole[part], scratch)
                 if level == 1:
                     first.append(normalised)
                 else:
                     layer.undo_norm(normalised, out=images.skips[level].inside[part])
                 torch.ops.aten.leaky_relu.out(normalised, _SLOPE, out=images.inputs[level].inside[part])
-        bottom = self._bottom.convolve([windows(images.inputs[-1].whole, (5, 5), stride=2)], self._scratch)
+        bottom = self._bottom.convolve([windows(images.inputs[-1].whole, (5, 5), stride=2)], scratch)
         images.bottom.inside.copy_(bottom)
         return first
 
-    def _go_up(self, audible: Sequence[slice], first: Sequence[Tensor], out: Tensor) -> None:
+    def _go_up(self, images: Images, audible: Sequence[slice], first: Sequence[Tensor], out: Tensor) -> None:
         """Write the sigmoids of all audible images."""
-        images, joined = self._images, [self._images.bottom.whole]
+        scratch, joined = self._workspace.scratch, [images.bottom.whole]
         for level, up in zip(range(5, 0, -1), self._up, strict=True):
             for part in [_ALL] if level >= _DEEP else audible:
-                up.convolve([image[part] for image in joined], self._scratch, images.ups[level].doubled[part])
+                up.convolve([image[part] for image in joined], scratch, images.ups[level].doubled[part])
             images.ups[level].clear_border()
             joined = [images.skips[level].whole, images.ups[level].whole] if level > 1 else []
         n_rows, n_columns = out.shape[2:]
         for one, normalised in zip(audible, first, strict=True):
             plane = images.plane[3 : 3 + n_rows, 3 : 3 + n_columns]
-            self._outermost.convolve(normalised[0], images.ups[1].inside[one][0], self._scratch, plane)
+            self._outermost.convolve(normalised[0], images.ups[1].inside[one][0], scratch, plane)
             logits = functional.conv2d(images.plane[None, None], *self._last, dilation=2)
             out[one].copy_(logits.sigmoid_())
