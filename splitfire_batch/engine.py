@@ -25,9 +25,9 @@ from splitfire_batch.stopwatch import DeviceClock, Stopwatch
 from splitfire_batch.transfer import open_transfer
 
 _ENDLESS = 2**62
-_CPU_PACK, _CPU_SHORT = 4, 7
-"""On a CPU so many segments share a batch that are at most this part of a full one: more gain little, longer
-ones have weights enough to do, and slots that stay empty are not quite free."""
+_CPU_PACKS = {7: 4, 3: 2}
+"""On a CPU segments share a batch that are at most a seventh, or a third, of a full one: more would gain
+little, and slots that stay empty are not quite free."""
 _HELD_SEGMENTS = 5
 """Segments' worth of mix and estimates that a track holds at most: two in flight, the rest in copies."""
 
@@ -38,8 +38,8 @@ class Engine:
     Args:
         model: the network with its segmentation.
         batch: full segments that go through the network together; default: 1 on a CPU, 8 on a GPU.
-        packs_short: shorter segments go in larger batches; default: unless padding would cost as much as
-            what it brings, as on a CPU that computes silence like anything else.
+        packs_short: shorter segments go in larger batches: for many tracks at a time. Default: unless an
+            empty slot costs as much as any other, as in a model that uses all cores of a CPU.
     """
 
     def __init__(self, model: Model, batch: int | None = None, packs_short: bool | None = None) -> None:
@@ -96,12 +96,13 @@ class Engine:
         return self._requests.batch_size(n_frames)
 
     def _planned_size(self, n_frames: int) -> int:
-        """As many as there are frames for in a batch of full segments; on a CPU far shorter ones in fours."""
+        """As many as there are frames for in a batch of full segments; on a CPU in small packs."""
         if not self._packs_short:
             return self.batch
         if self.model.device.type != "cpu":
             return max(1, self.batch * self.full_frames // n_frames)
-        return self.batch * (_CPU_PACK if n_frames * _CPU_SHORT <= self.full_frames else 1)
+        packs = (n for part, n in _CPU_PACKS.items() if n_frames * part <= self.full_frames)
+        return self.batch * next(packs, 1)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -113,9 +114,10 @@ class Engine:
 
     @property
     def batch_label(self) -> str:
-        """The batches that the estimates' last bits depend on: `batch8`, or `batch8/batch4@527360`."""
+        """The batches that the estimates' last bits depend on: `batch8/packed`, `batch8/batch4@527360`."""
         halved = (f"/batch{size}@{frames}" for frames, size in sorted(self._requests.halved.items()))
-        return f"batch{self.batch}{''.join(halved)}"
+        packed = "/packed" if self._packs_short else ""
+        return f"batch{self.batch}{packed}{''.join(halved)}"
 
     def separate(self, blocks: Iterable[Tensor], watch: Stopwatch | None = None) -> Iterator[Tensor]:
         """Finished frames of every stem, as soon as they are final.

@@ -44,7 +44,7 @@ def separate_files(
     make_recipes(separation, find_card(separation.model).stems)
     tracks = _tracks(files, separation, output)
     model, batch = load_here(separation, runtime)
-    runtime = replace(runtime, batch=batch)
+    runtime = replace(runtime, batch=batch, open_tracks=1)
     bench = open_bench(model, out, separation, output, runtime, is_immutable=output.names == "immutable")
     with bench.engine:
         for track in tracks:

@@ -87,7 +87,9 @@ class Separator:
     ) -> None:
         config = configure(SeparationConfig, {"model": model, "stems": tuple(stems), "residual": residual})
         self._recipes = make_recipes(config, find_card(model).stems)
-        self._engine = Engine(*load_here(config, configure(RuntimeConfig, {"device": device})))
+        self._engine = Engine(
+            *load_here(config, configure(RuntimeConfig, {"device": device})), packs_short=False
+        )
 
     def __enter__(self) -> Separator:
         return self

@@ -59,7 +59,7 @@ def open_bench(
     """
     scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
     check_scratch(scratch)
-    engine = Engine(model, runtime.batch)
+    engine = Engine(model, runtime.batch, packs_short=False if runtime.open_tracks == 1 else None)
     audio_mb = runtime.audio_mb or (CPU_AUDIO_MB if model.device.type == "cpu" else GPU_AUDIO_MB)
     stems = find_card(separation.model).stems
     recipes = make_recipes(separation, stems)

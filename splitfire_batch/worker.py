@@ -50,7 +50,7 @@ COMMIT_PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 _log = logging.getLogger(__name__)
 
 
-CPU_OPEN_TRACKS, GPU_OPEN_TRACKS = 8, 256
+CPU_OPEN_TRACKS, GPU_OPEN_TRACKS = 16, 256
 """Defaults of RuntimeConfig.open_tracks."""
 
 

@@ -30,9 +30,9 @@ from splitfire_batch.stems import make_recipes, needed_estimates
 FFT_FRAMES = 4096
 HOP = 1024
 BLOCK_COLUMNS = 512
-COLUMN_STEP, FEWEST_COLUMNS = 64, 32
-"""The network halves its input six times, so the columns of a segment are a multiple of the first; very short
-clips have the second."""
+COLUMN_STEP, LOOP_STEP = 64, 32
+"""The network halves its input six times, so the columns of a segment are a multiple of the first; those of a
+clip that is repeated, of the second."""
 N_BINS = 1024
 """Bins the networks see: up to 11 kHz."""
 TILE_UP_TO_S = 6.0
@@ -97,9 +97,8 @@ class Spleeter:
         last_columns = BLOCK_COLUMNS
         if self._is_adaptive:
             fill = "tile" if n_frames <= TILE_UP_TO_S * self.sample_rate else "zeros"
-            last_columns = (last // COLUMN_STEP + 1) * COLUMN_STEP
-            if n_columns <= FEWEST_COLUMNS:
-                last_columns = FEWEST_COLUMNS
+            step = LOOP_STEP if fill == "tile" else COLUMN_STEP
+            last_columns = (last // step + 1) * step
 
         def block(index: int) -> Segment:
             columns = last_columns if index == n_before else BLOCK_COLUMNS
@@ -120,8 +119,8 @@ class Spleeter:
             ValueError: the segments have another shape.
         """
         columns, rest = divmod(segments.shape[-1] - FFT_FRAMES + HOP, HOP)
-        if segments.ndim != 3 or segments.shape[1] != self.n_channels or rest or columns % FEWEST_COLUMNS:
-            wanted = f"(B, {self.n_channels}, ({FEWEST_COLUMNS} k - 1) * {HOP} + {FFT_FRAMES})"
+        if segments.ndim != 3 or segments.shape[1] != self.n_channels or rest or columns % LOOP_STEP:
+            wanted = f"(B, {self.n_channels}, ({LOOP_STEP} k - 1) * {HOP} + {FFT_FRAMES})"
             raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted {wanted}")
         with torch.inference_mode(), self._arithmetic.exactly():
             spectrum = self._stft(segments)

@@ -48,11 +48,12 @@ def main(arguments: Sequence[str] = ()) -> None:
     torch.set_num_threads(threads)
     model = load_model(SeparationConfig(), "cpu")
     ours, singly, theirs = [], [], []
-    with Engine(model) as engine, Original(threads) as original:
+    alone = Engine(model, packs_short=False)
+    with Engine(model) as engine, alone, Original(threads) as original:
         _together(engine, mixes[::10])
         for _ in range(n_rounds):
             ours.append(_together(engine, mixes))
-            singly.append(sum(separate(engine, mix) for mix in mixes))
+            singly.append(sum(separate(alone, mix) for mix in mixes))
             theirs.append(sum(original.separate(mix) for mix in mixes))
     print(f"{'':32} {'seconds':>9} {'files/s':>9} {'x real time':>12} {'ratio':>6}")
     names = (
