@@ -40,6 +40,8 @@ WEIRD = [
     "#1 hit.wav",
     "100%.wav",
     "what?.wav",
+    "what?versionId=7.wav",
+    "what?versionId=8.wav",
     "a%2Fb.wav",
     "x::y.wav",
     "Äpfel/日本語/🎸.flac",
