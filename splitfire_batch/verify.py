@@ -29,13 +29,16 @@ from splitfire_batch.manifest import ROOT, current_rows
 from splitfire_batch.models import find_card
 from splitfire_batch.null_test import sums_of
 from splitfire_batch.records import AudioFormat, StemFile
+from splitfire_batch.schema import SCHEMA, STEM
 from splitfire_batch.stems import is_complete, make_recipes
 from splitfire_batch.storage import Options, Store, Stores, open_store
 
 _PAGE = 1_000
+_AUDIO = tuple(field.name for field in fields(AudioFormat) if field.name in SCHEMA.names)
+_STEM = tuple(field.name for field in fields(StemFile) if field.name in {column.name for column in STEM})
 _COLUMNS = (
     *("track_id", "path", "uri", "settings_id", "run_id", "status", "finished_at", "content_id", "stems"),
-    *("container", "subtype", "sample_rate", "n_channels", "n_frames", "gain_db", "sum_residual_db"),
+    *("gain_db", "sum_residual_db", *_AUDIO),
 )
 
 
@@ -209,16 +212,15 @@ def _claims(
 
 
 def _claim(row: dict[str, Any]) -> Claim:
-    stem_columns = [field.name for field in fields(StemFile)]
     return Claim(
         path=row["path"],
         uri=row["uri"],
         settings_id=row["settings_id"],
         content_id=row["content_id"],
-        source=AudioFormat(**{field.name: row[field.name] for field in fields(AudioFormat)}),
+        source=AudioFormat(**{name: row[name] for name in _AUDIO}),
         gain_db=row["gain_db"],
         sum_residual_db=row["sum_residual_db"],
-        stems=tuple(StemFile(**{name: stem[name] for name in stem_columns}) for stem in row["stems"]),
+        stems=tuple(StemFile(**{name: stem[name] for name in _STEM}) for stem in row["stems"]),
     )
 
 
