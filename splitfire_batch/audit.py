@@ -17,9 +17,8 @@ import numpy as np
 
 from splitfire_batch.audio import open_audio, pcm_bytes, source_bits, to_depth
 from splitfire_batch.errors import ConfigError, NoSpace, ObjectMissing, StorageError, TrackError
-from splitfire_batch.findings import Claim, Finding, in_source, in_stem, in_sum
+from splitfire_batch.findings import Claim, Finding, StemClaim, in_source, in_stem, in_sum
 from splitfire_batch.null_test import Sum, null_test
-from splitfire_batch.records import StemFile
 from splitfire_batch.storage import Store, Stores
 
 Depth = Literal["fast", "full", "deep"]
@@ -31,7 +30,7 @@ class Sums:
     """What the stems of one settings_id must add up to."""
 
     to_mix: tuple[tuple[str, ...], ...]
-    """Sets of stems that sum to the mix."""
+    """Sets of stems that sum to the mix; the first of each is the mix minus the others."""
     measured: tuple[str, ...]
     """The stems whose sum the job compared with the mix; () for none."""
     is_dithered: bool
@@ -85,13 +84,14 @@ def audit(claim: Claim, sizes: Sequence[int | None], bench: Bench) -> Audit:
             if bench.depth == "full":
                 copy.unlink(missing_ok=True)  # a local store gives its own file instead, which stays
         n_bytes = sum(stem.n_bytes for stem in claim.stems if stem.stem in files)
-        tests = [] if findings or bench.depth == "full" else _tests(claim, bench)
+        tests = {} if findings or bench.depth == "full" else _tests(claim, bench.sums[claim.settings_id])
         if tests:
             findings += _sums(claim, tests, files, bench, Path(folder) / "source")
-    return Audit(tuple(findings), n_bytes, is_summed=bool(tests))
+    is_summed = bool(tests) and all(finding.stem for finding in findings)  # those of the source have none
+    return Audit(tuple(findings), n_bytes, is_summed)
 
 
-def _listed(claim: Claim, stem: StemFile, size: int | None) -> Finding | None:
+def _listed(claim: Claim, stem: StemClaim, size: int | None) -> Finding | None:
     if size is None:
         return in_stem("MISSING", claim, stem, "no such object", f"{stem.n_bytes} bytes")
     if size != stem.n_bytes:
@@ -99,7 +99,7 @@ def _listed(claim: Claim, stem: StemFile, size: int | None) -> Finding | None:
     return None
 
 
-def _read(claim: Claim, stem: StemFile, copy: Path, bench: Bench, files: dict[str, Path]) -> Finding | None:
+def _read(claim: Claim, stem: StemClaim, copy: Path, bench: Bench, files: dict[str, Path]) -> Finding | None:
     """What is wrong with the bytes of a stem, and, if asked for, with its audio; its file goes to `files`."""
     try:
         file = files[stem.stem] = bench.store.fetch(stem.path, copy)
@@ -115,7 +115,7 @@ def _read(claim: Claim, stem: StemFile, copy: Path, bench: Bench, files: dict[st
     return _audio(claim, stem, file) if bench.depth == "deep" else None
 
 
-def _audio(claim: Claim, stem: StemFile, file: Path) -> Finding | None:
+def _audio(claim: Claim, stem: StemClaim, file: Path) -> Finding | None:
     """What is wrong with a stem once it is decoded to its last frame."""
     md5 = hashlib.md5(usedforsecurity=False)
     try:
@@ -125,9 +125,9 @@ def _audio(claim: Claim, stem: StemFile, file: Path) -> Finding | None:
                 md5.update(pcm_bytes(block if bits is None else to_depth(block.view(np.int32), bits), bits))
     except TrackError as error:
         return in_stem("UNREADABLE", claim, stem, str(error), f"{stem.n_frames} frames")
-    header, source = decoder.format, claim.source
+    header = decoder.format
     found = _shape(decoder.n_frames, header.sample_rate, header.n_channels)
-    for wanted in (stem, source):
+    for wanted in (stem, claim):
         shape = _shape(wanted.n_frames, wanted.sample_rate, wanted.n_channels)
         if found != shape:
             return in_stem("FORMAT", claim, stem, found, shape)
@@ -136,16 +136,26 @@ def _audio(claim: Claim, stem: StemFile, file: Path) -> Finding | None:
     return None
 
 
-def _tests(claim: Claim, bench: Bench) -> list[tuple[str, ...]]:
-    """The sets of this track's stems whose sum can be told to be right or wrong."""
+def _tests(claim: Claim, sums: Sums) -> dict[tuple[str, ...], bool]:
+    """The sets of stems whose sum can be told to be right or wrong, and whether it must be the mix."""
     there = {stem.stem for stem in claim.stems if _is_lossless(stem)}
-    sums = bench.sums[claim.settings_id]
-    names = dict.fromkeys((*sums.to_mix, *([sums.measured] if sums.measured else [])))
-    return [stems for stems in names if there.issuperset(stems)]
+    tests: dict[tuple[str, ...], bool] = {}
+    for first, *others in sums.to_mix:
+        stems = [stem for stem in others if stem not in claim.left_out]
+        if there.issuperset((first, *stems)):
+            tests[tuple(sorted((first, *stems)))] = True
+    measured = _measured(claim, sums)
+    if measured and there.issuperset(measured):
+        tests.setdefault(measured, False)
+    return tests
+
+
+def _measured(claim: Claim, sums: Sums) -> tuple[str, ...]:
+    return tuple(sorted(set(sums.measured) - claim.left_out))
 
 
 def _sums(
-    claim: Claim, tests: Sequence[tuple[str, ...]], files: Mapping[str, Path], bench: Bench, copy: Path
+    claim: Claim, tests: Mapping[tuple[str, ...], bool], files: Mapping[str, Path], bench: Bench, copy: Path
 ) -> list[Finding]:
     """The first sum that is wrong, or why none could be tested."""
     source = _source(claim, bench, copy)
@@ -153,15 +163,15 @@ def _sums(
         return [source]
     sums = bench.sums[claim.settings_id]
     wanted = Sum(claim.gain_db, sums.is_dithered)
-    for stems in tests:
+    for stems, is_mix in tests.items():
         try:
             found = null_test(source, [files[stem] for stem in stems], wanted, bench.scratch)
         except (TrackError, ValueError) as error:
             return [in_source("SOURCE_UNREADABLE", claim, str(error))]
-        if stems in sums.to_mix and not found.is_null:
+        if is_mix and not found.is_null:
             off = f"sum off by {found.worst:g} at frame {found.frame}"
             return [in_sum(claim, stems, off, f"at most {found.allowed:g}")]
-        if stems == sums.measured and not found.repeats(claim.sum_residual_db):
+        if stems == _measured(claim, sums) and not found.repeats(claim.sum_residual_db):
             was = _level(claim.sum_residual_db)
             return [in_sum(claim, stems, f"sum - mix is {_level(found.residual_db)}", f"{was}, as written")]
     return []
@@ -184,7 +194,7 @@ def _source(claim: Claim, bench: Bench, copy: Path) -> Path | Finding:
     return file
 
 
-def _is_lossless(stem: StemFile) -> bool:
+def _is_lossless(stem: StemClaim) -> bool:
     return source_bits(stem.subtype) is not None or stem.subtype == "FLOAT"
 
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from splitfire_batch.records import AudioFormat, StemFile
-
 Kind = Literal[
     "MISSING",
     "SIZE",
@@ -30,17 +28,36 @@ _NO_SOURCE = "bring the source back to test the sum; without --deep it is not ne
 
 
 @dataclass(frozen=True, slots=True)
+class StemClaim:
+    """What the manifest says of one written stem; names as in records.StemFile."""
+
+    stem: str
+    path: str
+    subtype: str
+    sample_rate: int
+    n_channels: int
+    n_frames: int
+    n_bytes: int
+    sha256: str
+    pcm_md5: str
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """What the manifest says of one done track."""
+    """What the manifest says of one done track; names as in its columns."""
 
     path: str
     uri: str
     settings_id: str
     content_id: str
-    source: AudioFormat
+    sample_rate: int
+    n_channels: int
+    n_frames: int
     gain_db: float
     sum_residual_db: float | None
-    stems: tuple[StemFile, ...]
+    stems: tuple[StemClaim, ...]
+    left_out: frozenset[str]
+    """Stems that the job did not write because they are silent; what was in them is in the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +76,7 @@ class Finding:
     remedy: str
 
 
-def in_stem(kind: Kind, claim: Claim, stem: StemFile, found: str, wanted: str) -> Finding:
+def in_stem(kind: Kind, claim: Claim, stem: StemClaim, found: str, wanted: str) -> Finding:
     """A stem is not what its row says."""
     return Finding(kind, claim.path, stem.stem, stem.path, found, wanted, _RESTORE)
 

@@ -63,13 +63,7 @@ def make_targets(
     """
     _check_tokens(template, tracks)
     owners = {folded(target): track_id for track_id, target in held.items() if target}
-    targets = [_fill(template, model, track, "") for track in tracks]
-    kept = set()
-    for i, track in enumerate(tracks):
-        own = held.get(track.track_id)
-        if own and own in {_fill(template, model, track, suffix(track)) for suffix in _SUFFIXES}:
-            targets[i] = own
-            kept.add(i)
+    targets, kept = _first_choice(tracks, template, model, held)
     keys = [folded(target) for target in targets]
     # the last suffix three times: a file's own name may end in what another track only just got, and stems'
     # paths are compared only once the targets differ
@@ -85,6 +79,20 @@ def make_targets(
         first = targets[min(twice)]
         raise ConfigError(f"several tracks would be {first!r}; put {{track_id}} into the template")
     return targets
+
+
+def _first_choice(
+    tracks: Sequence[NamedTrack], template: str, model: str, held: Mapping[str, str | None]
+) -> tuple[list[str], set[int]]:
+    """What each track holds, or else its plain name, and which ones hold it."""
+    targets = [_fill(template, model, track, "") for track in tracks]
+    kept = set()
+    for i, track in enumerate(tracks):
+        own = held.get(track.track_id)
+        if own and own in {_fill(template, model, track, suffix(track)) for suffix in _SUFFIXES}:
+            targets[i] = own
+            kept.add(i)
+    return targets, kept
 
 
 def _clashing(

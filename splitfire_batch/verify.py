@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,18 @@ import pyarrow.compute as pc
 from splitfire_batch.audit import Audit, Bench, Depth, Sums, audit
 from splitfire_batch.config import SeparationConfig, configure, is_sampled
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.findings import Claim, Finding
+from splitfire_batch.findings import Claim, Finding, StemClaim
 from splitfire_batch.holdings import Holding, read_holdings
 from splitfire_batch.manifest import ROOT, current_rows
 from splitfire_batch.models import find_card
 from splitfire_batch.null_test import sums_of
-from splitfire_batch.records import AudioFormat, StemFile
-from splitfire_batch.schema import SCHEMA, STEM
 from splitfire_batch.stems import is_complete, make_recipes
 from splitfire_batch.storage import Options, Store, Stores, open_store
 
 _PAGE = 1_000
-_AUDIO = tuple(field.name for field in fields(AudioFormat) if field.name in SCHEMA.names)
-_STEM = tuple(field.name for field in fields(StemFile) if field.name in {column.name for column in STEM})
-_COLUMNS = (
-    *("track_id", "path", "uri", "settings_id", "run_id", "status", "finished_at", "content_id", "stems"),
-    *("gain_db", "sum_residual_db", *_AUDIO),
-)
+_STEM = tuple(field.name for field in fields(StemClaim))
+_CLAIM = tuple(field.name for field in fields(Claim) if field.name not in ("stems", "left_out"))
+_COLUMNS = ("track_id", "run_id", "status", "finished_at", "stems", *_CLAIM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +94,17 @@ def verify(
         watch: told after every track.
 
     Raises:
-        ConfigError: there is no manifest, a part of it is damaged, it names an unknown model, or the scratch
-            folder cannot be used.
-        StorageError: there is no such folder or bucket, or no access to it.
+        ConfigError: no manifest, or a damaged part; an unknown model; a scratch folder that cannot be used.
+        StorageError: there is no such folder or bucket, no access to it, or no space for copies.
         TransientError: a store does not answer.
-        NoSpace: the scratch folder is full.
     """
     store = open_store(destination, options)
     store.check_readable()
     holdings = read_holdings(store)
     if not holdings:
-        raise ConfigError(
-            f"{store.url} has no manifest: found nothing below {ROOT}/settings, wanted the records of a run; "
-            "give the destination of one"
-        )
-    every_row = current_rows(store, _COLUMNS)
-    paths, sizes = _listing(store)
+        found = f"{store.url} has no manifest: found nothing below {ROOT}/settings"
+        raise ConfigError(f"{found}, wanted the records of a run; give the destination of one")
+    every_row, (paths, sizes) = current_rows(store, _COLUMNS), _listing(store)
     rows = _taken(every_row, checks.percent)
     sums = {item.settings_id: _sums(item) for item in holdings} if checks.depth == "deep" else {}
     findings: list[Finding] = []
@@ -129,7 +119,7 @@ def verify(
         destination=store.url,
         depth=checks.depth,
         n_tracks=len(rows),
-        n_stems=len(_stem_paths(rows)),
+        n_stems=len(_stem_paths(rows).drop_null()),
         n_bytes=n_bytes,
         n_summed=n_summed,
         n_unreferenced=_n_unreferenced(paths, _stem_paths(every_row)),
@@ -178,8 +168,8 @@ def _sums(holding: Holding) -> Sums:
     recipes = make_recipes(separation, model_stems)
     complete = tuple(recipe.stem for recipe in recipes if recipe.stem != "instrumental")
     return Sums(
-        to_mix=tuple(tuple(sorted(stems)) for stems in sums_of(recipes)),
-        measured=tuple(sorted(complete)) if is_complete(recipes, model_stems) else (),
+        to_mix=sums_of(recipes),
+        measured=complete if is_complete(recipes, model_stems) else (),
         is_dithered=bool(settings.get("dither", True)),
     )
 
@@ -207,27 +197,24 @@ def _claims(
         at = pc.index_in(_stem_paths(pa.table(page)), value_set=paths)
         found = iter(sizes.take(at).to_pylist() if len(sizes) else [None] * len(at))
         for row in page.to_pylist():
-            claim = _claim(row)
-            yield claim, list(islice(found, len(claim.stems)))
+            listed = list(islice(found, len(row["stems"])))
+            is_written = [stem["path"] is not None for stem in row["stems"]]
+            yield _claim(row), list(compress(listed, is_written))
 
 
 def _claim(row: dict[str, Any]) -> Claim:
+    written = [stem for stem in row["stems"] if stem["path"] is not None]
     return Claim(
-        path=row["path"],
-        uri=row["uri"],
-        settings_id=row["settings_id"],
-        content_id=row["content_id"],
-        source=AudioFormat(**{name: row[name] for name in _AUDIO}),
-        gain_db=row["gain_db"],
-        sum_residual_db=row["sum_residual_db"],
-        stems=tuple(StemFile(**{name: stem[name] for name in _STEM}) for stem in row["stems"]),
+        **{name: row[name] for name in _CLAIM},
+        stems=tuple(StemClaim(**{name: stem[name] for name in _STEM}) for stem in written),
+        left_out=frozenset(stem["stem"] for stem in row["stems"] if stem["path"] is None),
     )
 
 
 def _stem_paths(rows: pa.Table) -> pa.Array:
-    """The stems' paths, row by row."""
+    """The stems' paths, row by row; null for one that was left out."""
     return rows["stems"].combine_chunks().flatten().field("path")
 
 
 def _n_unreferenced(listed: pa.ChunkedArray, named: pa.Array) -> int:
-    return len(listed) - (pc.sum(pc.is_in(listed, value_set=named)).as_py() or 0)
+    return len(listed) - (pc.sum(pc.is_in(listed, value_set=named.drop_null())).as_py() or 0)

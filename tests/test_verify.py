@@ -247,6 +247,7 @@ def test_sources_that_changed_or_went_are_findings_of_their_own(library: Library
     assert told(look(library, "full")) == []
     found = look(library, "deep")
     assert told(found) == [("SOURCE_CHANGED", "a.wav", ""), ("SOURCE_MISSING", "sub/b.flac", "")]
+    assert found.n_summed == 1
     assert [item.path for item in found.findings] == [
         library.source.uri_of(p) for p in ("a.wav", "sub/b.flac")
     ]
@@ -291,6 +292,27 @@ def test_every_choice_of_stems_can_be_verified(tmp_path: Path, separation: Separ
     found = verify(str(tmp_path / "out"), {}, Checks("deep"), lambda _: None)
     assert told(found) == []
     assert found.n_summed == (0 if separation.stems == ("vocals",) else 1)
+
+
+def test_a_stem_that_was_left_out_as_silent_is_not_missed(tmp_path: Path) -> None:
+    """What was in it is in the stem that is the mix minus the others: here that is the mix."""
+    write(tmp_path / "in/a.wav", noise(9_000))
+    run(str(tmp_path / "in"), str(tmp_path / "out"))
+    library = Library(open_store(str(tmp_path / "in"), {}), open_store(str(tmp_path / "out"), {}))
+    library.out.delete(library.stem("a.wav"))
+    mix = library.source.read("a.wav")
+    library.out.write(library.stem("a.wav", "accompaniment"), mix)
+    samples = soundfile.read(tmp_path / "in/a.wav", dtype="int16")[0]
+    hashes = {
+        "sha256": hashlib.sha256(mix).hexdigest(),
+        "n_bytes": len(mix),
+        "pcm_md5": hashlib.md5(samples.astype("<i2").tobytes(), usedforsecurity=False).hexdigest(),
+    }
+    library.forge("a.wav", vocals={"path": None, "sha256": None}, accompaniment=hashes)
+    found = look(library, "deep")
+    assert told(found) == []
+    assert (found.n_stems, found.n_summed) == (1, 1)
+    assert told(look(library, "fast")) == []
 
 
 def test_a_sample_is_the_same_tracks_that_a_job_would_take(tmp_path: Path) -> None:
