@@ -1,6 +1,7 @@
 """The command line, `splitfire`: data on stdout, talk on stderr, exit codes for scripts.
 
-    0 done    1 a bug    2 usage    3 finished with failed tracks    75 try again later    130 interrupted
+    0 done    1 a bug    2 usage    3 finished with failed tracks    6 verification found a difference
+    75 try again later    130 interrupted
 
 Everything heavy is imported inside the commands, so that `--help` is quick.
 """
@@ -16,8 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import Flags, takes_settings
+from flows.options import Config, Destination, Flags, Json, Quiet, takes_settings
 from flows.settings import Settings, load_settings
+from flows.verify import verify
 from splitfire_batch import __version__
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
 
@@ -32,12 +34,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models on offer.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.command()(verify)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix, audio file, or table with a uri column.")]
-Destination = Annotated[str, typer.Argument(help="Folder or bucket prefix for stems and manifest.")]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file [default: splitfire.toml].")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Write over stems made with other settings.")]
 
 

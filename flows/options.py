@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -19,6 +20,10 @@ from flows.settings import SECTIONS
 
 Command = TypeVar("Command", bound=Callable[..., None])
 Flags = dict[str, dict[str, Any]]
+Destination = Annotated[str, typer.Argument(help="Folder or bucket prefix for stems and manifest.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file [default: splitfire.toml].")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 _FILE_ONLY = {"storage"}
 
 

@@ -21,7 +21,7 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from splitfire_batch.config import CatalogueConfig
+from splitfire_batch.config import CatalogueConfig, is_sampled
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.storage import Options, Store, Stores, check_path, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
@@ -189,13 +189,12 @@ def _taken(
     """The rows that globs and sampling leave, with their track_id."""
     include = [_glob(pattern) for pattern in config.include]
     exclude = [_glob(pattern) for pattern in config.exclude]
-    share = 1.0 if config.sample is None else config.sample / 100
     for row in rows:
         track_id = _hash(name, row.name)
         is_included = not include or any(glob.fullmatch(row.path) for glob in include)
         if not is_included or any(glob.fullmatch(row.path) for glob in exclude):
             ignored["excluded"] += 1
-        elif int(track_id, 16) >= share * 2**64:
+        elif not is_sampled(track_id, config.sample):
             ignored["not sampled"] += 1
         else:
             yield track_id, row

@@ -180,6 +180,16 @@ def explain(cls: type, item: Any) -> str:
     return f"{name}: {shown}{item['msg'].removeprefix('Value error, ')}"
 
 
+def is_sampled(track_id: str, percent: float | None) -> bool:
+    """Whether a track is among that many percent of all tracks: always the same ones; None takes every one.
+
+    Args:
+        track_id: 16 hex digits.
+        percent: 0 to 100.
+    """
+    return percent is None or int(track_id, 16) < percent / 100 * 2**64
+
+
 def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str) -> dict[str, Any]:
     """Everything that changes a stem's sound or bytes, to be hashed and stored beside the rows it made."""
     return {

@@ -23,14 +23,7 @@ from splitfire_batch.catalogue import list_tracks as list_source
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig, settings
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.holdings import Holding, choose_holding, record_holding
-from splitfire_batch.manifest import (
-    ROOT,
-    latest,
-    read_ledger,
-    read_parts,
-    refresh_views,
-    write_part,
-)
+from splitfire_batch.manifest import ROOT, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.models import fetch_weights, find_card, weights_id
 from splitfire_batch.plan import Plan, PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
@@ -38,7 +31,7 @@ from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Shar
 from splitfire_batch.report import Progress, Report, Tally
 from splitfire_batch.schema import RunContext, parquet_bytes, to_table
 from splitfire_batch.spec import WorkerSpec
-from splitfire_batch.stems import make_recipes
+from splitfire_batch.stems import make_recipes, possible_stems
 from splitfire_batch.storage import Store, open_store, parse_url
 
 SEGMENT_S = 524_288 / 44_100
@@ -128,6 +121,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
         segment_s=SEGMENT_S,
         shard_cost=job.runtime.shard_s * _REAL_TIME / SEGMENT_S,
         n_workers=n_workers,
+        stems=possible_stems(card.stems),
     )
     context = RunContext(
         run_id=_new_run_id(),
@@ -137,7 +131,8 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
         weights_id=weights_id(card),
         precision=job.separation.precision,
     )
-    plan = plan_tracks(catalogue.tracks, read_ledger(store, holding.settings_id), plan_settings)
+    ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
+    plan = plan_tracks(catalogue.tracks, ledger, plan_settings)
     return Run(job, plan, holding, context, catalogue.ignored)
 
 

@@ -35,6 +35,7 @@ _LEDGER_COLUMNS = (
     "target",
     "settings_id",
     "run_id",
+    "model",
     "status",
     "is_retryable",
     "finished_at",
@@ -108,10 +109,15 @@ def _first_of_each(rows: pa.Table, keys: list[str]) -> pa.Table:
     return rows.take(first.combine_chunks().sort())
 
 
-def read_ledger(store: Store, settings_id: str) -> Ledger:
+def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) -> Ledger:
     """What is settled under `settings_id`, failures worth another try left out, and which names are taken.
 
     Names are taken by every track whose stems lie in the destination, under whatever settings.
+
+    Args:
+        store: the destination.
+        settings_id: of the run to come.
+        plain_for: its model, if names are plain: a track's stems by another model then need other names.
     """
     rows = current_rows(store, _LEDGER_COLUMNS)
     is_failed = pc.equal(rows["status"], "failed")
@@ -123,7 +129,12 @@ def read_ledger(store: Store, settings_id: str) -> Ledger:
         mine = table.filter(pc.equal(table["settings_id"], settings_id))
         return mine["source_id"].combine_chunks()
 
-    return Ledger(source_ids(done), source_ids(standing), done.select(["track_id", "target"]))
+    targets = done.select(["track_id", "target"])
+    if plain_for is not None:
+        foreign = pc.binary_join_element_wise(done["model"], done["track_id"], ":")
+        owners = pc.if_else(pc.equal(done["model"], plain_for), done["track_id"], foreign)
+        targets = targets.set_column(0, "track_id", owners)
+    return Ledger(source_ids(done), source_ids(standing), targets)
 
 
 def current_rows(store: Store, columns: Sequence[str] | None = None) -> pa.Table:

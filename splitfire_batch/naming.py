@@ -1,26 +1,28 @@
 """Where each track's stems go: a path below the destination for every track, all different.
 
-The source tree is mirrored and names survive, except for what would break a file system or leave the
-destination. Collisions are resolved here, over the whole listing and what the destination holds: first by
-the source's extension (`x.wav` beside `x.flac`), then by the track_id. The same listing always gives the same
-names, and a name once given stays.
+The source tree is mirrored and names survive, except for what would break a file system, mislead a reader or
+leave the destination (`spelling`). Collisions are resolved here, over the whole listing and what the
+destination holds, for every stem there may be: first by the source's extension (`x.wav` beside `x.flac`),
+then by the track_id. The same listing always gives the same names, and a name once given stays.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+
+import numpy as np
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.spelling import OPEN_TOKENS, folded, safe_folder, safe_part, shortened
 
-OPEN_TOKENS = ("{stem}", "{ext}")
 _MAX_NAME_BYTES = 200  # of 255: room for the stem, a hash and the extension
+_MAX_FOLDER_BYTES = 640  # of the 1,024 of a key: room for the name, and for the destination's own prefix
 _MAX_EXTENSION_BYTES = 16
-_DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
+_MIN_VALUE_BYTES = 16
+_OWN_FOLDER = "_splitfire"
 _TOKEN = re.compile(r"\{([^{}]*)\}")
 NO_NAMES: Mapping[str, str | None] = {}
 
@@ -35,11 +37,16 @@ class NamedTrack:
 
 
 def make_targets(
-    tracks: Sequence[NamedTrack], template: str, model: str, held: Mapping[str, str | None] = NO_NAMES
+    tracks: Sequence[NamedTrack],
+    template: str,
+    model: str,
+    held: Mapping[str, str | None] = NO_NAMES,
+    stems: Sequence[str] = (),
 ) -> list[str]:
     """The path of each track's stems below the destination, `{stem}` and `{ext}` still open.
 
-    No two are equal, also where case or Unicode normal form does not count; none leaves the destination.
+    No two are equal, nor are any of their stems' paths, also where case or Unicode normal form does not
+    count; none leaves the destination.
 
     Args:
         tracks: the whole listing.
@@ -47,13 +54,37 @@ def make_targets(
         model: value of its token.
         held: targets by track_id that the destination holds. A track keeps its own if it fits the template;
             nobody gets another's.
+        stems: every stem that may ever be written, for the paths that only they make equal (`{name}_{stem}`:
+            the lead_vocals of `a` and the vocals of `a_lead`).
 
     Raises:
         ConfigError: the template has a token that is neither known nor a column of the catalogue, or two
             tracks have the same track_id.
     """
     _check_tokens(template, tracks)
-    owners = {_folded(target): track_id for track_id, target in held.items() if target}
+    owners = {folded(target): track_id for track_id, target in held.items() if target}
+    targets, kept = _first_choice(tracks, template, model, held)
+    keys = [folded(target) for target in targets]
+    # the last suffix three times: a file's own name may end in what another track only just got, and stems'
+    # paths are compared only once the targets differ
+    for suffix in (_extension, _extension_and_id, _extension_and_id, _extension_and_id):
+        clashing = _clashing(keys, tracks, owners, stems)
+        for i in set(clashing) - kept:
+            targets[i] = _fill(template, model, tracks[i], suffix(tracks[i]))
+            keys[i] = folded(targets[i])
+        if not clashing:
+            return targets
+    twice = set(_clashing(keys, tracks, owners, stems)) - kept
+    if twice:
+        first = targets[min(twice)]
+        raise ConfigError(f"several tracks would be {first!r}; put {{track_id}} into the template")
+    return targets
+
+
+def _first_choice(
+    tracks: Sequence[NamedTrack], template: str, model: str, held: Mapping[str, str | None]
+) -> tuple[list[str], set[int]]:
+    """What each track holds, or else its plain name, and which ones hold it."""
     targets = [_fill(template, model, track, "") for track in tracks]
     kept = set()
     for i, track in enumerate(tracks):
@@ -61,19 +92,33 @@ def make_targets(
         if own and own in {_fill(template, model, track, suffix(track)) for suffix in _SUFFIXES}:
             targets[i] = own
             kept.add(i)
-    folded = [_folded(target) for target in targets]
-    # the last suffix twice: a file's own name may end in what another track only just got
-    for suffix in (_extension, _extension_and_id, _extension_and_id):
-        taken = Counter(folded)
-        for i, key in enumerate(folded):
-            is_free = taken[key] == 1 and owners.get(key, tracks[i].track_id) == tracks[i].track_id
-            if not is_free and i not in kept:
-                targets[i] = _fill(template, model, tracks[i], suffix(tracks[i]))
-                folded[i] = _folded(targets[i])
-    twice = [key for key, n in Counter(folded).items() if n > 1]
-    if twice:
-        raise ConfigError(f"several tracks would be {twice[0]!r}; put {{track_id}} into the template")
-    return targets
+    return targets, kept
+
+
+def _clashing(
+    keys: Sequence[str], tracks: Sequence[NamedTrack], owners: Mapping[str, str], stems: Sequence[str]
+) -> list[int]:
+    """The tracks whose target is another's; if there are none, those with a stem whose path is another's."""
+    taken = Counter(keys)
+    ids = [track.track_id for track in tracks]
+    same = [i for i, key in enumerate(keys) if taken[key] > 1 or owners.get(key, ids[i]) != ids[i]]
+    return same or [
+        i for i in _same_stems([*keys, *owners], [*ids, *owners.values()], stems) if i < len(keys)
+    ]
+
+
+def _same_stems(keys: Sequence[str], ids: Sequence[str], stems: Sequence[str]) -> list[int]:
+    """The targets with a stem whose path is that of another track's stem."""
+    # by hash first: the paths of a million tracks would fill the memory
+    paths = (key.replace("{stem}", stem) for key in keys for stem in stems)
+    hashes = np.fromiter(map(hash, paths), np.int64, len(keys) * len(stems))
+    ordered = np.sort(hashes)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    users: dict[str, dict[int, str]] = {}
+    for place in np.flatnonzero(np.isin(hashes, twice)).tolist() if len(twice) else []:
+        i, stem = divmod(place, len(stems))
+        users.setdefault(keys[i].replace("{stem}", stems[stem]), {})[i] = ids[i]
+    return sorted({i for found in users.values() if len(set(found.values())) > 1 for i in found})
 
 
 def stem_path(target: str, stem: str, ext: str, digest: str | None) -> str:
@@ -97,51 +142,44 @@ def _fill(template: str, model: str, track: NamedTrack, suffix: str) -> str:
     name = file_name.rpartition(".")[0] or file_name
     has_name = "{name}" in template
     room = _room(template.rpartition("/")[2], "" if has_name else suffix)
+    parts = [shortened(safe_part(part), room) for part in folder.split("/") if part]
     values = {
-        **{column: _shortened(_safe(value.replace("/", "_")), room) for column, value in track.meta.items()},
+        **{
+            column: shortened(safe_part(value.replace("/", "_")), room)
+            for column, value in track.meta.items()
+        },
         "model": model,
-        "dir": "/".join(_shortened(_safe(part), room) for part in folder.split("/") if part),
-        "name": _shortened(_safe(name), room, suffix),
+        "dir": shortened("/".join(parts), _MAX_FOLDER_BYTES),
+        "name": shortened(safe_part(name), room, suffix),
         "track_id": track.track_id,
     }
     path = _TOKEN.sub(lambda token: token[0] if token[0] in OPEN_TOKENS else values[token[1]], template)
     if not has_name:
         path = path.removesuffix(".{ext}") + suffix + ".{ext}"
     head, _, tail = path.rpartition("/")
-    parts = [_safe(part, is_template=True) for part in head.split("/") if part]
-    return "/".join([*(_shortened(part, _MAX_NAME_BYTES) for part in parts), tail])
+    folders = [_folder(part) for part in head.split("/") if part]
+    if folders and folded(folders[0]) == _OWN_FOLDER:
+        folders[0] += "_"
+    return "/".join([*folders, tail])
+
+
+def _folder(part: str) -> str:
+    """One folder of a filled template; cut around open tokens, which must stay."""
+    texts = re.split(r"(\{stem\}|\{ext\})", part)
+    room = _MAX_NAME_BYTES // (len(texts) // 2 + 1)
+    return safe_folder("".join(text if text in OPEN_TOKENS else shortened(text, room) for text in texts))
 
 
 def _room(file_template: str, suffix: str) -> int:
-    """Bytes for each value, so that all values in the file's name fit together."""
+    """Bytes for each value, so that all values and the template's own text fit into the file's name."""
     n_values = sum(token not in OPEN_TOKENS for token in re.findall(r"\{[^{}]*\}", file_template))
-    return (_MAX_NAME_BYTES - len(suffix.encode())) // max(1, n_values)
-
-
-def _safe(part: str, is_template: bool = False) -> str:
-    """One path component without control characters, and never empty, dots only or a device's name."""
-    if not (part.isascii() and part.isprintable()):
-        part = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in part)
-    if not is_template and any(token in part for token in OPEN_TOKENS):
-        part = part.replace("{", "(").replace("}", ")")
-    if not part.strip(" ."):
-        return "_" * max(1, len(part))
-    return f"{part}_" if part.partition(".")[0].lower() in _DEVICE_NAMES else part
-
-
-def _shortened(name: str, room: int, suffix: str = "") -> str:
-    """The name with its suffix, cut to `room` bytes in such a way that what is cut still counts."""
-    data = name.encode()
-    if len(data) + len(suffix.encode()) <= room:
-        return name + suffix
-    digest = blake2b(data, digest_size=4).hexdigest()
-    kept = max(0, room - len(suffix.encode()) - 9)
-    return data[:kept].decode(errors="ignore") + "~" + digest + suffix
+    text = _TOKEN.sub("", file_template) + suffix
+    return max(_MIN_VALUE_BYTES, (_MAX_NAME_BYTES - len(text.encode())) // max(1, n_values))
 
 
 def _extension(track: NamedTrack) -> str:
     name = track.path.rpartition("/")[2]
-    return "." + _shortened(_safe(name.rpartition(".")[2]), _MAX_EXTENSION_BYTES) if "." in name else ""
+    return "." + shortened(safe_part(name.rpartition(".")[2]), _MAX_EXTENSION_BYTES) if "." in name else ""
 
 
 def _extension_and_id(track: NamedTrack) -> str:
@@ -150,10 +188,3 @@ def _extension_and_id(track: NamedTrack) -> str:
 
 _SUFFIXES: tuple[Callable[[NamedTrack], str], ...] = (lambda _: "", _extension, _extension_and_id)
 """What may stand behind a name, by preference."""
-
-
-def _folded(target: str) -> str:
-    """Equal for what some file system takes for equal (Unicode's definition D145)."""
-    if target.isascii():
-        return target.lower()
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", target).casefold())

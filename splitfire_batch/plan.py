@@ -34,7 +34,8 @@ class Ledger:
     done: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     failed: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     targets: pa.Table = field(default_factory=_NO_TARGETS.empty_table)
-    """track_id and target of every track whose stems lie in the destination."""
+    """track_id and target of every track whose stems lie in the destination; of another model's stems, where
+    names are plain, an owner that no track is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class PlanSettings:
     shard_cost: float
     """At most this many segments in a shard, unless a single track has more."""
     n_workers: int = 1
+    stems: tuple[str, ...] = ()
+    """Every stem that the model may ever give, written or not: names do not depend on the choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def _targets(listing: pa.Table, held: pa.Table, settings: PlanSettings) -> list[
     columns = zip(*(listing[name].to_pylist() for name in ("path", "track_id", "meta")), strict=True)
     tracks = [NamedTrack(path, track_id, dict(meta or ())) for path, track_id, meta in columns]
     owned = dict(zip(held["track_id"].to_pylist(), held["target"].to_pylist(), strict=True))
-    return make_targets(tracks, settings.template, settings.model, owned)
+    return make_targets(tracks, settings.template, settings.model, owned, settings.stems)
 
 
 def _in_shards(todo: pa.Table, settings: PlanSettings) -> pa.Table:

@@ -88,7 +88,8 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
         raise TrackError(code, why)
     if track.n_bytes > bench.max_bytes:
         raise TrackError(
-            "TOO_LARGE", f"found {track.n_bytes} bytes, the limit max_bytes is {bench.max_bytes}"
+            "TOO_LARGE",
+            f"found {track.n_bytes} bytes, the limit is {bench.max_bytes}; raise max_bytes or leave it out",
         )
     with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
         with watch.measure("fetch"):
@@ -121,10 +122,16 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         store, key = bench.sources.locate(track.uri)
         found = store.stat(key)
         if track.etag and found.etag != track.etag:
-            raise TrackError("SOURCE_CHANGED", "the object changed after it was listed; run the job again")
+            raise TrackError(
+                "SOURCE_CHANGED",
+                f"the object changed after it was listed: found etag {found.etag}, wanted {track.etag}; "
+                "run the job again",
+            )
         path = store.fetch(key, folder / "source")
     except ObjectMissing as error:
-        raise TrackError("SOURCE_MISSING", "it was listed, but there is no such object any more") from error
+        raise TrackError(
+            "SOURCE_MISSING", "it is listed, and not there; bring it back, or run the job again"
+        ) from error
     except AccessDenied as error:
         raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:

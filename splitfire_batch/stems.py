@@ -53,6 +53,11 @@ def is_complete(recipes: tuple[Recipe, ...], model_stems: tuple[str, ...]) -> bo
     return set(model_stems) <= {recipe.stem for recipe in recipes}
 
 
+def possible_stems(model_stems: tuple[str, ...]) -> tuple[str, ...]:
+    """Every stem that some settings make of a model's estimates."""
+    return (*model_stems, "residual", "instrumental")
+
+
 def _all_recipes(config: SeparationConfig, model_stems: tuple[str, ...]) -> dict[str, Recipe]:
     recipes = {stem: Recipe(stem) for stem in model_stems}
     fold = next((stem for stem in FOLD_STEMS if stem in model_stems), None)

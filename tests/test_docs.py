@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from flows import cli
 from flows.settings import SECTIONS
+from flows.verify import EXIT_MISMATCH
 from splitfire_batch.config import configure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +88,7 @@ def test_the_settings_of_the_readme_are_valid() -> None:
 def test_the_exit_codes_of_the_readme_are_those_of_the_command_line() -> None:
     documented = set(re.findall(r"^\| (\d+) \|", README, re.MULTILINE))
     used = {cli.EXIT_USAGE, cli.EXIT_FAILED_TRACKS, cli.EXIT_TEMPORARY, cli.EXIT_INTERRUPTED}
+    used |= {EXIT_MISMATCH}
     assert documented == {"0", "1", *map(str, used)}
 
 

@@ -149,6 +149,21 @@ def test_other_settings_are_refused_with_plain_names_and_lie_beside_with_immutab
     assert len(view(immutable)) == 2
 
 
+def test_another_model_does_not_write_over_stems_where_the_template_names_no_model(tmp_path):
+    tone(tmp_path / "in/a.wav", 220)
+    output = OutputConfig(template="{name}_{stem}.{ext}")
+    run(make_job(tmp_path / "in", tmp_path / "out", output=output))
+    spleeter = make_job(tmp_path / "in", tmp_path / "out", output=output, separation=SeparationConfig())
+
+    def targets(job: Job) -> list[str]:
+        found = story.make_plan(job, story.list_tracks(job)).plan.tracks["target"].to_pylist()
+        return [str(target) for target in found]
+
+    assert targets(spleeter) == ["a.wav_{stem}.{ext}"]
+    immutable = replace(spleeter, output=replace(output, names="immutable"))  # hashes tell them apart
+    assert targets(immutable) == ["a_{stem}.{ext}"]
+
+
 @pytest.mark.parametrize("where", ["in", "in/stems", "link"])
 def test_a_destination_in_the_source_is_refused(tmp_path, where):
     tone(tmp_path / "in/a.wav", 220)

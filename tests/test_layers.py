@@ -11,11 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
-    {"splitfire_batch.errors", "splitfire_batch.heap", "splitfire_batch.records"},
+    {"splitfire_batch.errors", "splitfire_batch.heap", "splitfire_batch.records", "splitfire_batch.spelling"},
     {
         "splitfire_batch",
         "splitfire_batch.bottleneck",
         "splitfire_batch.config",
+        "splitfire_batch.findings",
         "splitfire_batch.naming",
         "splitfire_batch.report",
         "splitfire_batch.segments",
@@ -44,9 +45,14 @@ ROWS = [
         "splitfire_batch.manifest",
         "splitfire_batch.separation",
     },
-    {"splitfire_batch.rendering", "splitfire_batch.workbench"},
-    {"splitfire_batch.settling"},
-    {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.worker"},
+    {
+        "splitfire_batch.findings",
+        "splitfire_batch.null_test",
+        "splitfire_batch.rendering",
+        "splitfire_batch.workbench",
+    },
+    {"splitfire_batch.audit", "splitfire_batch.settling"},
+    {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.verify", "splitfire_batch.worker"},
     {"splitfire_batch.job", "splitfire_batch.separator"},
     {"cluster"},
     {"flows"},
@@ -93,6 +99,7 @@ HOMES = {
         "splitfire_batch.plan",
         "splitfire_batch.schema",
         "splitfire_batch.tables",
+        "splitfire_batch.verify",
     },
 }
 FILES = sorted(path for top in ("splitfire_batch", "cluster", "flows") for path in (ROOT / top).rglob("*.py"))

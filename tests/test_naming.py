@@ -10,12 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from splitfire_batch.audio.formats import EXTENSIONS
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.naming import NamedTrack, make_targets, stem_path
+from splitfire_batch.spelling import FILE_ENDINGS
 
 DEFAULT = "{model}/{dir}/{name}_{stem}.{ext}"
+STEMS = ("vocals", "accompaniment", "lead_vocals", "bass", "residual", "instrumental")
 TEMPLATES = [
     DEFAULT,
+    "{dir}/{name}_{stem}.{ext}",
+    "{dir}_{stem}/{title}/{name}.{ext}",
+    "{name}{stem}{title}.{ext}",
     "{name}{stem}.{ext}",
     "{dir}/{stem}/{name}.{ext}",
     "{stem}.{ext}",
@@ -40,6 +46,23 @@ PARTS = [
     "\x00\n",
     "..\\..",
     " ",
+    "lead",
+    "vocals",
+    "bass",
+    "a_vocals.wav",
+    "_splitfire",
+    "_SplitFire",
+    "CON.live",
+    "com¹",
+    "lpt1 .x",
+    "Vol. 1.",
+    "end ",
+    "%2e%2e",
+    "x?versionId=1",
+    "x?versionId=2",
+    "\u202egnp.a",
+    "two\u2028lines",
+    "bell\a",
 ]
 component = st.sampled_from(PARTS) | st.text(st.characters(exclude_characters="/"), min_size=1, max_size=90)
 paths = st.lists(component, min_size=1, max_size=4).map("/".join)
@@ -61,35 +84,117 @@ def caseless(path: str) -> str:
 
 
 def targets(*track_paths: str, template: str = DEFAULT) -> list[str]:
-    return make_targets([named(path) for path in track_paths], template, "m")
+    return make_targets([named(path) for path in track_paths], template, "m", stems=STEMS)
 
 
-@given(
-    st.lists(
-        st.tuples(files.map("".join), component), min_size=1, max_size=12, unique_by=lambda pair: pair[0]
-    ),
-    st.sampled_from(TEMPLATES),
-    st.randoms(use_true_random=False),
-)
-@example([("x.wav", "t"), ("x.flac", "t"), ("x.wav.mp3", "t")], DEFAULT, random.Random(1))
-@example([("é.wav", "t"), ("e\u0301.wav", "t"), ("É.wav", "t")], DEFAULT, random.Random(1))
-@example([("X", "t"), ("x", "t")], DEFAULT, random.Random(1))
-def test_every_listing_gives_safe_names_that_all_differ(pairs, template, chance):
-    tracks = [named(path, title) for path, title in pairs]
-    found = make_targets(tracks, template, "m")
+tracks_given = st.lists(
+    st.tuples(files.map("".join), component), min_size=1, max_size=12, unique_by=lambda pair: pair[0]
+).map(lambda pairs: [named(path, title) for path, title in pairs])
+EXAMPLES = [
+    [("x.wav", "t"), ("x.flac", "t"), ("x.wav.mp3", "t")],
+    [("é.wav", "t"), ("e\u0301.wav", "t"), ("É.wav", "t")],
+    [("X", "t"), ("x", "t")],
+    [("a.wav", "t"), ("a_lead.wav", "t"), ("a_vocals.wav/a.wav", "t"), ("a_vocals.wav", "t")],
+    [("_splitfire/x.wav", "t"), ("_splitfire_/x.wav", "t")],
+    [("end/x.wav", "t"), ("end./x.wav", "t"), ("end_/x.wav", "t")],
+]
 
-    stems = [stem_path(t, s, "flac", "f" * 64) for t in found for s in ("vocals", "accompaniment")]
-    assert len({caseless(path) for path in stems}) == len(stems)
-    for path in stems:
-        assert not path.startswith("/")
-        assert not {"", ".", ".."} & set(path.split("/"))
-        assert not any(unicodedata.category(char) in ("Cc", "Cs") for char in path)
-        assert max(len(part.encode()) for part in path.split("/")) <= 255
+
+def with_examples(template, *more):
+    """The listings that once went wrong, in front of those that are drawn."""
+
+    def decorate(test):
+        for pairs in EXAMPLES:
+            test = example([named(path, title) for path, title in pairs], template, *more)(test)
+        return test
+
+    return decorate
+
+
+def stem_paths(target, digest="f" * 64):
+    return [stem_path(target, stem, ext, digest) for stem in STEMS for ext in ("flac", "wav")]
+
+
+def assert_nobody_shares(found):
+    """No path is another track's, and none is a folder of another."""
+    for digest in ("f" * 64, None):
+        owners: dict[str, int] = {}
+        for number, target in enumerate(found):
+            for path in stem_paths(target, digest):
+                assert owners.setdefault(caseless(path), number) == number, path
+        folders = {
+            caseless(path.rpartition("/")[0]) for target in found for path in stem_paths(target, digest)
+        }
+        parents = {
+            "/".join(folder.split("/")[:n]) for folder in folders for n in range(folder.count("/") + 2)
+        }
+        assert not parents & owners.keys()
+
+
+def assert_safe(path):
+    """Below the destination and beside our own records, on every file system, as it looks."""
+    assert not path.startswith("/")
+    parts = path.split("/")
+    assert not {"", ".", ".."} & set(parts)
+    assert caseless(parts[0]) != "_splitfire"
+    assert not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in path)
+    assert not any(unicodedata.bidirectional(char) in DIRECTIONS for char in path)
+    assert not {"\u200e", "\u200f", "\u061c"} & set(path)
+    assert "?versionId=" not in path
+    assert len(path.encode()) <= 1024 - 100
+    for part in parts:
+        assert len(part.encode()) <= 255
+        assert not part.endswith((".", " "))
+        assert part.partition(".")[0].rstrip().casefold() not in DEVICES
+
+
+DIRECTIONS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$", "com¹", "lpt³"}
+DEVICES |= {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+
+
+@with_examples(DEFAULT, random.Random(1))
+@with_examples("{dir}/{name}_{stem}.{ext}", random.Random(1))
+@given(tracks_given, st.sampled_from(TEMPLATES), st.randoms(use_true_random=False))
+def test_every_listing_gives_safe_names_that_nobody_shares(tracks, template, chance):
+    found = make_targets(tracks, template, "m", stems=STEMS)
+    for target in found:
+        for path in stem_paths(target):
+            assert_safe(path)
+    assert_nobody_shares(found)
 
     shuffled = tracks.copy()
     chance.shuffle(shuffled)
-    again = dict(zip([t.track_id for t in shuffled], make_targets(shuffled, template, "m"), strict=True))
-    assert [again[track.track_id] for track in tracks] == found
+    again = make_targets(shuffled, template, "m", stems=STEMS)
+    by_id = {track.track_id: target for track, target in zip(shuffled, again, strict=True)}
+    assert [by_id[track.track_id] for track in tracks] == found
+
+
+def names_of(tracks, template, held=None):
+    """Targets by track_id; nothing is asked for no tracks."""
+    found = make_targets(tracks, template, "m", held or {}, STEMS) if tracks else []
+    return dict(zip([track.track_id for track in tracks], found, strict=True))
+
+
+@with_examples(DEFAULT, 1)
+@given(tracks_given, st.sampled_from(TEMPLATES), st.integers(0, 12))
+def test_names_once_given_stay_and_are_nobody_elses(tracks, template, n_first):
+    held = names_of(tracks[:n_first], template)
+    found = names_of(tracks, template, held)
+    assert {track_id: found[track_id] for track_id in held} == held
+    assert_nobody_shares([*found.values()])
+    # the first are gone from the listing, their stems are not
+    others = names_of(tracks[n_first:], template, held)
+    assert_nobody_shares([*held.values(), *others.values()])
+
+
+@given(tracks_given, st.sampled_from(TEMPLATES), st.sampled_from(TEMPLATES))
+def test_another_template_gives_no_path_that_is_taken(tracks, template, other):
+    half = len(tracks) // 2
+    held = names_of(tracks[:half], template)
+    found = names_of(tracks[half:], other, held)
+    owners = {caseless(path) for target in held.values() for path in stem_paths(target)}
+    assert not owners & {caseless(path) for target in found.values() for path in stem_paths(target)}
 
 
 def test_the_source_tree_is_mirrored_and_names_survive():
@@ -177,3 +282,42 @@ def test_a_name_that_no_longer_fits_the_template_is_given_anew():
     (given,) = make_targets([HELD], TEMPLATE, "m")
     (moved,) = make_targets([HELD], "{stem}/{name}.{ext}", "m", {HELD.track_id: given})
     assert moved == "{stem}/x.{ext}"
+
+
+def test_stems_whose_paths_alone_would_be_equal_are_told_apart():
+    found = targets("a.wav", "a_lead.wav")
+    assert found == ["m/a.wav_{stem}.{ext}", "m/a_lead.wav_{stem}.{ext}"]
+    assert targets("a_vocals.wav", "a.wav") == ["m/a_vocals_{stem}.{ext}", "m/a_{stem}.{ext}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("Vol. 1./x.wav", "m/Vol. 1_/x_{stem}.{ext}"),
+        ("a b  /x.wav", "m/a b__/x_{stem}.{ext}"),
+        ("Aux/con.live.wav", "m/Aux_/con_.live_{stem}.{ext}"),
+        ("stems.wav/x.wav", "m/stems.wav_/x_{stem}.{ext}"),
+        ("/etc/x.wav", "m/etc/x_{stem}.{ext}"),
+        ("%2e%2e/x.wav", "m/%2e%2e/x_{stem}.{ext}"),
+        ("x?versionId=3.wav", "m/x_versionId=3_{stem}.{ext}"),
+        ("a\nb\u2029c/\u202ex.wav", "m/a_b_c/_x_{stem}.{ext}"),
+        ("👩\u200d🎤/می\u200cخواهم.wav", "m/👩\u200d🎤/می\u200cخواهم_{stem}.{ext}"),
+    ],
+)
+def test_only_what_would_break_or_mislead_is_replaced(path, wanted):
+    assert targets(path) == [wanted]
+
+
+def test_our_own_records_are_nobodys_folder():
+    found = targets("_splitfire/x.wav", "_SPLITFIRE/y.wav", template="{dir}/{name}_{stem}.{ext}")
+    assert found == ["_splitfire_/x_{stem}.{ext}", "_SPLITFIRE_/y_{stem}.{ext}"]
+
+
+def test_a_cut_folder_keeps_the_stem_that_tells_it_apart():
+    (found,) = targets(f"{'d' * 300}/x.wav", template="{dir}_{stem}/{name}.{ext}")
+    assert found.count("{stem}") == 1
+    assert len(set(stem_paths(found))) == 2 * len(STEMS)
+
+
+def test_no_folder_ends_like_a_file_that_is_written():
+    assert set(EXTENSIONS.values()) <= FILE_ENDINGS

@@ -40,6 +40,8 @@ WEIRD = [
     "#1 hit.wav",
     "100%.wav",
     "what?.wav",
+    "what?versionId=7.wav",
+    "what?versionId=8.wav",
     "a%2Fb.wav",
     "x::y.wav",
     "Äpfel/日本語/🎸.flac",
@@ -479,6 +481,20 @@ def test_a_link_leads_no_writer_out_of_the_root(tmp_path: Path) -> None:
             action()
 
     assert [each.name for each in (tmp_path / "outside").iterdir()] == ["kept"]
+
+
+def test_a_linked_file_is_replaced_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("kept")
+    store = open_store(str(tmp_path / "root"), {})
+    store.check_writable()
+    (tmp_path / "root/stem.wav").symlink_to(tmp_path / "outside")
+
+    with pytest.raises(ObjectExists):
+        store.create("stem.wav", b"new")
+    store.write("stem.wav", b"new")
+
+    assert (tmp_path / "outside").read_text() == "kept"
+    assert not (tmp_path / "root/stem.wav").is_symlink()
 
 
 def test_a_walk_follows_links_and_ends_in_loops(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -157,6 +158,85 @@ def test_hostile_entries_do_no_harm(fields, data):
     value = b"".join(varint(tag) + content for tag, content in fields)
     with contextlib.suppress(ConfigError):
         read_bundle(index_with((b"w", value)), data)
+
+
+def read_in_bounds(index: bytes, data: bytes) -> None:
+    """Read it: tensors inside the data, or our error; and memory in proportion to the index."""
+    tracemalloc.start()
+    try:
+        found = read_bundle(index, data)
+    except ConfigError as error:
+        assert str(error).startswith("this TensorFlow checkpoint cannot be read")  # noqa: PT017
+        found = {}
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak <= 64 * 2**10 + 100 * len(index)
+    for name, tensor in found.items():
+        assert tensor.nbytes <= len(data), name
+        assert not tensor.flags.writeable
+
+
+# A real index, taken apart, changed, and sealed again: what no checksum can find.
+BLOCKS = [
+    block_of([(b"", HEADER), (b"a/kernel", entry_of(1, (2, 3), 0, 24))]),
+    block_of([(b"a/step", entry_of(9, (), 24, 8)), (b"b", entry_of(2, (4,), 32, 32))]),
+]
+cuts = st.tuples(st.integers(0, 1), st.integers(0, 90), st.integers(0, 12), st.binary(max_size=12))
+
+
+@settings(max_examples=1000)
+@given(st.lists(cuts, min_size=1, max_size=4), st.integers(0, 80))
+def test_a_changed_block_with_right_checksums_is_refused_or_harmless(changes, n_bytes):
+    blocks = list(BLOCKS)
+    for which, at, n_removed, inserted in changes:
+        block = blocks[which]
+        blocks[which] = block[:at] + inserted + block[at + n_removed :]
+    read_in_bounds(table_of(blocks), bytes(n_bytes))
+
+
+numbers = st.one_of(
+    st.integers(0, 200),
+    st.sampled_from([2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]),
+    st.integers(0, 2**64 - 1),
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.tuples(numbers, numbers), max_size=5), st.tuples(numbers, numbers, numbers, numbers))
+def test_hostile_handles_lead_nowhere(handles, footer):
+    body = sealed(BLOCKS[0]) + sealed(BLOCKS[1])
+    index_block = block_of([(b"%03d" % i, varint(a) + varint(n)) for i, (a, n) in enumerate(handles)])
+    read_in_bounds(body + table_end(len(body), index_block), bytes(64))
+    end = b"".join(map(varint, footer))[:40].ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+    read_in_bounds(body + sealed(index_block) + end, bytes(64))
+
+
+@settings(max_examples=300)
+@given(numbers, st.lists(numbers, max_size=6), numbers, numbers, st.integers(0, 100))
+def test_hostile_shapes_and_places_read_nothing_outside_the_data(dtype, shape, offset, n_bytes, n_data):
+    read_in_bounds(index_with((b"w", entry_of(dtype, tuple(shape), offset, n_bytes))), bytes(n_data))
+
+
+@given(st.integers(0, len(TINY[0])), st.integers(0, len(TINY[1])))
+def test_a_cut_index_or_data_file_is_refused(n_index, n_data):
+    if (n_index, n_data) == (len(TINY[0]), len(TINY[1])):
+        return
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_bundle(TINY[0][:n_index], TINY[1][:n_data])
+
+
+def test_short_entries_cannot_unfold_into_long_names_without_end():
+    """Names that share 508 bytes with the one before them take five bytes of the index each."""
+    stem, value = b"x" * 508, entry_of(1, (), 0, 4)
+    names = [stem + n.to_bytes(4, "big") for n in range(0x20202020, 0x20202020 + 90)]
+    entries = [(b"", HEADER), *((name, value) for name in names)]
+    index = table_of([block_of(entries)])
+    assert len(index) < 4_000
+    read_in_bounds(index, bytes(4))
+    many = [(b"%05d" % n, value) for n in range(65_536)]
+    with pytest.raises(ConfigError, match="more than 65536 tensors"):
+        read_bundle(table_of([block_of([(b"", HEADER), *many])]), bytes(4))
 
 
 HOSTILE = {

@@ -9,7 +9,7 @@ import soxr
 
 from splitfire_batch.audio.channels import channel_groups, from_lanes, to_lanes
 from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
-from splitfire_batch.audio.encode import Encoded, StemWriter
+from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
 from splitfire_batch.audio.formats import OutputFormat, choose_output, source_bits
 from splitfire_batch.audio.quantise import dither_source, full_scale, quantise, to_int
 from splitfire_batch.audio.resample import Resampler
@@ -29,6 +29,7 @@ __all__ = [
     "from_lanes",
     "full_scale",
     "open_audio",
+    "pcm_bytes",
     "quantise",
     "source_bits",
     "to_depth",

@@ -178,6 +178,9 @@ class Decoder:
             )
 
     def _read(self, n_frames: int) -> Samples:
+        if self.format.container == "FLAC" and self.format.n_frames:
+            # what lies behind the last frame, an ID3 tag perhaps, would cost the frames before it
+            n_frames = min(n_frames, self.format.n_frames - self.n_frames)
         shape = n_frames, self.format.n_channels
         buffer: Samples = np.empty(shape, np.float32 if self.bits is None else np.int32)
         try:

@@ -65,7 +65,7 @@ class StemWriter:
         self._check(block)
         for start in range(0, len(block), _PIECE_FRAMES):
             piece: Samples = np.ascontiguousarray(block[start : start + _PIECE_FRAMES], dtype=self._dtype)
-            self._md5.update(_pcm_bytes(piece, self._out.bits))
+            self._md5.update(pcm_bytes(piece, self._out.bits))
             if self._out.bits is not None:
                 piece = np.left_shift(piece, 32 - self._out.bits, dtype=np.int32)
             try:
@@ -139,8 +139,13 @@ class StemWriter:
         return StorageError(str(self._path), f"could not be written: {text}")
 
 
-def _pcm_bytes(block: Samples, bits: int | None) -> bytes:
-    """Interleaved little-endian samples of 2, 3 or 4 bytes."""
+def pcm_bytes(block: Samples, bits: int | None) -> bytes:
+    """Interleaved little-endian samples of 2, 3 or 4 bytes: what `Encoded.pcm_md5` hashes.
+
+    Args:
+        block: (n, C), int32, right-justified at `bits`; float32 when that is None.
+        bits: 16, 24 or 32; None for float.
+    """
     if bits is None:
         return block.astype("<f4", copy=False).tobytes()
     four = block.astype("<i4", copy=False).reshape(-1).view(np.uint8).reshape(-1, 4)

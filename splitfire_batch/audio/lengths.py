@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from splitfire_batch.audio.flac import check_total
 from splitfire_batch.audio.sniff import Sniffed
 from splitfire_batch.errors import TrackError
 
@@ -57,7 +58,8 @@ def check_complete(path: Path, sniffed: Sniffed) -> None:
     """Refuse a file whose end is missing, as far as its headers tell.
 
     Raises:
-        TrackError: TRUNCATED, with the bytes promised and found; NO_SAMPLES for a FLAC file without frames.
+        TrackError: TRUNCATED, with the bytes promised and found; CORRUPT_HEADER when there is more than its
+            header says, or can say; NO_SAMPLES for a FLAC file without frames.
     """
     with path.open("rb") as file:
         n_bytes = path.stat().st_size
@@ -140,7 +142,14 @@ def _chunks(file: IO[bytes], offset: int, n_bytes: int) -> Iterator[_Chunk]:
 
 def _check_chunks(file: IO[bytes], offset: int, n_bytes: int) -> None:
     file.seek(offset)
-    audio = _LAYOUTS[file.read(4)].audio
+    first = file.read(4)
+    if first in (b"RIFF", b"RIFX", b"FORM") and n_bytes - offset > 2**32 + 8:
+        raise TrackError(
+            "CORRUPT_HEADER",
+            f"it has {n_bytes} bytes, and the lengths in its {first.decode()} header wrap at {2**32}: what "
+            "they say cannot be true; convert it to RF64",
+        )
+    audio = _LAYOUTS[first].audio
     long_size = 0xFFFFFFFF  # of an RF64 data chunk: the true one is in ds64
     for chunk in _chunks(file, offset, n_bytes):
         if chunk.name == b"ds64":
@@ -174,6 +183,7 @@ def _check_flac(file: IO[bytes], offset: int, n_bytes: int) -> None:
         raise _truncated(f"it has {n_bytes} bytes and ends inside its header of {position} bytes")
     if position == n_bytes:
         raise TrackError("NO_SAMPLES", "it is a FLAC file without frames; leave it out of the catalogue")
+    check_total(file, offset, n_bytes)
 
 
 def _check_ogg(file: IO[bytes], n_bytes: int) -> None:

@@ -171,7 +171,14 @@ def connect(scheme: str, given: Mapping[str, str], budget: RetryBudget) -> fsspe
         ) from error
     if scheme == "s3":
         fs.retries = 1
+        fs.split_path = _split_path
     return fs
+
+
+def _split_path(path: str) -> tuple[str, str, None]:
+    """Bucket and key, as they are: s3fs would cut a key at `?versionId=`, and take another object for it."""
+    bucket, _, key = path.partition("/")
+    return bucket, key, None
 
 
 _MEMORY_LOCK = threading.RLock()
