@@ -36,8 +36,8 @@ class Encoded:
     """Of the file's bytes."""
     pcm_md5: str
     """Of the PCM data, little-endian, interleaved, at the file's depth: FLAC's STREAMINFO MD5."""
-    has_inserts: bool = False
-    """Whether the chunks to be written before the samples are there."""
+    inserted: tuple[str, ...] = ()
+    """Names of the chunks before the samples, each once; none if a decoder stumbles over them."""
 
 
 class StemWriter:
@@ -92,10 +92,10 @@ class StemWriter:
             raise self._write_error(error.error_string) from error
         if missing := self._missing(self._path):  # what could not be flushed is not reported by `close`
             raise self._write_error(missing)
-        has_inserts = bool(self._inserts) and self._insert()
+        inserted = self._insert() if self._inserts else ()
         with self._path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Encoded(self.n_frames, self._path.stat().st_size, sha256, self._md5.hexdigest(), has_inserts)
+        return Encoded(self.n_frames, self._path.stat().st_size, sha256, self._md5.hexdigest(), inserted)
 
     def __enter__(self) -> StemWriter:
         return self
@@ -121,19 +121,19 @@ class StemWriter:
         elif block.size and not (-(1 << (bits - 1)) <= block.min() and block.max() < 1 << (bits - 1)):
             raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into {bits} bit")
 
-    def _insert(self) -> bool:
+    def _insert(self) -> tuple[str, ...]:
         """Put the chunks in, unless a decoder then finds fewer frames: the samples matter more."""
         whole = self._path.with_name(f"{self._path.name}.tmp")
         try:
             insert_before_samples(self._path, whole, self._inserts)
             if self._missing(whole):
-                return False
+                return ()
             whole.replace(self._path)
         except OSError as error:
             raise disk_error(str(self._path), error) from error
         finally:
             whole.unlink(missing_ok=True)
-        return True
+        return tuple(dict.fromkeys(insert.name.decode().strip() for insert in self._inserts))
 
     def _missing(self, path: Path) -> str:
         """What libsndfile finds wrong about the last frame of the file; empty for nothing."""
