@@ -20,6 +20,7 @@ from tests.material import noise, track_of, workbench, write
 
 RATE, N = 48_000, 9_001  # odd, so that PCM_24 mono data need padding
 ISRC = "DEABC2400123"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100) + b"\0IEND"
 CONTEXT = RunContext("run", "settings", "catalogue", "passthrough", "weights", "fp32")
 WAV_CHUNKS = [
     (b"bext", chunked.bext(time_reference=172_800_000)),
@@ -149,6 +150,7 @@ def mp3(tmp_path: Path) -> Path:
         (b"TIT2", b"\x01" + "Sång".encode("utf-16")), (b"TPE1", b"\0Somebody"), (b"TALB", b"\0Album"),
         (b"TSRC", b"\0DE-ABC-24-00123"), (b"TBPM", b"\x00124"), (b"TKEY", b"\0F#m"), (b"TRCK", b"\x003/9"),
         (b"TXXX", b"\0MOOD\0calm"), (b"COMM", b"\0eng\0a comment"), (b"TYER", b"\x001999"),
+        (b"APIC", b"\0image/png\0\3\0" + PNG),
     )  # fmt: skip
     file.write_bytes(tag + file.read_bytes())
     return file
@@ -161,6 +163,9 @@ def test_tags_of_an_mp3_reach_stems_of_any_container(tmp_path, mp3, format):
         chunked.before_samples(path)
         tags = TinyTag.get(path)
         assert (tags.title, tags.artist, tags.album) == (f"Sång ({stem})", "Somebody", "Album")
+        cover = TinyTag.get(path, image=True).images.front_cover
+        assert cover is not None
+        assert (cover.data, cover.mime_type) == (PNG, "image/png")
         assert (tags.track, tags.track_total, tags.year, tags.comment) == (3, 9, "1999", "a comment")
         found = {name: tags.other[name] for name in ("isrc", "bpm", "initial_key", "mood")}
         assert found == {

@@ -47,9 +47,9 @@ def markers(data: bytes) -> list[tuple[int, int, int]] | None:
         number, position = struct.unpack_from(">HI", data, place)
         found.append((number, position, place))
         place += MARKER_HEAD + 1 + data[place + MARKER_HEAD]
-        place += place % 2
-        if place - 1 > len(data):
+        if place > len(data):
             return None
+        place += place % 2
     return found if len(data) >= 2 else None
 
 

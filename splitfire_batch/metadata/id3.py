@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from splitfire_batch.metadata.tags import Tags, first
+from splitfire_batch.metadata.tags import Cover, Tags, first
 
 _FRAMES = {
     "TITLE": b"TIT2",
@@ -36,7 +36,7 @@ _UTF16, _UTF8 = b"\x01\xff\xfe", b"\x03"
 _CODECS = {0: "latin-1", 1: "utf-16", 2: "utf-16-be", 3: "utf-8"}
 
 
-def make_id3(tags: Tags) -> bytes:
+def make_id3(tags: Tags, cover: Cover | None = None) -> bytes:
     """A tag of version 2.4 with all of `tags`: in frames of their own where there are any, else in TXXX."""
     frames = []
     for name in dict.fromkeys(name for name, _ in tags):
@@ -49,6 +49,8 @@ def make_id3(tags: Tags) -> bytes:
             frames.append((_FRAMES[name], _UTF8 + "\0".join(values).encode()))
         elif name not in _TOTALS:
             frames += [(b"TXXX", _UTF8 + f"{name}\0{value}".encode()) for value in values]
+    if cover:
+        frames.append((b"APIC", _UTF8 + cover.mime_type.encode() + b"\0\3\0" + cover.data))
     return _tag(4, b"".join(_frame(name, b"\0\0", data, 4) for name, data in frames))
 
 

@@ -55,12 +55,12 @@ def read_name(path: str) -> NameFacts:
     name = name.rpartition(".")[0] or name
     tempos = {float((match[1] or match[2]).replace(",", ".")) for match in _BPM.finditer(name)}
     words = _WORD.findall(_BPM.sub(" bpm ", name))
-    keys = list(_keys(words))
-    bpm = as_bpm(tempos.pop()) if len(tempos) == 1 else None
-    certain = [word for word in keys if word.is_certain or (tempos or bpm)]
-    if bpm is None and not tempos:
-        bpm, certain = _beside_a_key(words, keys, name)
-    found = {word.key for word in certain if word.is_certain} or {word.key for word in certain}
+    keys = _keys(words)
+    if tempos:  # whoever writes the tempo so plainly means a key by what looks like one
+        bpm = as_bpm(min(tempos)) if len(tempos) == 1 else None
+    else:
+        bpm, keys = _beside_a_key(words, keys, name)
+    found = {word.key for word in keys if word.is_certain} or {word.key for word in keys}
     return NameFacts(bpm, found.pop() if len(found) == 1 else None, _sample_type(words, bpm))
 
 

@@ -20,7 +20,7 @@ from splitfire_batch.audio.chunks import Chunk, walk_chunks, walk_flac_blocks
 from splitfire_batch.audio.sniff import sniff
 from splitfire_batch.errors import TrackError
 from splitfire_batch.metadata.damage import is_sound
-from splitfire_batch.metadata.tags import Tags, parse_isrc, read_tags
+from splitfire_batch.metadata.tags import Cover, Tags, parse_isrc, read_tags
 
 MAX_HELD_BYTES = 8 * 2**20
 """Of all chunks of a file together."""
@@ -36,6 +36,7 @@ _AIFF = {
 }  # fmt: skip
 _FLAC = {VORBIS_COMMENT, b"PICTURE", b"CUESHEET", b"APPLICATION"}
 _KEPT = {"WAV": _WAV, "AIFF": _AIFF, "FLAC": _FLAC}
+_CHUNKED = ("WAV", "RF64", "W64", "AIFF", "CAF", "FLAC")
 _FAMILIES = {b"RIFF": "WAV", b"RF64": "WAV", b"riff": "WAV", b"FORM": "AIFF", b"fLaC": "FLAC"}
 _OF_THE_SAMPLES = {
     b"RIFF", b"fmt ", b"data", b"fact", b"ds64", b"JUNK", b"junk", b"PAD ", b"FLLR", b"PEAK", b"levl",
@@ -49,6 +50,8 @@ _IS_NAME = re.compile(rb"[\w ()]+")
 """Bytes behind the last chunk may look like a chunk of any other name."""
 TEXTS = {b"LIST", b"id3 ", b"ID3 ", b"NAME", b"AUTH", b"ANNO", b"(c) ", VORBIS_COMMENT}
 """Chunks that tags are read from."""
+_NO_COMMENTS = bytes(4)
+"""What nearly every FLAC file without tags has."""
 _FOREIGN_HEADERS = (b"riff", b"aiff", b"w64 ")
 """APPLICATION blocks of FLAC that hold the headers of the file it was made from: untrue of a stem's file."""
 
@@ -62,6 +65,7 @@ class SourceMetadata:
     chunks: tuple[Insert, ...] = ()
     """Sound ones, in the file's order."""
     tags: Tags = ()
+    cover: Cover | None = None
     warnings: tuple[str, ...] = ()
     """About what is left out of any stem."""
 
@@ -76,10 +80,10 @@ def read_metadata(path: Path) -> SourceMetadata:
     """
     try:
         sniffed = sniff(path)
-    except TrackError:  # another decoder than libsndfile reads it
-        return SourceMetadata(tags=read_tags(path))
-    if sniffed.family in ("MP3", "OGG"):
-        return SourceMetadata(tags=read_tags(path))
+    except TrackError:
+        sniffed = None
+    if sniffed is None or sniffed.family not in _CHUNKED:  # with tags only, or for another decoder
+        return SourceMetadata("", (), *read_tags(path))
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
         file.seek(sniffed.offset)
@@ -90,8 +94,8 @@ def read_metadata(path: Path) -> SourceMetadata:
             else walk_chunks(file, sniffed.offset, n_bytes)
         )
         chunks, warnings = _kept(file, walk, n_bytes, _KEPT.get(family, set()))
-    tags = read_tags(path) if family == "FLAC" else _tags_of(chunks, family)
-    return SourceMetadata(family, chunks, tags, warnings)
+    tags, cover = read_tags(path) if family == "FLAC" else _tags_of(chunks, family)
+    return SourceMetadata(family, chunks, tags, cover, warnings)
 
 
 def _kept(
@@ -114,7 +118,7 @@ def _kept(
             file.seek(chunk.start)
             data = _without_vendor(chunk.name, file.read(chunk.n_bytes))
             reason = _why_not(Insert(chunk.name, data))
-            if not reason:
+            if not reason and data != _NO_COMMENTS:
                 kept.append(Insert(chunk.name, data))
                 room -= chunk.n_bytes
         if reason:
@@ -139,7 +143,7 @@ def _without_vendor(name: bytes, data: bytes) -> bytes:
     return data[4 + int.from_bytes(data[:4], "little") :] if name == VORBIS_COMMENT else data
 
 
-def _tags_of(chunks: Sequence[Insert], family: str) -> Tags:
+def _tags_of(chunks: Sequence[Insert], family: str) -> tuple[Tags, Cover | None]:
     """The tags in chunks of WAV or AIFF: read from a file of nothing else, however the real one is built.
 
     `ISRC` in a WAV's INFO is the source, a person; some write the recording's code there all the same.
@@ -150,5 +154,9 @@ def _tags_of(chunks: Sequence[Insert], family: str) -> Tags:
         for chunk in chunks
         if chunk.name in TEXTS
     )
-    tags = read_tags(head + struct.pack(f"{order}I", 4 + len(body)) + form + body) if body else ()
-    return tuple(("SOURCE" if n == "ISRC" and not parse_isrc(value) else n, value) for n, value in tags)
+    if not body:
+        return (), None
+    tags, cover = read_tags(head + struct.pack(f"{order}I", 4 + len(body)) + form + body)
+    return tuple(
+        ("SOURCE" if n == "ISRC" and not parse_isrc(value) else n, value) for n, value in tags
+    ), cover

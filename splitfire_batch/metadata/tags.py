@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -34,22 +35,32 @@ _NAME = re.compile(r"[ -<>-}]+")
 _ISRC = re.compile(r"[A-Z]{2}[A-Z0-9]{3}[0-9]{7}")
 
 
-def read_tags(source: Path | bytes) -> Tags:
-    """The tags of a local file, or of the bytes of one; empty if there are none or they are damaged.
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """A picture of a recording."""
+
+    mime_type: str
+    data: bytes
+
+
+def read_tags(source: Path | bytes) -> tuple[Tags, Cover | None]:
+    """The tags of a local file, or of the bytes of one, and its cover; none if they are damaged.
 
     What describes the file itself (its encoder, its length) is left out.
     """
     try:
         with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-            found = TinyTag.get(file_obj=cast(BinaryIO, _Bounded(file)), duration=False)
+            found = TinyTag.get(file_obj=cast(BinaryIO, _Bounded(file)), duration=False, image=True)
     except (TinyTagException, OSError):
-        return ()
+        return (), None
     pairs = []
     for name, values in found.as_dict().items():
         label = _NAMES.get(name, name.lstrip("_").replace("_", "").upper())
         if name not in _ABOUT_THE_FILE and isinstance(values, list) and _NAME.fullmatch(label):
             pairs += [(label, text) for value in values if (text := str(value).strip("\0 \r\n\t"))]
-    return tuple(dict.fromkeys(pairs))
+    image = found.images.any
+    cover = Cover(image.mime_type or "image/", image.data) if image and image.data else None
+    return tuple(dict.fromkeys(pairs)), cover
 
 
 def first(tags: Tags, *names: str) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from splitfire_batch.audio import VORBIS_COMMENT, Insert
 from splitfire_batch.metadata.damage import comment_entries, subchunks
 from splitfire_batch.metadata.id3 import make_id3, retitled_id3
-from splitfire_batch.metadata.tags import Tags
+from splitfire_batch.metadata.tags import Cover, Tags
 
 _INFO = {
     "TITLE": b"INAM",
@@ -31,24 +31,26 @@ def stem_title(title: str, stem: str) -> str:
     return f"{title} ({stem})"
 
 
-def make_texts(tags: Tags, container: str, stem: str) -> tuple[Insert, ...]:
+def make_texts(tags: Tags, cover: Cover | None, container: str, stem: str) -> tuple[Insert, ...]:
     """What a stem's file in another container than the source's says in place of its tags.
 
     WAV and AIFF get their own texts, which hold the common ones, and an ID3 chunk, which holds all.
     """
     tags = tuple((name, stem_title(value, stem) if name == "TITLE" else value) for name, value in tags)
-    if not tags:
+    if not tags and not cover:
         return ()
     if container == "FLAC":
-        return (Insert(VORBIS_COMMENT, _comments([f"{name}={value}".encode() for name, value in tags])),)
+        pictures = [Insert(b"PICTURE", _picture(cover))] if cover else []
+        entries = [f"{name}={value}".encode() for name, value in tags]
+        return (*pictures, Insert(VORBIS_COMMENT, _comments(entries)))
     if container in ("WAV", "WAVEX", "RF64"):
         texts = [(_INFO[name], value.encode() + b"\0") for name, value in _once(tags, _INFO)]
         info = [Insert(b"LIST", b"INFO" + _subchunks(texts))] if texts else []
-        return (*info, Insert(b"id3 ", make_id3(tags)))
+        return (*info, Insert(b"id3 ", make_id3(tags, cover)))
     if container == "AIFF":
         own = [Insert(_AIFF[name], value.encode()) for name, value in _once(tags, _AIFF)]
-        return (*own, Insert(b"ID3 ", make_id3(tags)))
-    return (Insert(b"ID3 ", make_id3(tags)),) if container == "MP3" else ()
+        return (*own, Insert(b"ID3 ", make_id3(tags, cover)))
+    return (Insert(b"ID3 ", make_id3(tags, cover)),) if container == "MP3" else ()
 
 
 def retitled(chunk: Insert, stem: str) -> Insert | None:
@@ -79,6 +81,13 @@ def retitled(chunk: Insert, stem: str) -> Insert | None:
 def _comments(entries: Sequence[bytes]) -> bytes:
     lengths_and_texts = (struct.pack("<I", len(entry)) + entry for entry in entries)
     return struct.pack("<I", len(entries)) + b"".join(lengths_and_texts)
+
+
+def _picture(cover: Cover) -> bytes:
+    """A front cover (RFC 9639 §8.8) whose size in pixels is not known."""
+    mime = cover.mime_type.encode()
+    head = struct.pack(">II", 3, len(mime)) + mime + struct.pack(">I", 0) + bytes(16)
+    return head + struct.pack(">I", len(cover.data)) + cover.data
 
 
 def _subchunks(parts: Iterator[tuple[bytes, bytes]] | list[tuple[bytes, bytes]]) -> bytes:

@@ -24,19 +24,17 @@ def make_inserts(
     for the loudness in `bext`, which is the mix's. Another container gets the tags, as far as it has any.
     """
     if not metadata.family or metadata.family != _FAMILIES.get(out.container):
-        return make_texts(metadata.tags, out.container, stem)
-    ratio = Fraction(out.sample_rate, source_rate)
-    found = []
+        return make_texts(metadata.tags, metadata.cover, out.container, stem)
+    ratio, found = Fraction(out.sample_rate, source_rate), []
     for chunk in metadata.chunks:
         own = retitled(scaled(chunk, ratio), stem)
         if own is None:  # an ID3 chunk of a rare kind
-            own = next(
-                (text for text in make_texts(metadata.tags, out.container, stem) if text.name in _ID3), None
-            )
+            texts = make_texts(metadata.tags, metadata.cover, out.container, stem)
+            own = next((text for text in texts if text.name in _ID3), None)
         if own:
             found.append(_without_loudness(own))
     if metadata.family == "FLAC" and all(chunk.name != VORBIS_COMMENT for chunk in found):
-        found += make_texts(metadata.tags, out.container, stem)
+        found += make_texts(metadata.tags, None, out.container, stem)
     return tuple(found)
 
 
@@ -45,7 +43,9 @@ def lost_warnings(metadata: SourceMetadata, out: OutputFormat) -> tuple[str, ...
     if metadata.family and metadata.family == _FAMILIES.get(out.container):
         return ()
     lost = [_name(chunk) for chunk in metadata.chunks if not _is_text(chunk)]
-    if metadata.tags and not make_texts(metadata.tags, out.container, ""):
+    if metadata.cover:
+        lost = [name for name in lost if name != "PICTURE"]
+    if metadata.tags and not make_texts(metadata.tags, metadata.cover, out.container, ""):
         lost.append("tags")
     names = ", ".join(dict.fromkeys(lost))
     keeps = f'; format = "{metadata.family.lower()}" keeps them' if metadata.family else ""
