@@ -65,6 +65,8 @@ class OutputConfig:
     """Bits per sample; `source` keeps the source's, 24 for lossy sources."""
     dither: bool = True
     """TPDF dither, seeded by the track, when a stem is reduced to 16 bit."""
+    metadata: bool = True
+    """Carry sampler chunks and tags of the source over to the stems."""
     names: Literal["auto", "plain", "immutable"] = "auto"
     """`immutable` ends each name in the hash of its bytes; `auto` does so on object stores only."""
     template: str = "{model}/{dir}/{name}_{stem}.{ext}"
@@ -198,6 +200,7 @@ def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str
         "format": output.format,
         "depth": output.depth,
         "dither": output.dither,
+        "metadata": output.metadata,
         "weights_id": weights_id,
         "output_epoch": OUTPUT_EPOCH,
     }

@@ -78,6 +78,35 @@ class StemFile:
     peak_db: float | None
     """Sample peak; None for digital silence."""
     rms_db: float | None
+    preserved_chunks: tuple[str, ...] = ()
+    """Chunks (WAV, AIFF) or blocks (FLAC) before its samples that hold what the source says of itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a track's file says of it in chunks, tags and its name; None where nothing does for certain."""
+
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+    isrc: str | None = None
+    """Twelve characters, without hyphens (ISO 3901)."""
+    bpm: float | None = None
+    bpm_source: str | None = None
+    """tag, acid or filename."""
+    key: str | None = None
+    """Tonic, accidental, `m` for minor: Am, C#m, Eb, F."""
+    key_source: str | None = None
+    """tag, acid, basc (Apple Loops) or filename."""
+    sample_type: str | None = None
+    """loop or one-shot."""
+    beats: int | None = None
+    root_note: int | None = None
+    """MIDI note at which a sampler plays it unchanged; 60 is middle C."""
+    loop_start: int | None = None
+    """First frame of the first loop."""
+    loop_end: int | None = None
+    """Its last frame, as `smpl` counts: it still sounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +152,7 @@ class TrackRow:
     content_id: str | None = None
     """SHA-256 of the source's bytes."""
     source: AudioFormat | None = None
+    description: Description = field(default_factory=Description)
     gain_db: float | None = None
     """The one gain applied to every stem of the track; 0.0 unless a stem would have clipped."""
     sum_residual_db: float | None = None

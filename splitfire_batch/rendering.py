@@ -8,9 +8,9 @@ exceed full scale, all stems of the track get the same gain, and the row says wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from splitfire_batch.audio import (
     Encoded,
+    Insert,
     OutputFormat,
     StemWriter,
     dither_source,
@@ -47,6 +48,8 @@ class RenderSettings:
     """Seeds the dither."""
     sums_to_mix: bool
     """Whether the stems are to add up to the mix; only then the residual is measured."""
+    inserts: Mapping[str, Sequence[Insert]] = field(default_factory=dict)
+    """By stem: chunks to be written before its samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,10 @@ def _write(separated: Separated, settings: RenderSettings, folder: Path, gain: f
     levels = {stem: _Level(out.bits) for stem in files}
     residual = _Level(out.bits)
     with ExitStack() as stack:
-        writers = {stem: stack.enter_context(StemWriter(path, out)) for stem, path in files.items()}
+        writers = {
+            stem: stack.enter_context(StemWriter(path, out, settings.inserts.get(stem, ())))
+            for stem, path in files.items()
+        }
         for mix, stems in _output_blocks(separated, settings, gain):
             for stem, block in stems.items():
                 levels[stem].add(block)
@@ -113,6 +119,7 @@ def _stem_file(path: Path, out: OutputFormat, encoded: Encoded, level: _Level) -
         pcm_md5=encoded.pcm_md5,
         peak_db=level.peak_db,
         rms_db=level.rms_db,
+        preserved_chunks=encoded.inserted,
     )
 
 

@@ -33,6 +33,7 @@ STEM = pa.struct(
         ("pcm_md5", pa.string()),
         ("peak_db", pa.float32()),
         ("rms_db", pa.float32()),
+        ("preserved_chunks", pa.list_(pa.string())),
     ]
 )
 SCHEMA = pa.schema(
@@ -59,6 +60,19 @@ SCHEMA = pa.schema(
         ("n_channels", pa.int16()),
         ("n_frames", pa.int64()),
         ("duration_s", pa.float64()),
+        ("title", pa.string()),
+        ("artist", pa.string()),
+        ("album", pa.string()),
+        ("isrc", pa.string()),
+        ("bpm", pa.float32()),
+        ("bpm_source", pa.string()),
+        ("key", pa.string()),
+        ("key_source", pa.string()),
+        ("sample_type", pa.string()),
+        ("beats", pa.int16()),
+        ("root_note", pa.int8()),
+        ("loop_start", pa.int64()),
+        ("loop_end", pa.int64()),
         ("gain_db", pa.float64()),
         ("sum_residual_db", pa.float64()),
         ("stems", pa.list_(STEM)),
@@ -120,6 +134,7 @@ def _record(row: TrackRow) -> dict[str, object]:
         record |= asdict(source)
         record["duration_s"] = source.n_frames / source.sample_rate
     return record | {
+        **asdict(row.description),
         "meta": list(track.meta),
         "content_id": row.content_id,
         "status": row.status,

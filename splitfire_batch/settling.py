@@ -28,6 +28,13 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
+from splitfire_batch.metadata import (
+    SourceMetadata,
+    describe,
+    lost_warnings,
+    make_inserts,
+    read_metadata,
+)
 from splitfire_batch.naming import stem_path
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
 from splitfire_batch.rendering import Rendered, RenderSettings, render
@@ -98,7 +105,8 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
         with separate_file(path, bench.engine, wanted, bench.limits, watch, accept) as separated:
             share.resize(min(share.n_bytes, need_of(separated.source, bench).spools))
             with watch.measure("encode"):
-                settings = _render_settings(track, separated.source, bench)
+                metadata = read_metadata(path)
+                settings = _render_settings(track, separated.source, metadata, bench)
                 rendered = render(separated, settings, Path(folder))
             source = separated.source
         share.resize(0)
@@ -107,9 +115,10 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
     return replace(
         row,
         status="done",
-        warnings=bench.engine.warnings,
+        warnings=bench.engine.warnings + _warnings(metadata, settings, rendered, bench),
         content_id=content_id,
         source=source,
+        description=describe(metadata, track.path, source.n_frames),
         stems=stems,
         gain_db=rendered.gain_db,
         sum_residual_db=rendered.sum_residual_db,
@@ -148,14 +157,33 @@ def _accept(source: AudioFormat, bench: Workbench, share: Share) -> int:
     return need.spool
 
 
-def _render_settings(track: Track, source: AudioFormat, bench: Workbench) -> RenderSettings:
+def _render_settings(
+    track: Track, source: AudioFormat, metadata: SourceMetadata, bench: Workbench
+) -> RenderSettings:
+    output, stems = choose_output(source, bench.output), [recipe.stem for recipe in bench.recipes]
+    inserts = {stem: make_inserts(metadata, output, stem, source.sample_rate) for stem in stems}
     return RenderSettings(
         recipes=bench.recipes,
-        output=choose_output(source, bench.output),
+        output=output,
         dither=bench.output.dither,
         track_id=track.track_id,
         sums_to_mix=bench.sums_to_mix,
+        inserts=inserts if bench.output.metadata else {},
     )
+
+
+def _warnings(
+    metadata: SourceMetadata, settings: RenderSettings, rendered: Rendered, bench: Workbench
+) -> tuple[str, ...]:
+    """What of the source's metadata the stems lack, unless they were meant to lack all."""
+    if not bench.output.metadata:
+        return ()
+    refused = [
+        stem.stem for stem in rendered.stems if settings.inserts[stem.stem] and not stem.preserved_chunks
+    ]
+    why = "; with the source's chunks its samples could not be read back"
+    unread = (f"not carried over: all metadata of {', '.join(refused)}{why}",) if refused else ()
+    return metadata.warnings + lost_warnings(metadata, settings.output) + unread
 
 
 def _store(

@@ -28,7 +28,8 @@ BAD = [
         "precision": "fp8",
     }.items()),
     *((OutputConfig, name, value) for name, value in {
-        "format": "mp3", "depth": "20", "dither": "maybe", "names": "", "template": "{name}.{ext}",
+        "format": "mp3", "depth": "20", "dither": "maybe", "metadata": "maybe", "names": "",
+        "template": "{name}.{ext}",
     }.items()),
     *((CatalogueConfig, name, value) for name, value in {
         "include": 1, "exclude": "*.wav", "limit": 0, "sample": 101, "allow_root": 2,

@@ -35,6 +35,7 @@ ROWS = [
     {
         "splitfire_batch.batching",
         "splitfire_batch.holdings",
+        "splitfire_batch.metadata",
         "splitfire_batch.models",
         "splitfire_batch.tables",
     },
@@ -75,6 +76,7 @@ HOMES = {
     "botocore": {"splitfire_batch.storage"},
     "soundfile": {"splitfire_batch.audio"},
     "soxr": {"splitfire_batch.audio"},
+    "tinytag": {"splitfire_batch.metadata"},
     "safetensors": {"splitfire_batch.models"},
     "pydantic": {"splitfire_batch.config", "splitfire_batch.models", "flows"},
     "torch": {

@@ -11,6 +11,7 @@ from splitfire_batch import records
 from splitfire_batch.records import (
     AudioFormat,
     Committed,
+    Description,
     DeviceSeconds,
     Draining,
     Outcome,
@@ -37,6 +38,7 @@ EXAMPLES = [
     Shard("x", (TRACK, TRACK)),
     FORMAT,
     STEM,
+    Description(bpm=120.0, bpm_source="tag"),
     SECONDS,
     DeviceSeconds(1, 2, 3),
     TrackRow(TRACK, "done", warnings=("w",), source=FORMAT, gain_db=0.0, stems=(STEM,), seconds=SECONDS),

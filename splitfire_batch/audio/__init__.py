@@ -11,13 +11,16 @@ from splitfire_batch.audio.channels import channel_groups, from_lanes, to_lanes
 from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
 from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
 from splitfire_batch.audio.formats import OutputFormat, choose_output, source_bits
+from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
 from splitfire_batch.audio.quantise import dither_source, full_scale, quantise, to_int
 from splitfire_batch.audio.resample import Resampler
 from splitfire_batch.audio.spool import Spool
 
 __all__ = [
+    "VORBIS_COMMENT",
     "Decoder",
     "Encoded",
+    "Insert",
     "OutputFormat",
     "Resampler",
     "Spool",

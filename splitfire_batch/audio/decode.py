@@ -6,6 +6,7 @@ files are read: soundfile drops the errors of a Python file object and returns s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from splitfire_batch.audio.bare import bare_copy
 from splitfire_batch.audio.formats import Samples, source_bits
 from splitfire_batch.audio.lengths import check_complete, ends_in_flac_frame, foreign_codec, with_data_length
 from splitfire_batch.audio.mpeg import with_length
@@ -62,7 +64,7 @@ class Decoder:
         self._path = path
         self._max_duration_s = max_duration_s
         self._copy = self._repaired(scratch_dir)
-        self._file = self._open(Path(self._copy.name) if self._copy else path)
+        self._file = self._open(Path(self._copy.name) if self._copy else path, scratch_dir)
         claimed = int(self._file.frames)
         self.format = AudioFormat(
             container=self._file.format,
@@ -129,12 +131,18 @@ class Decoder:
         except OSError as error:
             raise disk_error(str(scratch_dir or tempfile.gettempdir()), error) from error
 
-    def _open(self, path: Path) -> _Stream:
+    def _open(self, path: Path, scratch_dir: Path | None) -> _Stream:
         try:
             return _Stream(os.fsencode(path))
         except soundfile.LibsndfileError as error:
+            bare = bare_copy(path, self._sniffed, scratch_dir)
             if self._copy:
                 self._copy.close()
+            if bare:
+                self._copy = bare
+                with contextlib.suppress(soundfile.LibsndfileError):
+                    return _Stream(bare.name)
+                bare.close()
             codec = foreign_codec(self._path, self._sniffed)
             if codec or error.code == _UNIMPLEMENTED:
                 raise TrackError(

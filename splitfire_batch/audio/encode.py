@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from splitfire_batch.audio.formats import OutputFormat, Samples
+from splitfire_batch.audio.insert import Insert, insert_before_samples
 from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.errors import NoSpace, StorageError
 
@@ -34,13 +36,16 @@ class Encoded:
     """Of the file's bytes."""
     pcm_md5: str
     """Of the PCM data, little-endian, interleaved, at the file's depth: FLAC's STREAMINFO MD5."""
+    inserted: tuple[str, ...] = ()
+    """Names of the chunks before the samples, each once; none if a decoder stumbles over them."""
 
 
 class StemWriter:
     """One stem file being written. In a `with` statement, an exception removes the unfinished file."""
 
-    def __init__(self, path: Path, out: OutputFormat) -> None:
-        self._path, self._out = path, out
+    def __init__(self, path: Path, out: OutputFormat, inserts: Sequence[Insert] = ()) -> None:
+        """Open `path` for writing; `close` will put the `inserts` before the samples."""
+        self._path, self._out, self._inserts = path, out, inserts
         self._dtype: type[np.int32 | np.float32] = np.float32 if out.bits is None else np.int32
         self._md5 = hashlib.md5(usedforsecurity=False)
         self.n_frames = 0
@@ -85,10 +90,12 @@ class StemWriter:
             self._file.close()
         except soundfile.LibsndfileError as error:
             raise self._write_error(error.error_string) from error
-        self._check_last_frame()
+        if missing := self._missing(self._path):  # what could not be flushed is not reported by `close`
+            raise self._write_error(missing)
+        inserted = self._insert() if self._inserts else ()
         with self._path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Encoded(self.n_frames, self._path.stat().st_size, sha256, self._md5.hexdigest())
+        return Encoded(self.n_frames, self._path.stat().st_size, sha256, self._md5.hexdigest(), inserted)
 
     def __enter__(self) -> StemWriter:
         return self
@@ -114,19 +121,32 @@ class StemWriter:
         elif block.size and not (-(1 << (bits - 1)) <= block.min() and block.max() < 1 << (bits - 1)):
             raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into {bits} bit")
 
-    def _check_last_frame(self) -> None:
-        """What libsndfile could not flush in `close` it does not report; then the last frame is missing."""
-        if not self.n_frames:
-            return
+    def _insert(self) -> tuple[str, ...]:
+        """Put the chunks in, unless a decoder then finds fewer frames: the samples matter more."""
+        whole = self._path.with_name(f"{self._path.name}.tmp")
         try:
-            with soundfile.SoundFile(str(self._path)) as file:
+            insert_before_samples(self._path, whole, self._inserts)
+            if self._missing(whole):
+                return ()
+            whole.replace(self._path)
+        except OSError as error:
+            raise disk_error(str(self._path), error) from error
+        finally:
+            whole.unlink(missing_ok=True)
+        return tuple(dict.fromkeys(insert.name.decode().strip() for insert in self._inserts))
+
+    def _missing(self, path: Path) -> str:
+        """What libsndfile finds wrong about the last frame of the file; empty for nothing."""
+        if not self.n_frames:
+            return ""
+        try:
+            with soundfile.SoundFile(str(path)) as file:
                 n_frames = int(file.frames)
                 file.seek(self.n_frames - 1)
                 is_whole = n_frames == self.n_frames and len(file.read(1)) == 1
         except soundfile.LibsndfileError as error:
-            raise self._write_error(error.error_string) from error
-        if not is_whole:
-            raise self._write_error(f"found {n_frames} frames, wrote {self.n_frames}")
+            return str(error.error_string)
+        return "" if is_whole else f"found {n_frames} frames, wrote {self.n_frames}"
 
     def _write_error(self, text: str) -> StorageError:
         """libsndfile says only "System error": writing some bytes ourselves tells why."""

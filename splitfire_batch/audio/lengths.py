@@ -9,49 +9,17 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
 
+from splitfire_batch.audio.chunks import audio_chunk, walk_chunks
 from splitfire_batch.audio.flac import check_total
 from splitfire_batch.audio.sniff import Sniffed
 from splitfire_batch.errors import TrackError
 
-_MAX_CHUNKS = 10_000
 _TAIL_BYTES = 128 * 1024  # more than the largest OGG page, and than a FLAC frame usually has
 _FOREIGN_CODECS = {0x50: "MPEG", 0x55: "MP3", 0x160: "WMA", 0x161: "WMA", 0x162: "WMA", 0xFF: "AAC"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How a family of files strings its chunks together."""
-
-    first: int
-    header: struct.Struct
-    audio: bytes
-    align: int = 2
-    counts_header: bool = False
-
-
-_LAYOUTS = {
-    b"RIFF": _Layout(12, struct.Struct("<4sI"), b"data"),
-    b"RIFX": _Layout(12, struct.Struct(">4sI"), b"data"),
-    b"RF64": _Layout(12, struct.Struct("<4sI"), b"data"),
-    b"FORM": _Layout(12, struct.Struct(">4sI"), b"SSND"),
-    b"caff": _Layout(8, struct.Struct(">4sQ"), b"data", align=1),
-    b"riff": _Layout(40, struct.Struct("<16sQ"), b"data", align=8, counts_header=True),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """A chunk: its name, where its content begins, and how long that claims to be."""
-
-    name: bytes
-    start: int
-    n_bytes: int
 
 
 def check_complete(path: Path, sniffed: Sniffed) -> None:
@@ -81,7 +49,7 @@ def with_data_length(path: Path, sniffed: Sniffed, scratch_dir: Path | None) -> 
         return None
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
-        data = next((c for c in _chunks(file, sniffed.offset, n_bytes) if c.name == b"data"), None)
+        data = audio_chunk(file, sniffed.offset, n_bytes)
         file.seek(sniffed.offset)
         name, whole = struct.unpack("<4sI", file.read(8))
         if name != b"RIFF" or data is None or data.n_bytes:
@@ -102,7 +70,7 @@ def foreign_codec(path: Path, sniffed: Sniffed) -> str | None:
     if sniffed.family not in ("WAV", "RF64"):
         return None
     with path.open("rb") as file:
-        for chunk in _chunks(file, sniffed.offset, path.stat().st_size):
+        for chunk in walk_chunks(file, sniffed.offset, path.stat().st_size):
             if chunk.name == b"fmt ":
                 file.seek(chunk.start)
                 return _FOREIGN_CODECS.get(int.from_bytes(file.read(2), "little"))
@@ -120,26 +88,6 @@ def ends_in_flac_frame(path: Path) -> bool:
     return False
 
 
-def _chunks(file: IO[bytes], offset: int, n_bytes: int) -> Iterator[_Chunk]:
-    """The chunks of a file as their headers have it, up to the first that runs past the end."""
-    file.seek(offset)
-    layout = _LAYOUTS[file.read(4)]
-    position = offset + layout.first
-    for _ in range(_MAX_CHUNKS):
-        file.seek(position)
-        head = file.read(layout.header.size)
-        if len(head) < layout.header.size:
-            return
-        name, size = layout.header.unpack(head)
-        if layout.counts_header:
-            size = max(0, size - layout.header.size)
-        start = position + layout.header.size
-        yield _Chunk(name[:4], start, size)
-        position = start + size + -size % layout.align
-        if position >= n_bytes:
-            return
-
-
 def _check_chunks(file: IO[bytes], offset: int, n_bytes: int) -> None:
     file.seek(offset)
     first = file.read(4)
@@ -149,18 +97,10 @@ def _check_chunks(file: IO[bytes], offset: int, n_bytes: int) -> None:
             f"it has {n_bytes} bytes, and the lengths in its {first.decode()} header wrap at {2**32}: what "
             "they say cannot be true; convert it to RF64",
         )
-    audio = _LAYOUTS[first].audio
-    long_size = 0xFFFFFFFF  # of an RF64 data chunk: the true one is in ds64
-    for chunk in _chunks(file, offset, n_bytes):
-        if chunk.name == b"ds64":
-            file.seek(chunk.start + 8)
-            long_size = int.from_bytes(file.read(8), "little")
-        if chunk.name == audio:
-            claimed = long_size if chunk.n_bytes == 0xFFFFFFFF else chunk.n_bytes
-            if not _is_open(claimed) and chunk.start + claimed > n_bytes:
-                found = max(0, n_bytes - chunk.start)
-                raise _truncated(f"its header promises {claimed} bytes of samples, {found} are there")
-            return
+    chunk = audio_chunk(file, offset, n_bytes)
+    if chunk and not _is_open(chunk.n_bytes) and chunk.start + chunk.n_bytes > n_bytes:
+        found = max(0, n_bytes - chunk.start)
+        raise _truncated(f"its header promises {chunk.n_bytes} bytes of samples, {found} are there")
 
 
 def _is_open(n_bytes: int) -> bool:
