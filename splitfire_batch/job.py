@@ -23,14 +23,7 @@ from splitfire_batch.catalogue import list_tracks as list_source
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig, settings
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.holdings import Holding, choose_holding, record_holding
-from splitfire_batch.manifest import (
-    ROOT,
-    latest,
-    read_ledger,
-    read_parts,
-    refresh_views,
-    write_part,
-)
+from splitfire_batch.manifest import ROOT, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.models import fetch_weights, find_card, weights_id
 from splitfire_batch.plan import Plan, PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
@@ -38,7 +31,7 @@ from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Shar
 from splitfire_batch.report import Progress, Report, Tally
 from splitfire_batch.schema import RunContext, parquet_bytes, to_table
 from splitfire_batch.spec import WorkerSpec
-from splitfire_batch.stems import make_recipes
+from splitfire_batch.stems import check_skips, make_recipes
 from splitfire_batch.storage import Store, open_store, parse_url
 
 SEGMENT_S = 524_288 / 44_100
@@ -87,7 +80,9 @@ def check(job: Job, is_dry: bool = False) -> None:
         ConfigError: an unknown model or stem, a missing source, a destination in the source.
         TransientError: a store does not answer.
     """
-    make_recipes(job.separation, find_card(job.separation.model).stems)
+    stems = find_card(job.separation.model).stems
+    make_recipes(job.separation, stems)
+    check_skips(job.output, stems)
     source, destination = open_store(job.source, job.runtime.storage), _destination(job)
     if f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/"):
         raise ConfigError(
@@ -205,6 +200,7 @@ def finalise(run: Run, tally: Tally) -> Report:
         pc.is_in(rows["source_id"], value_set=run.plan.tracks["source_id"].combine_chunks())
     )
     failed = planned.filter(pc.equal(planned["status"], "failed"))
+    n_skipped = pc.sum(pc.equal(planned["status"], "skipped")).as_py() or 0
     report = Report(
         run_id=run.context.run_id,
         source=run.job.source,
@@ -216,7 +212,9 @@ def finalise(run: Run, tally: Tally) -> Report:
         n_done_before=run.plan.n_done,
         n_failed_before=run.plan.n_failed_before,
         n_planned=len(run.plan.tracks),
-        n_done=len(planned) - len(failed),
+        n_skipped_before=run.plan.n_skipped_before,
+        n_done=len(planned) - len(failed) - n_skipped,
+        n_skipped=n_skipped,
         n_failed=len(failed),
         failures_by_code=dict(tally.codes),
         failures=tuple(tally.failures),

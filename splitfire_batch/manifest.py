@@ -88,9 +88,9 @@ def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
 def latest(rows: pa.Table) -> pa.Table:
     """One row per track_id and settings_id: that of the newest run which had the track in its plan.
 
-    Within a run, where several attempts may each have left a row, the earliest done one counts, else the
-    latest failed one. An older run's done row does not count against a newer one: with plain names its stems
-    have been written over.
+    Within a run, where several attempts may each have left a row, the earliest done or skipped one counts,
+    else the latest failed one. An older run's done row does not count against a newer one: with plain names
+    its stems have been written over.
     """
     is_failed = pc.equal(rows["status"], "failed")
     finished = pc.cast(rows["finished_at"], pa.int64())
@@ -114,16 +114,17 @@ def read_ledger(store: Store, settings_id: str) -> Ledger:
     Names are taken by every track whose stems lie in the destination, under whatever settings.
     """
     rows = current_rows(store, _LEDGER_COLUMNS)
-    is_failed = pc.equal(rows["status"], "failed")
-    done = rows.filter(pc.invert(is_failed))
-    failed = rows.filter(is_failed)
+    done, skipped, failed = (
+        rows.filter(pc.equal(rows["status"], status)) for status in ("done", "skipped", "failed")
+    )
     standing = failed.filter(pc.invert(pc.fill_null(failed["is_retryable"], False)))
 
     def source_ids(table: pa.Table) -> pa.Array:
         mine = table.filter(pc.equal(table["settings_id"], settings_id))
         return mine["source_id"].combine_chunks()
 
-    return Ledger(source_ids(done), source_ids(standing), done.select(["track_id", "target"]))
+    targets = done.select(["track_id", "target"])
+    return Ledger(source_ids(done), source_ids(standing), targets, source_ids(skipped))
 
 
 def current_rows(store: Store, columns: Sequence[str] | None = None) -> pa.Table:

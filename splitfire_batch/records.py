@@ -61,23 +61,50 @@ class AudioFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class Levels:
+    """What one signal measures; full scale is 1.0 or 0 dB. None where there is nothing to measure."""
+
+    peak_db: float | None = None
+    """Sample peak; None for digital silence."""
+    rms_db: float | None = None
+    true_peak_db: float | None = None
+    """ITU-R BS.1770; between the samples as well."""
+    loudness_lufs: float | None = None
+    """Integrated, ITU-R BS.1770; None below 0.4 s, or if nowhere above -70 LUFS."""
+    loudness_range_lu: float | None = None
+    """EBU Tech 3342; None below 3 s, or if nowhere above -70 LUFS."""
+    dc_offset: float = 0.0
+    """Mean of the channel where it is farthest from zero."""
+    clipped_samples: int = 0
+    """Samples at full scale, or beyond it in a float format."""
+    clipped_run: int = 0
+    """The most of them that follow each other in one channel."""
+    silence_ratio: float = 0.0
+    """Part of the time, in steps of 100 ms, without a sample above -60 dB."""
+    side_ratio: float | None = None
+    """Energy of the channels' difference over that of sum and difference, 0 to 1; None unless stereo."""
+
+
+@dataclass(frozen=True, slots=True)
 class StemFile:
-    """One written stem. `path` is relative to the destination; levels are dB relative to full scale."""
+    """One stem. `path` is relative to the destination; it and the hashes are None if it was not written."""
 
     stem: str
-    path: str
+    path: str | None
     container: str
     subtype: str
     sample_rate: int
     n_channels: int
     n_frames: int
     n_bytes: int
-    sha256: str
-    pcm_md5: str
+    sha256: str | None
+    pcm_md5: str | None
     """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats."""
-    peak_db: float | None
-    """Sample peak; None for digital silence."""
-    rms_db: float | None
+    levels: Levels = Levels()
+    energy_share_db: float | None = None
+    """Its part of the energy of the stems that make up the mix; None for silence, or if one is missing."""
+    is_silent: bool = False
+    """Its sample peak lies below -60 dB, or below `skip_silent_stems`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +122,7 @@ class StageSeconds:
     """Until it might hold audio."""
     wait_device: float = 0.0
     """Of all its segments together, between being sent and computed."""
+    measure: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +137,7 @@ class DeviceSeconds:
     store: float = 0.0
     memory: float = 0.0
     """Tracks waited for memory, and cores for tracks."""
+    measure: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +152,12 @@ class TrackRow:
     content_id: str | None = None
     """SHA-256 of the source's bytes."""
     source: AudioFormat | None = None
+    levels: Levels | None = None
+    """The source's, as decoded."""
+    pcm_md5: str | None = None
+    """The source's, as decoded: see StemFile; of 32-bit floats for float and lossy sources."""
+    qc_flags: tuple[str, ...] = ()
+    """Keys of quality.FLAGS."""
     gain_db: float | None = None
     """The one gain applied to every stem of the track; 0.0 unless a stem would have clipped."""
     sum_residual_db: float | None = None

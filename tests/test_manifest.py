@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
@@ -16,12 +17,13 @@ from splitfire_batch.config import OutputConfig, SeparationConfig, settings
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
-from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
+from splitfire_batch.records import AudioFormat, Levels, StageSeconds, StemFile, Track, TrackRow
 from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, RunContext, parquet_bytes, to_table
 from splitfire_batch.storage import Store, open_store
 
 A = settings(SeparationConfig(), OutputConfig(), "w")
 B = settings(SeparationConfig(short_clip="reference"), OutputConfig(), "w")
+LEVELS = Levels(peak_db=None, rms_db=-3.0, loudness_lufs=-7.5, clipped_samples=3, side_ratio=0.25)
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def stem(name: str) -> StemFile:
-    return StemFile(name, f"m/x_{name}.wav", "WAV", "PCM_24", 48_000, 2, 96_000, 9, "ab", "cd", None, -3.0)
+    return StemFile(name, f"m/x_{name}.wav", "WAV", "PCM_24", 48_000, 2, 96_000, 9, "ab", "cd", LEVELS, -6.0)
 
 
 def row(track: str = "t", source: str = "s", at: float = 1e9, code: str | None = None) -> TrackRow:
@@ -46,6 +48,9 @@ def row(track: str = "t", source: str = "s", at: float = 1e9, code: str | None =
         warnings=("w1", "w2"),
         content_id="c",
         source=AudioFormat("WAV", "PCM_24", 48_000, 2, 96_000),
+        levels=None if code else LEVELS,
+        pcm_md5=None if code else "md5",
+        qc_flags=() if code else ("dc",),
         gain_db=-0.5,
         stems=made,
         seconds=StageSeconds(1, 2, 3, 4, 5),
@@ -74,7 +79,12 @@ def test_rows_come_back_from_a_part_as_they_were(store):
     assert read_parts(store).to_pylist() == written.to_pylist()
     done, failed = read_parts(store).to_pylist()
     assert [item["stem"] for item in done["stems"]] == ["vocals", "accompaniment"]
-    assert done["stems"][0] == {field: getattr(stem("vocals"), field) for field in StemFile.__slots__}
+    wanted = {**asdict(stem("vocals")), **asdict(LEVELS)}
+    del wanted["levels"]
+    assert done["stems"][0] == wanted
+    assert {name: done[name] for name in Levels.__slots__} == asdict(LEVELS)
+    assert (done["pcm_md5"], done["qc_flags"]) == ("md5", ["dc"])
+    assert (failed["rms_db"], failed["pcm_md5"], failed["qc_flags"]) == (None, None, [])
     assert done["duration_s"] == 2.0
     assert done["meta"] == [("title", "T"), ("n", "1")]
     assert done["finished_at"].timestamp() == 1e9

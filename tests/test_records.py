@@ -13,6 +13,7 @@ from splitfire_batch.records import (
     Committed,
     DeviceSeconds,
     Draining,
+    Levels,
     Outcome,
     Quarantined,
     Shard,
@@ -29,7 +30,7 @@ TRACK = Track(
 )
 FORMAT = AudioFormat("WAV", "PCM_24", 48_000, 2, 100)
 STEM = StemFile(
-    "vocals", "m/a_vocals.wav", "WAV", "PCM_24", 48_000, 2, 100, 644, "0" * 64, "1" * 32, None, -3.0
+    "vocals", "m/a_vocals.wav", "WAV", "PCM_24", 48_000, 2, 100, 644, "0" * 64, "1" * 32, Levels(rms_db=-3.0)
 )
 SECONDS = StageSeconds(1, 2, 3, 4, 5)
 EXAMPLES = [
@@ -37,6 +38,7 @@ EXAMPLES = [
     Shard("x", (TRACK, TRACK)),
     FORMAT,
     STEM,
+    Levels(peak_db=-0.1, clipped_samples=2),
     SECONDS,
     DeviceSeconds(1, 2, 3),
     TrackRow(TRACK, "done", warnings=("w",), source=FORMAT, gain_db=0.0, stems=(STEM,), seconds=SECONDS),

@@ -65,7 +65,7 @@ class StemWriter:
         self._check(block)
         for start in range(0, len(block), _PIECE_FRAMES):
             piece: Samples = np.ascontiguousarray(block[start : start + _PIECE_FRAMES], dtype=self._dtype)
-            self._md5.update(_pcm_bytes(piece, self._out.bits))
+            self._md5.update(pcm_bytes(piece, self._out.bits))
             if self._out.bits is not None:
                 piece = np.left_shift(piece, 32 - self._out.bits, dtype=np.int32)
             try:
@@ -139,9 +139,9 @@ class StemWriter:
         return StorageError(str(self._path), f"could not be written: {text}")
 
 
-def _pcm_bytes(block: Samples, bits: int | None) -> bytes:
-    """Interleaved little-endian samples of 2, 3 or 4 bytes."""
+def pcm_bytes(block: Samples, bits: int | None) -> bytes:
+    """Interleaved little-endian samples of 1 to 4 bytes: integers, right-justified, or floats for None."""
     if bits is None:
         return block.astype("<f4", copy=False).tobytes()
     four = block.astype("<i4", copy=False).reshape(-1).view(np.uint8).reshape(-1, 4)
-    return four[:, : bits // 8].tobytes()
+    return four[:, : (bits + 7) // 8].tobytes()

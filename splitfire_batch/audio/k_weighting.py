@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,7 @@ class KWeighting:
     """The filter for one signal; it remembers what went before."""
 
     def __init__(self, sample_rate: int, n_channels: int) -> None:
-        a, b, c, d = _in_series(_at_rate(_SHELF, sample_rate), _at_rate(_HIGH_PASS, sample_rate))
-        frames = _stage(a, b, c, d, _ROW)
-        one, nothing = np.eye(4), np.zeros((4, 4))
-        rows = _stage(frames.over, one, one, nothing, _GROUP)
-        self._stages = (frames, rows, _stage(rows.over, one, one, nothing, _GROUP))
+        self._stages = _stages(sample_rate)
         self._state: Doubles = np.zeros((n_channels, 4))
 
     def weigh(self, block: Doubles) -> Doubles:
@@ -60,6 +57,16 @@ class _Stage:
     """From the state before them to their outputs."""
     over: Doubles
     """From the state before them to the state behind them, as a left factor."""
+
+
+@lru_cache(maxsize=16)
+def _stages(sample_rate: int) -> tuple[_Stage, ...]:
+    """Over frames, over rows, over groups of rows; kept, because making them takes as long as a one-shot."""
+    a, b, c, d = _in_series(_at_rate(_SHELF, sample_rate), _at_rate(_HIGH_PASS, sample_rate))
+    frames = _stage(a, b, c, d, _ROW)
+    one, nothing = np.eye(4), np.zeros((4, 4))
+    rows = _stage(frames.over, one, one, nothing, _GROUP)
+    return frames, rows, _stage(rows.over, one, one, nothing, _GROUP)
 
 
 def _run(stages: Sequence[_Stage], inputs: Doubles, state: Doubles) -> tuple[Doubles, Doubles]:

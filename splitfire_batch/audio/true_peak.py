@@ -12,6 +12,8 @@ Axes: C channels, n frames, W frames of a window.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -31,9 +33,7 @@ class TruePeakMeter:
     """Highest absolute value of one signal and of what lies between its samples; silence is around it."""
 
     def __init__(self, n_channels: int) -> None:
-        taps = _between_taps()
-        self._matrix = _over_window(taps)
-        self._greatest_gain = float(np.abs(taps).sum(axis=1).max()) * _ROUNDING
+        self._matrix, self._greatest_gain = _interpolation()
         self._before: Floats = np.zeros((n_channels, _TAPS - 1), np.float32)
         self._peak = 0.0
 
@@ -74,9 +74,11 @@ def _between_taps() -> NDArray[np.float64]:
     return taps
 
 
-def _over_window(taps: NDArray[np.float64]) -> Floats:
-    """From the frames (W + taps - 1) around a window to all values between (3 W)."""
+@cache
+def _interpolation() -> tuple[Floats, float]:
+    """From the frames (W + taps - 1) around a window to all values between (3 W), and the greatest gain."""
+    taps = _between_taps()
     matrix = np.zeros((WINDOW_FRAMES + _TAPS - 1, WINDOW_FRAMES, len(taps)), np.float32)
     for frame in range(WINDOW_FRAMES):
         matrix[frame : frame + _TAPS, frame] = taps.T
-    return matrix.reshape(len(matrix), -1)
+    return matrix.reshape(len(matrix), -1), float(np.abs(taps).sum(axis=1).max()) * _ROUNDING
