@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import duckdb
@@ -18,7 +19,7 @@ from splitfire_batch.errors import ConfigError
 from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.records import AudioFormat, Levels, StageSeconds, StemFile, Track, TrackRow
-from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, RunContext, parquet_bytes, to_table
+from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
 from splitfire_batch.storage import Store, open_store
 
 A = settings(SeparationConfig(), OutputConfig(), "w")
@@ -166,12 +167,14 @@ def test_no_rows_resolve_to_no_rows(store):
 def test_the_ledger_holds_what_is_done_and_failures_that_stand_and_names_taken(store):
     first, other = held(store, A), "other"
     rows = [row("d", "done"), row("s", "stands", code="EMPTY"), row("a", "again", code="OOM")]
+    rows.append(replace(row("n", "skipped", code="NO_VOCALS"), status="skipped"))
     write_part(store, table(*rows, settings_id=first))
     write_part(store, table(row("b", "both", code="EMPTY"), row("b", "both"), settings_id=first))
     write_part(store, table(row("e", "elsewhere"), settings_id=other))
     ledger = read_ledger(store, first)
     assert sorted(ledger.done.to_pylist()) == ["both", "done"]
     assert ledger.failed.to_pylist() == ["stands"]
+    assert ledger.skipped.to_pylist() == ["skipped"]
     assert sorted(ledger.targets.to_pylist(), key=str) == [
         {"track_id": "b", "target": "x"},
         {"track_id": "d", "target": "x"},
@@ -188,6 +191,20 @@ def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_lacks(store):
     assert (found["old"]["stems"], found["old"]["numerics"], found["old"]["path"]) == (None, None, "t.wav")
     assert found["new"] == table(row("new")).to_pylist()[0]
     assert len(latest(read_parts(store))) == 2
+
+
+def test_stems_of_an_older_version_are_read_with_nulls_for_what_was_not_measured(store):
+    measured = [field.name for field in dataclasses.fields(Levels) if field.name not in ("peak_db", "rms_db")]
+    lacking = {*measured, "energy_share_db", "is_silent"}
+    fields = [field for field in STEM if field.name not in lacking]
+    stems = pa.list_(pa.struct(fields))
+    new = table(row())
+    old = [[{f.name: item[f.name] for f in fields} for item in new["stems"][0].as_py()]]
+    at = SCHEMA.get_field_index("stems")
+    write_part(store, new.set_column(at, "stems", pa.array(old, stems)))
+    (found,) = read_parts(store).to_pylist()
+    wanted = {**new["stems"][0].as_py()[0], **dict.fromkeys(lacking)}
+    assert found["stems"][0] == wanted
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "no footer", "no parquet", "one bit"])
