@@ -196,9 +196,8 @@ def finalise(run: Run, tally: Tally) -> Report:
     """
     store = _destination(run.job)
     rows = latest(read_parts(store, run.context.settings_id, run.context.run_id))
-    planned = rows.filter(
-        pc.is_in(rows["source_id"], value_set=run.plan.tracks["source_id"].combine_chunks())
-    )
+    source_ids = run.plan.tracks["source_id"].combine_chunks()
+    planned = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
     failed = planned.filter(pc.equal(planned["status"], "failed"))
     n_skipped = pc.sum(pc.equal(planned["status"], "skipped")).as_py() or 0
     report = Report(
