@@ -8,6 +8,7 @@ Everything heavy is imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import sys
@@ -114,18 +115,20 @@ def separate(
     from splitfire_batch.here import separate_files, stem_uri
 
     settings = load_settings(flags, config)
+    runtime = dataclasses.replace(settings.runtime, measure="basic")  # nothing of it is shown
     n_failed = 0
-    for row in separate_files(files, out, settings.separation, settings.output, settings.runtime):
+    for row in separate_files(files, out, settings.separation, settings.output, runtime):
         n_failed += row.status == "failed"
         if as_json:
-            paths = {stem.stem: stem_uri(out, stem) for stem in row.stems}
+            paths = {stem.stem: stem_uri(out, stem) for stem in row.stems if stem.path}
             record = {"file": row.track.path, "status": row.status, "code": row.code, "message": row.message}
             typer.echo(json.dumps({**record, "gain_db": row.gain_db, "stems": paths}))
-        elif row.status == "failed":
-            typer.echo(f"failed {row.code}: {row.message}", err=True)
+        elif row.status != "done":
+            typer.echo(f"{row.status} {row.code}: {row.message}", err=True)
         else:
             for stem in row.stems:
-                typer.echo(stem_uri(out, stem))
+                if stem.path:
+                    typer.echo(stem_uri(out, stem))
     raise typer.Exit(EXIT_FAILED_TRACKS if n_failed else 0)
 
 

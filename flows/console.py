@@ -51,5 +51,6 @@ def _plain_lines(console: Console) -> Callable[[RunProgress], None]:
 
 
 def _text(now: RunProgress) -> str:
+    skipped = f", {now.n_skipped} skipped" if now.n_skipped else ""
     failed = f", {now.n_failed} failed" if now.n_failed else ""
-    return f"{now.audio_s / 60:,.1f} min of audio, {now.real_time_factor:.1f} x real time{failed}"
+    return f"{now.audio_s / 60:,.1f} min of audio, {now.real_time_factor:.1f} x real time{skipped}{failed}"

@@ -18,6 +18,7 @@ def preview(source: str, destination: str, settings: Settings, replace: bool, as
         "tracks": plan.n_listed,
         "todo": len(plan.tracks),
         "done_before": plan.n_done,
+        "skipped_before": plan.n_skipped_before,
         "failed_before": plan.n_failed_before,
         "ignored": run.ignored,
         "shards": sum(1 for _ in plan.shards()),

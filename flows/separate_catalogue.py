@@ -164,6 +164,7 @@ def _cosmetic(what: str) -> Iterator[None]:
 def _final_state(report: Report) -> State[Report]:
     """Failed tracks are rows, not a failed flow; a run that was stopped has failed, to be run again."""
     message = f"{report.n_done} done, {report.n_failed} failed, {report.n_done_before} done before"
+    message += f", {report.n_skipped} skipped" if report.n_skipped else ""
     state: Any = Completed
     name = "Completed with failures" if report.n_failed else "Completed"
     if report.n_unsettled:

@@ -30,15 +30,16 @@ def _models(store: Store) -> list[dict[str, Any]]:
     models = []
     for key in pc.unique(rows["settings_id"]).to_pylist():
         mine = rows.filter(pc.equal(rows["settings_id"], key))
-        codes = {entry["values"]: entry["counts"] for entry in pc.value_counts(mine["code"]).to_pylist()}
-        codes.pop(None, None)
-        n_failed = sum(codes.values())
+        failed = mine.filter(pc.equal(mine["status"], "failed"))
+        n_skipped = pc.sum(pc.equal(mine["status"], "skipped")).as_py() or 0
+        codes = {entry["values"]: entry["counts"] for entry in pc.value_counts(failed["code"]).to_pylist()}
         models.append(
             {
                 "model": mine["model"][0].as_py(),
                 "settings_id": key,
-                "done": len(mine) - n_failed,
-                "failed": n_failed,
+                "done": len(mine) - len(failed) - n_skipped,
+                "skipped": n_skipped,
+                "failed": len(failed),
                 "failures_by_code": codes,
                 "audio_s": pc.sum(mine["duration_s"]).as_py() or 0.0,
             }
@@ -61,9 +62,10 @@ def _lines(status: dict[str, Any]) -> list[str]:
     for model in status["models"]:
         failed = ", ".join(f"{n} {code}" for code, n in sorted(model["failures_by_code"].items()))
         hours = model["audio_s"] / 3600
+        skipped = f"{model['skipped']} skipped, " if model["skipped"] else ""
         lines.append(
             f"{model['model']} (settings {model['settings_id']}): {model['done']} done, "
-            f"{hours:.2f} h of audio, {model['failed']} failed{f' ({failed})' if failed else ''}"
+            f"{hours:.2f} h of audio, {skipped}{model['failed']} failed{f' ({failed})' if failed else ''}"
         )
     last = status["last_run"]
     if last:

@@ -8,19 +8,22 @@ from splitfire_batch.report import Report
 
 def summary_lines(report: Report) -> list[str]:
     """What an operator wants to know, most important first."""
+    skipped = f", {report.n_skipped} skipped" if report.n_skipped else ""
     lines = [
-        f"{report.n_done} done, {report.n_failed} failed"
+        f"{report.n_done} done{skipped}, {report.n_failed} failed"
         + (f", {report.n_unsettled} left (run the same command again)" if report.n_unsettled else "")
         if report.n_planned
         else f"nothing to do: {report.n_done_before} of {report.n_listed} tracks are done",
     ]
     if report.n_planned and report.n_done_before:
         lines.append(f"{report.n_done_before} were done before")
+    if report.n_skipped_before:
+        lines.append(f"{report.n_skipped_before} were skipped before, as the settings wish")
     if report.n_failed_before:
         lines.append(f"{report.n_failed_before} failed before and are unchanged; not tried again")
     if report.ignored:
         lines.append("ignored: " + ", ".join(f"{n} {reason}" for reason, n in sorted(report.ignored.items())))
-    if report.n_done:
+    if report.n_done or report.n_skipped:
         lines.append(
             f"{_duration(report.audio_s)} of audio in {_duration(report.wall_s)} "
             f"({report.audio_s / report.wall_s:.1f} x real time), "

@@ -25,6 +25,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Floating point in the networks; what is around them is float32 always."""
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+_SKIPS = ("skip_silent_stems", "skip_without_vocals")
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
 
@@ -71,6 +72,11 @@ class OutputConfig:
     """`immutable` ends each name in the hash of its bytes; `auto` does so on object stores only."""
     template: str = "{model}/{dir}/{name}_{stem}.{ext}"
     """Path of a stem below the destination; tokens: model dir name stem ext track_id, catalogue columns."""
+
+    skip_silent_stems: float | None = Field(default=None, le=0)
+    """Stems whose sample peak stays below this, such as -60 (dB relative to full scale), are not written."""
+    skip_without_vocals: float | None = Field(default=None, le=0)
+    """Tracks whose vocals hold less of the energy than this, such as -30 (dB), are skipped: no stems."""
 
     @field_validator("template")
     @classmethod
@@ -120,6 +126,8 @@ class RuntimeConfig:
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)
     """Estimated device-seconds of a shard."""
+    measure: Literal["all", "basic"] = "all"
+    """`basic` leaves out what costs most: loudness, loudness range, true peak, the source's pcm_md5."""
     storage: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""
     weights_mirror: str | None = None
@@ -203,6 +211,8 @@ def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str
         "metadata": output.metadata,
         "weights_id": weights_id,
         "output_epoch": OUTPUT_EPOCH,
+        # only where they are set, so that destinations older than they are keep their settings_id
+        **{name: value for name in _SKIPS if (value := getattr(output, name)) is not None},
     }
 
 

@@ -96,6 +96,11 @@ FAILURE_CODES = {
     "INTERNAL": FailureCode("a bug in splitfire; please report it", True),
 }
 
+SKIP_CODES = {
+    "NO_VOCALS": "the vocals hold less of the energy than skip_without_vocals asks for",
+}
+"""Why a track was separated and its stems were not written, as the operator wished: settled, no failure."""
+
 
 class TrackError(SplitfireError):
     """One track has no stems.

@@ -31,7 +31,7 @@ from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Shar
 from splitfire_batch.report import Progress, Report, Tally
 from splitfire_batch.schema import RunContext, parquet_bytes, to_table
 from splitfire_batch.spec import WorkerSpec
-from splitfire_batch.stems import make_recipes, possible_stems
+from splitfire_batch.stems import check_skips, make_recipes, possible_stems
 from splitfire_batch.storage import Store, open_store, parse_url
 
 SEGMENT_S = 524_288 / 44_100
@@ -80,7 +80,9 @@ def check(job: Job, is_dry: bool = False) -> None:
         ConfigError: an unknown model or stem, a missing source, a destination in the source.
         TransientError: a store does not answer.
     """
-    make_recipes(job.separation, find_card(job.separation.model).stems)
+    stems = find_card(job.separation.model).stems
+    make_recipes(job.separation, stems)
+    check_skips(job.output, stems)
     source, destination = open_store(job.source, job.runtime.storage), _destination(job)
     if f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/"):
         raise ConfigError(
@@ -196,10 +198,10 @@ def finalise(run: Run, tally: Tally) -> Report:
     """
     store = _destination(run.job)
     rows = latest(read_parts(store, run.context.settings_id, run.context.run_id))
-    planned = rows.filter(
-        pc.is_in(rows["source_id"], value_set=run.plan.tracks["source_id"].combine_chunks())
-    )
+    source_ids = run.plan.tracks["source_id"].combine_chunks()
+    planned = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
     failed = planned.filter(pc.equal(planned["status"], "failed"))
+    n_skipped = pc.sum(pc.equal(planned["status"], "skipped")).as_py() or 0
     report = Report(
         run_id=run.context.run_id,
         source=run.job.source,
@@ -211,7 +213,9 @@ def finalise(run: Run, tally: Tally) -> Report:
         n_done_before=run.plan.n_done,
         n_failed_before=run.plan.n_failed_before,
         n_planned=len(run.plan.tracks),
-        n_done=len(planned) - len(failed),
+        n_skipped_before=run.plan.n_skipped_before,
+        n_done=len(planned) - len(failed) - n_skipped,
+        n_skipped=n_skipped,
         n_failed=len(failed),
         failures_by_code=dict(tally.codes),
         failures=tuple(tally.failures),

@@ -89,9 +89,9 @@ def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
 def latest(rows: pa.Table) -> pa.Table:
     """One row per track_id and settings_id: that of the newest run which had the track in its plan.
 
-    Within a run, where several attempts may each have left a row, the earliest done one counts, else the
-    latest failed one. An older run's done row does not count against a newer one: with plain names its stems
-    have been written over.
+    Within a run, where several attempts may each have left a row, the earliest done or skipped one counts,
+    else the latest failed one. An older run's done row does not count against a newer one: with plain names
+    its stems have been written over.
     """
     is_failed = pc.equal(rows["status"], "failed")
     finished = pc.cast(rows["finished_at"], pa.int64())
@@ -120,9 +120,9 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
         plain_for: its model, if names are plain: a track's stems by another model then need other names.
     """
     rows = current_rows(store, _LEDGER_COLUMNS)
-    is_failed = pc.equal(rows["status"], "failed")
-    done = rows.filter(pc.invert(is_failed))
-    failed = rows.filter(is_failed)
+    done, skipped, failed = (
+        rows.filter(pc.equal(rows["status"], status)) for status in ("done", "skipped", "failed")
+    )
     standing = failed.filter(pc.invert(pc.fill_null(failed["is_retryable"], False)))
 
     def source_ids(table: pa.Table) -> pa.Array:
@@ -134,7 +134,7 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
         foreign = pc.binary_join_element_wise(done["model"], done["track_id"], ":")
         owners = pc.if_else(pc.equal(done["model"], plain_for), done["track_id"], foreign)
         targets = targets.set_column(0, "track_id", owners)
-    return Ledger(source_ids(done), source_ids(standing), targets)
+    return Ledger(source_ids(done), source_ids(standing), targets, source_ids(skipped))
 
 
 def current_rows(store: Store, columns: Sequence[str] | None = None) -> pa.Table:

@@ -29,13 +29,14 @@ _PCM_BYTES_PER_SECOND = 176_400
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What earlier runs settled, for one settings_id: source_ids of done rows and of standing failures."""
+    """What earlier runs settled, for one settings_id: source_ids by status; of failures those that stand."""
 
     done: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     failed: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     targets: pa.Table = field(default_factory=_NO_TARGETS.empty_table)
     """track_id and target of every track whose stems lie in the destination; of another model's stems, where
     names are plain, an owner that no track is."""
+    skipped: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Plan:
     n_listed: int
     n_done: int
     """Listed tracks that a committed row already says are done."""
+    n_skipped_before: int
+    """Listed tracks that a committed row says got no stems, as the settings wish."""
     n_failed_before: int
     """Listed tracks whose failure stands: unchanged, and not worth another try."""
 
@@ -101,12 +104,15 @@ def make_plan(listing: pa.Table, ledger: Ledger, settings: PlanSettings) -> Plan
         "target", pa.array(_targets(listing, ledger.targets, settings), pa.string())
     )
     is_done = pc.is_in(listing["source_id"], value_set=ledger.done)
-    is_failed = pc.and_not(pc.is_in(listing["source_id"], value_set=ledger.failed), is_done)
-    todo = listing.filter(pc.invert(pc.or_(is_done, is_failed)))
+    is_skipped = pc.and_not(pc.is_in(listing["source_id"], value_set=ledger.skipped), is_done)
+    is_settled = pc.or_(is_done, is_skipped)
+    is_failed = pc.and_not(pc.is_in(listing["source_id"], value_set=ledger.failed), is_settled)
+    todo = listing.filter(pc.invert(pc.or_(is_settled, is_failed)))
     return Plan(
         tracks=_in_shards(todo, settings),
         n_listed=len(listing),
         n_done=pc.sum(is_done).as_py() or 0,
+        n_skipped_before=pc.sum(is_skipped).as_py() or 0,
         n_failed_before=pc.sum(is_failed).as_py() or 0,
     )
 

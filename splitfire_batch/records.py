@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from splitfire_batch.observations import Description, Levels
+
 Status = Literal["done", "failed", "skipped"]
 
 
@@ -62,51 +64,26 @@ class AudioFormat:
 
 @dataclass(frozen=True, slots=True)
 class StemFile:
-    """One written stem. `path` is relative to the destination; levels are dB relative to full scale."""
+    """One stem. `path` is relative to the destination; it and the hashes are None if it was not written."""
 
     stem: str
-    path: str
+    path: str | None
     container: str
     subtype: str
     sample_rate: int
     n_channels: int
     n_frames: int
     n_bytes: int
-    sha256: str
-    pcm_md5: str
+    sha256: str | None
+    pcm_md5: str | None
     """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats."""
-    peak_db: float | None
-    """Sample peak; None for digital silence."""
-    rms_db: float | None
+    levels: Levels = field(default_factory=Levels)
+    energy_share_db: float | None = None
+    """Its part of the energy of the stems that make up the mix; None for silence, or if one is missing."""
+    is_silent: bool = False
+    """Its sample peak lies below -60 dB, or below `skip_silent_stems`."""
     preserved_chunks: tuple[str, ...] = ()
     """Chunks (WAV, AIFF) or blocks (FLAC) before its samples that hold what the source says of itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a track's file says of it in chunks, tags and its name; None where nothing does for certain."""
-
-    title: str | None = None
-    artist: str | None = None
-    album: str | None = None
-    isrc: str | None = None
-    """Twelve characters, without hyphens (ISO 3901)."""
-    bpm: float | None = None
-    bpm_source: str | None = None
-    """tag, acid or filename."""
-    key: str | None = None
-    """Tonic, accidental, `m` for minor: Am, C#m, Eb, F."""
-    key_source: str | None = None
-    """tag, acid, basc (Apple Loops) or filename."""
-    sample_type: str | None = None
-    """loop or one-shot."""
-    beats: int | None = None
-    root_note: int | None = None
-    """MIDI note at which a sampler plays it unchanged; 60 is middle C."""
-    loop_start: int | None = None
-    """First frame of the first loop."""
-    loop_end: int | None = None
-    """Its last frame, as `smpl` counts: it still sounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +101,7 @@ class StageSeconds:
     """Until it might hold audio."""
     wait_device: float = 0.0
     """Of all its segments together, between being sent and computed."""
+    measure: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +116,7 @@ class DeviceSeconds:
     store: float = 0.0
     memory: float = 0.0
     """Tracks waited for memory, and cores for tracks."""
+    measure: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +132,12 @@ class TrackRow:
     """SHA-256 of the source's bytes."""
     source: AudioFormat | None = None
     description: Description = field(default_factory=Description)
+    levels: Levels | None = None
+    """The source's, as decoded."""
+    pcm_md5: str | None = None
+    """The source's, as decoded: see StemFile; of 32-bit floats for float and lossy sources."""
+    qc_flags: tuple[str, ...] = ()
+    """Keys of quality.FLAGS."""
     gain_db: float | None = None
     """The one gain applied to every stem of the track; 0.0 unless a stem would have clipped."""
     sum_residual_db: float | None = None

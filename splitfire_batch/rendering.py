@@ -1,55 +1,33 @@
-"""From estimates to written stems: recipes, one linked gain, quantisation, encoding, levels.
+"""From estimates to written stems: one linked gain, encoding, levels, and what is not worth a file.
 
-For integer formats everything is computed in integers, so that the stems of a track sum to its mix exactly
-whenever nothing had to be scaled and the output is at least as deep as the source. Only if some stem would
-exceed full scale, all stems of the track get the same gain, and the row says which.
+Only if some stem would exceed full scale, all stems of the track get the same gain, and the row says which.
+A silent stem may be left out: the stem that is the mix minus the others then keeps what would have been in
+it, and the sum of those that are written stays the mix.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from splitfire_batch.audio import (
+    SILENT_DB,
     Encoded,
-    Insert,
+    LevelMeter,
     OutputFormat,
     StemWriter,
-    dither_source,
     full_scale,
-    quantise,
-    source_bits,
-    to_depth,
-    to_float,
 )
+from splitfire_batch.observations import Levels
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
-from splitfire_batch.stems import Recipe, needed_estimates
-
-Array = np.ndarray[Any, Any]
-Arrays = dict[str, Array]
-"""Blocks (n, C) by stem or estimate."""
-
-
-@dataclass(frozen=True, slots=True)
-class RenderSettings:
-    """How the stems of one track are made and written."""
-
-    recipes: tuple[Recipe, ...]
-    output: OutputFormat
-    dither: bool
-    track_id: str
-    """Seeds the dither."""
-    sums_to_mix: bool
-    """Whether the stems are to add up to the mix; only then the residual is measured."""
-    inserts: Mapping[str, Sequence[Insert]] = field(default_factory=dict)
-    """By stem: chunks to be written before its samples."""
+from splitfire_batch.stem_blocks import Array, RenderSettings, linked_gain, output_blocks
+from splitfire_batch.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,167 +39,124 @@ class Rendered:
     sum_residual_db: float | None
 
 
-def render(separated: Separated, settings: RenderSettings, folder: Path) -> Rendered:
+def render(separated: Separated, settings: RenderSettings, folder: Path, watch: Stopwatch) -> Rendered:
     """Write every stem of a track into `folder`: as they are, or again with a gain if one of them would clip.
+
+    Which stems are silent shows only at the end. When one is to be left out, all are written anew without it;
+    that an estimate is silent is known before.
 
     Raises:
         NoSpace: the folder's disk is full.
     """
-    if rendered := _write(separated, settings, folder, 1.0):
-        return rendered
-    rendered = _write(separated, settings, folder, _linked_gain(separated, settings))
-    assert rendered  # noqa: S101 - the gain is made such that all fits
-    return rendered
+    threshold = settings.skip_below_db
+    if threshold is not None:
+        quiet = [name for name, peak in separated.peaks.items() if peak < 10 ** (threshold / 20)]
+        made_as_is = [recipe.stem for recipe in settings.recipes if recipe.minus is None]
+        settings = replace(settings, skipped=frozenset(quiet) & frozenset(made_as_is))
+    while True:
+        rendered = _write(separated, settings, folder, 1.0, watch)
+        if rendered is None:
+            with watch.measure("encode"):
+                gain = linked_gain(separated, settings)
+            rendered = _write(separated, settings, folder, gain, watch)
+            assert rendered  # noqa: S101 - the gain is made such that all fits
+        silent = frozenset(stem.stem for stem in rendered.stems if stem.is_silent)
+        if threshold is None or silent <= settings.skipped:
+            return rendered
+        settings = replace(settings, skipped=settings.skipped | silent)
 
 
-def _write(separated: Separated, settings: RenderSettings, folder: Path, gain: float) -> Rendered | None:
+def _write(
+    separated: Separated, settings: RenderSettings, folder: Path, gain: float, watch: Stopwatch
+) -> Rendered | None:
     """Every stem with that gain; None as soon as one does not fit its format, files half written."""
     out = settings.output
     files = {recipe.stem: folder / f"{recipe.stem}.{out.ext}" for recipe in settings.recipes}
-    levels = {stem: _Level(out.bits) for stem in files}
-    residual = _Level(out.bits)
+    written = [stem for stem in files if stem not in settings.skipped]
+    meters = {stem: _meter(out, settings.measures_all) for stem in files}
+    residual = _Residual(out.bits)
     with ExitStack() as stack:
         writers = {
-            stem: stack.enter_context(StemWriter(path, out, settings.inserts.get(stem, ())))
-            for stem, path in files.items()
+            stem: stack.enter_context(StemWriter(files[stem], out, settings.inserts.get(stem, ())))
+            for stem in written
         }
-        for mix, stems in _output_blocks(separated, settings, gain):
-            for stem, block in stems.items():
-                levels[stem].add(block)
-                if levels[stem].clips:
-                    return None
-                writers[stem].write(block)
-            if settings.sums_to_mix:
-                difference = -mix.astype(np.float64)
+        for mix, stems in watch.timed("encode", output_blocks(separated, settings, gain)):
+            if not all(_fits(block, out.bits) for block in stems.values()):
+                return None
+            with watch.measure("measure"):
                 for stem, block in stems.items():
-                    if stem != "instrumental":
-                        difference += block
-                residual.add(difference)
-        encoded = {stem: writer.close() for stem, writer in writers.items()}
+                    meters[stem].add(block)
+            with watch.measure("encode"):
+                for stem in written:
+                    writers[stem].write(stems[stem])
+                if settings.sums_to_mix:
+                    residual.add(mix, [stems[stem] for stem in written if stem != "instrumental"])
+        with watch.measure("encode"):
+            encoded = {stem: writer.close() for stem, writer in writers.items()}
+    for stem in settings.skipped:  # a run before this one may have written it
+        files[stem].unlink(missing_ok=True)
+    with watch.measure("measure"):
+        levels = {stem: meter.levels() for stem, meter in meters.items()}
     return Rendered(
-        stems=tuple(_stem_file(path, out, encoded[stem], levels[stem]) for stem, path in files.items()),
+        stems=tuple(
+            _stem_file(path, settings, separated.n_frames, encoded.get(stem), levels[stem])
+            for stem, path in files.items()
+        ),
         gain_db=20 * math.log10(gain),
         sum_residual_db=residual.rms_db if settings.sums_to_mix else None,
     )
 
 
-def _stem_file(path: Path, out: OutputFormat, encoded: Encoded, level: _Level) -> StemFile:
+def _meter(out: OutputFormat, is_full: bool) -> LevelMeter:
+    scale = 1.0 if out.bits is None else 2.0 ** (out.bits - 1)
+    return LevelMeter(out.sample_rate, out.n_channels, out.bits, scale, is_full)
+
+
+def _fits(block: Array, bits: int | None) -> bool:
+    """Whether every sample fits the format."""
+    if bits is None:
+        return True
+    least, greatest = full_scale(bits)
+    return bool(least <= block.min(initial=0) and block.max(initial=0) <= greatest)
+
+
+def _stem_file(
+    path: Path, settings: RenderSettings, n_frames: int, encoded: Encoded | None, levels: Levels
+) -> StemFile:
+    out, threshold = settings.output, settings.skip_below_db
+    is_quiet = levels.peak_db is None or levels.peak_db < (SILENT_DB if threshold is None else threshold)
     return StemFile(
         stem=path.stem,
-        path=path.name,
+        path=path.name if encoded else None,
         container=out.container,
         subtype=out.subtype,
         sample_rate=out.sample_rate,
         n_channels=out.n_channels,
-        n_frames=encoded.n_frames,
-        n_bytes=encoded.n_bytes,
-        sha256=encoded.sha256,
-        pcm_md5=encoded.pcm_md5,
-        peak_db=level.peak_db,
-        rms_db=level.rms_db,
-        preserved_chunks=encoded.inserted,
+        n_frames=encoded.n_frames if encoded else n_frames,
+        n_bytes=encoded.n_bytes if encoded else 0,
+        sha256=encoded.sha256 if encoded else None,
+        pcm_md5=encoded.pcm_md5 if encoded else None,
+        levels=levels,
+        is_silent=is_quiet or path.stem in settings.skipped,
+        preserved_chunks=encoded.inserted if encoded else (),
     )
 
 
-def float_blocks(separated: Separated, recipes: Sequence[Recipe]) -> Iterator[tuple[Array, Arrays]]:
-    """The mix and the stems, block by block, float32, never scaled."""
-    needed = needed_estimates(recipes)
-    for decoded, estimates in separated.blocks():
-        mix = to_float(decoded)
-        yield mix, _cooked(recipes, mix, {name: estimates[name] for name in needed})
-
-
-def _output_blocks(
-    separated: Separated, settings: RenderSettings, gain: float
-) -> Iterator[tuple[Array, Arrays]]:
-    """The mix times the gain, and the stems as they will be written, in steps of the output's depth."""
-    if settings.output.bits is None:
-        return float_blocks(separated, settings.recipes)
-    return _integer_blocks(separated, settings, gain, settings.output.bits)
-
-
-def _integer_blocks(
-    separated: Separated, settings: RenderSettings, gain: float, bits: int
-) -> Iterator[tuple[Array, Arrays]]:
-    """Quantised: the mix by a shift where that is exact, all else by rounding, dithered at 16 bit."""
-    depth = source_bits(separated.source.subtype)
-    is_exact = gain == 1.0 and depth is not None and depth <= bits
-    step = 2.0 ** (1 - bits)
-    names = needed_estimates(settings.recipes)
-    dithers = {}
-    if settings.dither and bits == 16:
-        # what rounds to silence stays silent
-        peaks = {**separated.peaks, "mix": separated.mix_peak}
-        audible = [name for name in (*names, "mix") if peaks[name] * gain >= step / 2]
-        dithers = {name: dither_source(settings.track_id, name) for name in audible}
-    for decoded, estimates in separated.blocks():
-        parts = {name: quantise(estimates[name], bits, gain, dithers.get(name)) for name in names}
-        if is_exact:
-            mix = to_depth(decoded, bits).astype(np.int64)
-            yield mix, _cooked(settings.recipes, mix, parts)
-            continue
-        exact = _to_double(decoded)
-        rounded = quantise(exact, bits, gain, dithers.get("mix"))
-        yield exact * (gain / step), _cooked(settings.recipes, rounded, parts)
-
-
-def _to_double(decoded: Array) -> Array:
-    """A decoded block, full scale = 1, without the rounding of 32-bit integers to float32."""
-    return decoded * 2.0**-31 if decoded.dtype == np.int32 else decoded.astype(np.float64)
-
-
-def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays) -> Arrays:
-    """Each recipe's stem: the part of its name, or the mix minus parts."""
-    stems = {}
-    for recipe in recipes:
-        if recipe.minus is None:
-            stems[recipe.stem] = parts[recipe.stem]
-            continue
-        stems[recipe.stem] = mix.copy()
-        for name in recipe.minus:
-            stems[recipe.stem] -= parts[name]
-    return stems
-
-
-def _linked_gain(separated: Separated, settings: RenderSettings) -> float:
-    """What brings the loudest of all stems just below full scale."""
-    lowest = highest = 0
-    for _, stems in _output_blocks(separated, settings, 1.0):
-        for block in stems.values():
-            lowest, highest = min(lowest, int(block.min())), max(highest, int(block.max()))
-    greatest = full_scale(settings.output.bits or 0)[1]
-    # A stem is a sum of at most so many rounded parts, each off by 1.5 steps at worst (0.5 by rounding, 1 by
-    # dither): downwards where its peak was found here, upwards where it will be written.
-    margin = 2 * 1.5 * (len(separated.peaks) + 1)
-    return (greatest - margin) / max(-lowest, highest)
-
-
-class _Level:
-    """Peak and RMS of blocks, in dB relative to full scale; None for digital silence."""
+class _Residual:
+    """RMS of what the sum of stems lacks of the mix or has too much, dB relative to full scale."""
 
     def __init__(self, bits: int | None) -> None:
         self._scale = 1.0 if bits is None else 2.0 ** (bits - 1)
-        self._range: tuple[float, float] = full_scale(bits) if bits else (-math.inf, math.inf)
-        self._lowest = self._highest = self._energy = 0.0
-        self._n = 0
+        self._energy, self._n = 0.0, 0
 
-    def add(self, block: Array) -> None:
-        self._lowest = min(self._lowest, float(block.min(initial=0)))
-        self._highest = max(self._highest, float(block.max(initial=0)))
-        values = block.reshape(-1).astype(np.float64, copy=False)
-        self._energy += float(values @ values)
-        self._n += values.size
-
-    @property
-    def clips(self) -> bool:
-        """Whether a sample does not fit the format."""
-        return not (self._range[0] <= self._lowest and self._highest <= self._range[1])
-
-    @property
-    def peak_db(self) -> float | None:
-        peak = max(-self._lowest, self._highest) / self._scale
-        return 20 * math.log10(peak) if peak > 0 else None
+    def add(self, mix: Array, stems: Sequence[Array]) -> None:
+        difference = -mix.astype(np.float64)
+        for block in stems:
+            difference += block
+        self._energy += float(np.vdot(difference, difference))
+        self._n += difference.size
 
     @property
     def rms_db(self) -> float | None:
+        """None when it is exactly zero."""
         return 10 * math.log10(self._energy / self._n / self._scale**2) if self._energy > 0 else None

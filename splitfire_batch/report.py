@@ -14,7 +14,7 @@ MAX_FAILURES_SHOWN = 100
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One track without stems, and why."""
+    """One track without stems, and why it failed."""
 
     path: str
     code: str
@@ -33,11 +33,12 @@ class Progress:
     planned_audio_s: float
     """Estimated seconds of audio of the whole plan."""
     wall_s: float
+    n_skipped: int = 0
 
     @property
     def n_settled(self) -> int:
         """Tracks with a row."""
-        return self.n_done + self.n_failed
+        return self.n_done + self.n_skipped + self.n_failed
 
     @property
     def real_time_factor(self) -> float:
@@ -79,11 +80,14 @@ class Report:
     """Seconds that workers had a shard, summed over shards."""
     device: DeviceSeconds
     """What the devices did meanwhile."""
+    n_skipped: int = 0
+    """Tracks that got no stems, as the settings wish; no failures."""
+    n_skipped_before: int = 0
 
     @property
     def n_unsettled(self) -> int:
         """Planned tracks without a row: the run was stopped; the next one does them."""
-        return self.n_planned - self.n_done - self.n_failed
+        return self.n_planned - self.n_done - self.n_skipped - self.n_failed
 
     @property
     def exit_code(self) -> int:
@@ -113,6 +117,7 @@ class Tally:
     seconds: Counter[str] = field(default_factory=Counter)
     worker_s: float = 0.0
     device: Counter[str] = field(default_factory=Counter)
+    n_skipped: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count one settled track."""
@@ -122,7 +127,8 @@ class Tally:
             if len(self.failures) < MAX_FAILURES_SHOWN:
                 self.failures.append(Failure(outcome.path, outcome.code or "", outcome.message or ""))
         else:
-            self.n_done += 1
+            self.n_skipped += outcome.status == "skipped"
+            self.n_done += outcome.status == "done"
             self.audio_s += outcome.audio_s
             self.n_bytes_out += outcome.n_bytes_out
 
@@ -148,5 +154,11 @@ class Tally:
     def progress(self) -> Progress:
         """A snapshot."""
         return Progress(
-            self.n_planned, self.n_done, self.n_failed, self.audio_s, self.planned_audio_s, self.wall_s
+            self.n_planned,
+            self.n_done,
+            self.n_failed,
+            self.audio_s,
+            self.planned_audio_s,
+            self.wall_s,
+            self.n_skipped,
         )

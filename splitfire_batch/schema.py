@@ -19,6 +19,19 @@ from splitfire_batch.records import DeviceSeconds, TrackRow
 SCHEMA_VERSION = "1"
 
 _TIME = pa.timestamp("us", tz="UTC")
+_LEVELS = [
+    ("peak_db", pa.float32()),
+    ("rms_db", pa.float32()),
+    ("true_peak_db", pa.float32()),
+    ("loudness_lufs", pa.float32()),
+    ("loudness_range_lu", pa.float32()),
+    ("dc_offset", pa.float32()),
+    ("clipped_samples", pa.int64()),
+    ("clipped_run", pa.int64()),
+    ("silence_ratio", pa.float32()),
+    ("side_ratio", pa.float32()),
+]
+"""Of a stem; and of the source, in the track's own row."""
 STEM = pa.struct(
     [
         ("stem", pa.string()),
@@ -31,8 +44,9 @@ STEM = pa.struct(
         ("n_bytes", pa.int64()),
         ("sha256", pa.string()),
         ("pcm_md5", pa.string()),
-        ("peak_db", pa.float32()),
-        ("rms_db", pa.float32()),
+        *_LEVELS,
+        ("energy_share_db", pa.float32()),
+        ("is_silent", pa.bool_()),
         ("preserved_chunks", pa.list_(pa.string())),
     ]
 )
@@ -73,6 +87,9 @@ SCHEMA = pa.schema(
         ("root_note", pa.int8()),
         ("loop_start", pa.int64()),
         ("loop_end", pa.int64()),
+        ("pcm_md5", pa.string()),
+        *_LEVELS,
+        ("qc_flags", pa.list_(pa.string())),
         ("gain_db", pa.float64()),
         ("sum_residual_db", pa.float64()),
         ("stems", pa.list_(STEM)),
@@ -92,6 +109,7 @@ SCHEMA = pa.schema(
         ("blend_s", pa.float32()),
         ("wait_memory_s", pa.float32()),
         ("wait_device_s", pa.float32()),
+        ("measure_s", pa.float32()),
         ("started_at", _TIME),
         ("finished_at", _TIME),
     ],
@@ -133,10 +151,14 @@ def _record(row: TrackRow) -> dict[str, object]:
     if source:
         record |= asdict(source)
         record["duration_s"] = source.n_frames / source.sample_rate
+    if row.levels:
+        record |= asdict(row.levels)
     return record | {
         **asdict(row.description),
         "meta": list(track.meta),
         "content_id": row.content_id,
+        "pcm_md5": row.pcm_md5,
+        "qc_flags": list(row.qc_flags),
         "status": row.status,
         "code": row.code,
         "message": row.message,
@@ -144,7 +166,7 @@ def _record(row: TrackRow) -> dict[str, object]:
         "warnings": list(row.warnings),
         "gain_db": row.gain_db,
         "sum_residual_db": row.sum_residual_db,
-        "stems": [asdict(stem) for stem in row.stems],
+        "stems": [{**asdict(stem), **asdict(stem.levels)} for stem in row.stems],
         **{f"{stage}_s": seconds for stage, seconds in asdict(row.seconds).items()},
         "started_at": int(row.started_at * 1e6),
         "finished_at": int(row.finished_at * 1e6),

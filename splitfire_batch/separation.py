@@ -91,6 +91,10 @@ class Separated:
         """Frames of the mix so far."""
         return self._mix.n_frames
 
+    def mix_blocks(self) -> Iterator[np.ndarray]:
+        """The mix (n, C), as decoded."""
+        return self._mix.blocks(BLOCK_FRAMES)
+
     def blocks(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Pairs of the mix (n, C), as decoded, and the estimates (n, C), float32, frame by frame alike."""
         streams = [spool.blocks(BLOCK_FRAMES) for spool in self._estimates.values()]

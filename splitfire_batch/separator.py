@@ -21,8 +21,8 @@ from splitfire_batch.engine import Engine
 from splitfire_batch.here import load_here
 from splitfire_batch.models import find_card
 from splitfire_batch.records import AudioFormat
-from splitfire_batch.rendering import float_blocks
 from splitfire_batch.separation import Limits, separate_file
+from splitfire_batch.stem_blocks import float_blocks
 from splitfire_batch.stems import make_recipes, needed_estimates
 from splitfire_batch.stopwatch import Stopwatch
 

@@ -28,6 +28,7 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
+from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
     SourceMetadata,
     describe,
@@ -36,10 +37,11 @@ from splitfire_batch.metadata import (
     read_metadata,
 )
 from splitfire_batch.naming import stem_path
+from splitfire_batch.quality import qc_flags
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
-from splitfire_batch.rendering import Rendered, RenderSettings, render
-from splitfire_batch.separation import separate_file
-from splitfire_batch.stems import needed_estimates
+from splitfire_batch.rendering import Rendered, render
+from splitfire_batch.separation import Separated, separate_file
+from splitfire_batch.stem_blocks import RenderSettings
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.workbench import Workbench, expected_need, need_of
@@ -101,28 +103,42 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
     with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
         with watch.measure("fetch"):
             path, content_id = _fetch(track, bench, Path(folder))
-        wanted, accept = needed_estimates(bench.recipes), partial(_accept, bench=bench, share=share)
-        with separate_file(path, bench.engine, wanted, bench.limits, watch, accept) as separated:
+        accept = partial(_accept, bench=bench, share=share)
+        with separate_file(path, bench.engine, bench.estimates, bench.limits, watch, accept) as separated:
             share.resize(min(share.n_bytes, need_of(separated.source, bench).spools))
-            with watch.measure("encode"):
+            row = replace(row, content_id=content_id, source=separated.source, warnings=bench.engine.warnings)
+            with watch.measure("measure"):
+                row = _measured(row, separated, bench)
                 metadata = read_metadata(path)
-                settings = _render_settings(track, separated.source, metadata, bench)
-                rendered = render(separated, settings, Path(folder))
-            source = separated.source
+            row = replace(row, description=describe(metadata, track.path, separated.n_frames))
+            if row.status == "skipped":
+                return row
+            settings = _render_settings(track, separated.source, metadata, bench)
+            rendered = render(separated, settings, Path(folder), watch)
         share.resize(0)
         with watch.measure("store"):
             stems = _store(track, rendered, bench, Path(folder), settings.output.ext)
-    return replace(
+    row = replace(
         row,
         status="done",
-        warnings=bench.engine.warnings + _warnings(metadata, settings, rendered, bench),
-        content_id=content_id,
-        source=source,
-        description=describe(metadata, track.path, source.n_frames),
-        stems=stems,
+        warnings=row.warnings + _warnings(metadata, settings, rendered, bench),
+        stems=with_energy_shares(stems, bench.sums_to_mix),
         gain_db=rendered.gain_db,
         sum_residual_db=rendered.sum_residual_db,
     )
+    return replace(row, qc_flags=qc_flags(row))
+
+
+def _measured(row: TrackRow, separated: Separated, bench: Workbench) -> TrackRow:
+    """The row with the source's levels; skipped if the operator does not want the stems of such a track."""
+    levels, pcm_md5 = measure_source(separated, bench.measures_all)
+    row = replace(row, levels=levels, pcm_md5=pcm_md5)
+    wanted = bench.output.skip_without_vocals
+    if wanted is None or (share_db := vocals_share_db(separated)) >= wanted:
+        return row
+    why = f"the vocals hold {share_db:.1f} dB of the energy, skip_without_vocals asks for {wanted:g} dB"
+    row = replace(row, status="skipped", code="NO_VOCALS", message=f"{row.track.path}: {why}")
+    return replace(row, qc_flags=qc_flags(row))
 
 
 def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
@@ -169,6 +185,8 @@ def _render_settings(
         track_id=track.track_id,
         sums_to_mix=bench.sums_to_mix,
         inserts=inserts if bench.output.metadata else {},
+        measures_all=bench.measures_all,
+        skip_below_db=bench.output.skip_silent_stems,
     )
 
 
@@ -179,7 +197,9 @@ def _warnings(
     if not bench.output.metadata:
         return ()
     refused = [
-        stem.stem for stem in rendered.stems if settings.inserts[stem.stem] and not stem.preserved_chunks
+        stem.stem
+        for stem in rendered.stems
+        if stem.path and settings.inserts[stem.stem] and not stem.preserved_chunks
     ]
     why = "; with the source's chunks its samples could not be read back"
     unread = (f"not carried over: all metadata of {', '.join(refused)}{why}",) if refused else ()
@@ -189,9 +209,12 @@ def _warnings(
 def _store(
     track: Track, rendered: Rendered, bench: Workbench, folder: Path, ext: str
 ) -> tuple[StemFile, ...]:
-    """Put every stem whole; their paths become those in the destination."""
+    """Put every stem that was written, whole; their paths become those in the destination."""
     stored = []
     for stem in rendered.stems:
+        if not stem.path:  # silent, and not wanted
+            stored.append(stem)
+            continue
         target = stem_path(track.target, stem.stem, ext, stem.sha256 if bench.is_immutable else None)
         bench.destination.write(target, folder / stem.path)
         stored.append(replace(stem, path=target))

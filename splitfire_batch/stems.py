@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splitfire_batch.config import SeparationConfig
+from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 
 FOLD_STEMS = ("accompaniment", "other")
@@ -40,6 +40,16 @@ def make_recipes(config: SeparationConfig, model_stems: tuple[str, ...]) -> tupl
             f"stem {unknown[0]!r} is not one that {config.model} can give; it gives {', '.join(recipes)}"
         )
     return tuple(recipe for stem, recipe in recipes.items() if stem in config.stems)
+
+
+def check_skips(output: OutputConfig, model_stems: tuple[str, ...]) -> None:
+    """Refuse to judge tracks by vocals that the model does not have.
+
+    Raises:
+        ConfigError: skip_without_vocals is set, and the model has no vocals.
+    """
+    if output.skip_without_vocals is not None and "vocals" not in model_stems:
+        raise ConfigError(f"skip_without_vocals needs a model with vocals; it gives {', '.join(model_stems)}")
 
 
 def needed_estimates(recipes: Sequence[Recipe]) -> tuple[str, ...]:

@@ -16,10 +16,12 @@ from typing import Literal, TypeVar
 
 from splitfire_batch.records import DeviceSeconds, StageSeconds
 
-Stage = Literal["fetch", "decode", "device", "blend", "encode", "store", "wait_memory", "wait_device"]
+Stage = Literal[
+    "fetch", "decode", "device", "blend", "measure", "encode", "store", "wait_memory", "wait_device"
+]
 Item = TypeVar("Item")
 
-_USES_CORES = ("decode", "blend", "encode")
+_USES_CORES = ("decode", "blend", "measure", "encode")
 _WORK = ("fetch", *_USES_CORES, "store")
 
 

@@ -20,7 +20,7 @@ from splitfire_batch.models import find_card
 from splitfire_batch.records import AudioFormat, Track
 from splitfire_batch.segments import Model
 from splitfire_batch.separation import Limits
-from splitfire_batch.stems import Recipe, is_complete, make_recipes, needed_estimates
+from splitfire_batch.stems import Recipe, check_skips, is_complete, make_recipes, needed_estimates
 from splitfire_batch.storage import Store, Stores, open_store
 
 CPU_AUDIO_MB, GPU_AUDIO_MB = 256, 2048
@@ -42,6 +42,14 @@ class Workbench:
     budget: AudioBudget
     max_bytes: int
     is_immutable: bool
+    measures_all: bool = True
+    """Whether to measure loudness and true peak too."""
+
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """The model's stems that a track needs."""
+        judged = () if self.output.skip_without_vocals is None else ("vocals",)
+        return tuple(dict.fromkeys((*needed_estimates(self.recipes), *judged)))
 
 
 def open_bench(
@@ -63,6 +71,7 @@ def open_bench(
     audio_mb = runtime.audio_mb or (CPU_AUDIO_MB if model.device.type == "cpu" else GPU_AUDIO_MB)
     stems = find_card(separation.model).stems
     recipes = make_recipes(separation, stems)
+    check_skips(output, stems)
     return Workbench(
         recipes=recipes,
         sums_to_mix=is_complete(recipes, stems),
@@ -73,6 +82,7 @@ def open_bench(
         budget=AudioBudget(audio_mb * 2**20 - engine.queue_bytes),
         max_bytes=runtime.max_bytes,
         is_immutable=is_immutable,
+        measures_all=runtime.measure == "all",
         engine=engine,
     )
 
@@ -119,7 +129,7 @@ def expected_need(track: Track, bench: Workbench) -> Need:
 
 def need_of(source: AudioFormat, bench: Workbench) -> Need:
     """What a track will hold, from its header: no more for a long one than for one of unknown length."""
-    engine, n_spools = bench.engine, 1 + len(needed_estimates(bench.recipes))
+    engine, n_spools = bench.engine, 1 + len(bench.estimates)
     n_frames = math.ceil(source.n_frames * engine.model.sample_rate / source.sample_rate)
     spool = 4 * source.n_frames * source.n_channels
     fits = bench.budget.fits_spools(spool * n_spools)

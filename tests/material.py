@@ -22,9 +22,10 @@ from splitfire_batch.budget import AudioBudget
 from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.records import Track
-from splitfire_batch.rendering import Rendered, RenderSettings, render
+from splitfire_batch.rendering import Rendered, render
 from splitfire_batch.segments import Segment, uniform_segments
 from splitfire_batch.separation import Limits, separate_file
+from splitfire_batch.stem_blocks import RenderSettings
 from splitfire_batch.stems import is_complete, make_recipes, needed_estimates
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.storage import Stores, open_store
@@ -179,8 +180,9 @@ def rendered(
             output.dither,
             track_id,
             is_complete(recipes, MODEL_STEMS),
+            skip_below_db=output.skip_silent_stems,
         )
-        return render(separated, settings, folder)
+        return render(separated, settings, folder, Stopwatch())
 
 
 def read_stems(result: Rendered, folder: Path) -> dict[str, NDArray[np.float64]]:

@@ -190,6 +190,23 @@ def test_separate_prints_one_json_object_a_file(tmp_path: Path, main: Main) -> N
     assert (bad["status"], bad["code"], bad["stems"]) == ("failed", "NOT_AUDIO", {})
 
 
+def test_separate_tells_of_skipped_tracks_and_does_not_fail(tmp_path: Path, main: Main) -> None:
+    file = write_tracks(tmp_path / "in", 1) / "tone 00.wav"
+    code, out, err = main("separate", file, "-o", tmp_path / "out", "--skip-without-vocals", "-5", *QUICK)
+    assert (code, out) == (0, "")
+    assert err.startswith("skipped NO_VOCALS: ")
+    assert "tone 00.wav: the vocals hold -10.0 dB" in err
+
+
+def test_separate_prints_only_the_stems_that_it_wrote(tmp_path: Path, main: Main) -> None:
+    file = write_tracks(tmp_path / "in", 1) / "tone 00.wav"  # its vocals peak at 0.05, -26 dB
+    code, out, _ = main("separate", file, "-o", tmp_path / "out", "--skip-silent-stems", "-20", *QUICK)
+    assert code == 0
+    (line,) = out.splitlines()
+    assert Path(line).name == "tone 00_accompaniment.wav"
+    assert Path(line).is_file()
+
+
 @pytest.mark.parametrize(("name", "words"), [("gone.wav", "there is no file"), (".", "is a folder")])
 def test_separate_refuses_what_is_no_file_before_it_begins(
     name: str, words: str, source: Path, destination: Path, main: Main

@@ -29,7 +29,7 @@ BAD = [
     }.items()),
     *((OutputConfig, name, value) for name, value in {
         "format": "mp3", "depth": "20", "dither": "maybe", "metadata": "maybe", "names": "",
-        "template": "{name}.{ext}",
+        "template": "{name}.{ext}", "skip_silent_stems": 1, "skip_without_vocals": "yes",
     }.items()),
     *((CatalogueConfig, name, value) for name, value in {
         "include": 1, "exclude": "*.wav", "limit": 0, "sample": 101, "allow_root": 2,
@@ -37,7 +37,7 @@ BAD = [
     *((RuntimeConfig, name, value) for name, value in {
         "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "audio_mb": 0,
         "compile": "maybe", "scratch_dir": 1, "shard_s": 0, "storage": "x", "weights_mirror": 1,
-        "max_duration_s": -1, "max_bytes": 0,
+        "max_duration_s": -1, "max_bytes": 0, "measure": "some",
     }.items()),
 ]  # fmt: skip
 
@@ -143,6 +143,7 @@ def test_everything_that_changes_the_sound_or_the_bytes_changes_the_settings_id(
     found = [id_of(), id_of(weights="v")]
     found += [id_of({name: value}) for name, value in CHANGES.items()]
     found += [id_of(output=change) for change in ({"format": "wav"}, {"depth": "16"}, {"dither": False})]
+    found += [id_of(output={name: -60}) for name in ("skip_silent_stems", "skip_without_vocals")]
     found.append(settings_id(settings(SeparationConfig(), OutputConfig(), "w"), epoch=1))
     assert len(set(found)) == len(found)
     assert set(CHANGES) == {field.name for field in dataclasses.fields(SeparationConfig)}

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from splitfire_batch import errors
-from splitfire_batch.errors import FAILURE_CODES, SplitfireError, StorageError, TrackError
+from splitfire_batch.errors import FAILURE_CODES, SKIP_CODES, SplitfireError, StorageError, TrackError
 
 
 def every_error() -> list[SplitfireError]:
@@ -52,3 +52,8 @@ def test_what_lies_in_the_file_is_not_tried_again_and_what_lies_outside_is():
         FAILURE_CODES[code].is_retryable for code in ("EMPTY", "NOT_AUDIO", "TRUNCATED", "TOO_LONG")
     )
     assert all(FAILURE_CODES[code].is_retryable for code in ("SOURCE_READ", "STORE_WRITE", "NO_SPACE", "OOM"))
+
+
+def test_a_reason_to_skip_is_no_failure():
+    assert not SKIP_CODES.keys() & FAILURE_CODES.keys()
+    assert all(code == code.upper() and meaning for code, meaning in SKIP_CODES.items())

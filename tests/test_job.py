@@ -22,6 +22,7 @@ from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.job import Job
+from splitfire_batch.models import find_card
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.report import Report
 from splitfire_batch.spec import WorkerSpec
@@ -204,3 +205,60 @@ def test_columns_of_a_table_reach_the_manifest_and_the_names(tmp_path):
     (row,) = view(tmp_path / "out")
     assert row["meta"] == [("isrc", "USRC17607839")]
     assert (tmp_path / "out/USRC17607839/vocals.wav").is_file()
+
+
+def test_skipped_tracks_are_settled_and_no_failures(tmp_path):
+    """The vocals of the passthrough model hold -10 dB of every track's energy, in one channel or two."""
+    tone(tmp_path / "in/a.wav", 220)
+    tone(tmp_path / "in/b.wav", 440)
+    (tmp_path / "in/empty.wav").write_bytes(b"")
+    job = make_job(tmp_path / "in", tmp_path / "out", output=OutputConfig(skip_without_vocals=-5))
+    report = run(job)
+    assert (report.n_planned, report.n_done, report.n_skipped, report.n_failed) == (3, 0, 2, 1)
+    assert (report.n_unsettled, report.exit_code) == (0, 3)
+    assert report.failures_by_code == {"EMPTY": 1}
+    assert report.audio_s == pytest.approx(0.4)  # it was separated
+    assert not list((tmp_path / "out").rglob("*.wav"))
+    (tmp_path / "in/empty.wav").unlink()
+    again = run(job)
+    assert (again.n_planned, again.n_done_before, again.n_skipped_before, again.exit_code) == (0, 0, 2, 0)
+    rows = {row["path"]: row for row in view(tmp_path / "out")}
+    assert (rows["a.wav"]["status"], rows["a.wav"]["code"]) == ("skipped", "NO_VOCALS")
+    stems = pq.read_table(tmp_path / "out/_splitfire/views/stems.parquet")
+    assert len(stems) == 0
+
+
+def test_a_wish_to_skip_is_part_of_the_settings(tmp_path):
+    """The stems that a stricter run left out are there after one that wants them."""
+    tone(tmp_path / "in/a.wav", 220)
+    strict = make_job(tmp_path / "in", tmp_path / "out", output=OutputConfig(skip_without_vocals=-5))
+    assert run(strict).n_skipped == 1
+    lenient = make_job(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"skip_without_vocals was -5\.0 and is now None"):
+        run(lenient)
+    assert run(replace(lenient, replace=True)).n_done == 1
+    check_stems(tmp_path / "out", 1)
+
+
+def test_silent_stems_that_are_not_wanted_have_an_entry_and_no_file(tmp_path):
+    tone(tmp_path / "in/a.wav", 220)  # its vocals peak at 0.075, -22.5 dB
+    job = make_job(tmp_path / "in", tmp_path / "out", output=OutputConfig(skip_silent_stems=-20))
+    assert run(job).n_done == 1
+    assert [path.name for path in (tmp_path / "out").rglob("*.wav")] == ["a_accompaniment.wav"]
+    (row,) = view(tmp_path / "out")
+    assert [(stem["stem"], stem["path"] is None) for stem in row["stems"]] == [
+        ("vocals", True),
+        ("accompaniment", False),
+    ]
+    kept, _ = soundfile.read(tmp_path / "out" / row["stems"][1]["path"], dtype="int16")
+    assert np.array_equal(kept, soundfile.read(tmp_path / "in/a.wav", dtype="int16")[0])
+    assert run(job).n_planned == 0
+
+
+def test_a_model_without_vocals_cannot_judge_by_them(tmp_path, monkeypatch):
+    tone(tmp_path / "in/a.wav", 220)
+    card = replace(find_card("passthrough"), stems=("drums", "other"))
+    monkeypatch.setattr(story, "find_card", lambda _: card)
+    job = make_job(tmp_path / "in", tmp_path / "out", output=OutputConfig(skip_without_vocals=-30))
+    with pytest.raises(ConfigError, match="needs a model with vocals; it gives drums, other"):
+        story.check(job)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
+    {"splitfire_batch.observations"},
     {"splitfire_batch.errors", "splitfire_batch.heap", "splitfire_batch.records", "splitfire_batch.spelling"},
     {
         "splitfire_batch",
@@ -37,6 +38,7 @@ ROWS = [
         "splitfire_batch.holdings",
         "splitfire_batch.metadata",
         "splitfire_batch.models",
+        "splitfire_batch.quality",
         "splitfire_batch.tables",
     },
     {"splitfire_batch.engine", "splitfire_batch.tuning"},
@@ -48,10 +50,12 @@ ROWS = [
     },
     {
         "splitfire_batch.findings",
+        "splitfire_batch.measuring",
         "splitfire_batch.null_test",
-        "splitfire_batch.rendering",
+        "splitfire_batch.stem_blocks",
         "splitfire_batch.workbench",
     },
+    {"splitfire_batch.rendering"},
     {"splitfire_batch.audit", "splitfire_batch.settling"},
     {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.verify", "splitfire_batch.worker"},
     {"splitfire_batch.job", "splitfire_batch.separator"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import duckdb
@@ -16,12 +18,14 @@ from splitfire_batch.config import OutputConfig, SeparationConfig, settings
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
+from splitfire_batch.observations import Levels
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
-from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, RunContext, parquet_bytes, to_table
+from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
 from splitfire_batch.storage import Store, open_store
 
 A = settings(SeparationConfig(), OutputConfig(), "w")
 B = settings(SeparationConfig(short_clip="reference"), OutputConfig(), "w")
+LEVELS = Levels(peak_db=None, rms_db=-3.0, loudness_lufs=-7.5, clipped_samples=3, side_ratio=0.25)
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def stem(name: str) -> StemFile:
-    return StemFile(name, f"m/x_{name}.wav", "WAV", "PCM_24", 48_000, 2, 96_000, 9, "ab", "cd", None, -3.0)
+    return StemFile(name, f"m/x_{name}.wav", "WAV", "PCM_24", 48_000, 2, 96_000, 9, "ab", "cd", LEVELS, -6.0)
 
 
 def row(track: str = "t", source: str = "s", at: float = 1e9, code: str | None = None) -> TrackRow:
@@ -46,6 +50,9 @@ def row(track: str = "t", source: str = "s", at: float = 1e9, code: str | None =
         warnings=("w1", "w2"),
         content_id="c",
         source=AudioFormat("WAV", "PCM_24", 48_000, 2, 96_000),
+        levels=None if code else LEVELS,
+        pcm_md5=None if code else "md5",
+        qc_flags=() if code else ("dc",),
         gain_db=-0.5,
         stems=made,
         seconds=StageSeconds(1, 2, 3, 4, 5),
@@ -74,8 +81,13 @@ def test_rows_come_back_from_a_part_as_they_were(store):
     assert read_parts(store).to_pylist() == written.to_pylist()
     done, failed = read_parts(store).to_pylist()
     assert [item["stem"] for item in done["stems"]] == ["vocals", "accompaniment"]
-    first = {field: getattr(stem("vocals"), field) for field in StemFile.__slots__}
-    assert done["stems"][0] == {**first, "preserved_chunks": list(first["preserved_chunks"])}
+    wanted = {**asdict(stem("vocals")), **asdict(LEVELS)}
+    del wanted["levels"]
+    wanted["preserved_chunks"] = list(wanted["preserved_chunks"])
+    assert done["stems"][0] == wanted
+    assert {name: done[name] for name in Levels.__slots__} == asdict(LEVELS)
+    assert (done["pcm_md5"], done["qc_flags"]) == ("md5", ["dc"])
+    assert (failed["rms_db"], failed["pcm_md5"], failed["qc_flags"]) == (None, None, [])
     assert done["duration_s"] == 2.0
     assert done["meta"] == [("title", "T"), ("n", "1")]
     assert done["finished_at"].timestamp() == 1e9
@@ -157,12 +169,14 @@ def test_no_rows_resolve_to_no_rows(store):
 def test_the_ledger_holds_what_is_done_and_failures_that_stand_and_names_taken(store):
     first, other = held(store, A), "other"
     rows = [row("d", "done"), row("s", "stands", code="EMPTY"), row("a", "again", code="OOM")]
+    rows.append(replace(row("n", "skipped", code="NO_VOCALS"), status="skipped"))
     write_part(store, table(*rows, settings_id=first))
     write_part(store, table(row("b", "both", code="EMPTY"), row("b", "both"), settings_id=first))
     write_part(store, table(row("e", "elsewhere"), settings_id=other))
     ledger = read_ledger(store, first)
     assert sorted(ledger.done.to_pylist()) == ["both", "done"]
     assert ledger.failed.to_pylist() == ["stands"]
+    assert ledger.skipped.to_pylist() == ["skipped"]
     assert sorted(ledger.targets.to_pylist(), key=str) == [
         {"track_id": "b", "target": "x"},
         {"track_id": "d", "target": "x"},
@@ -179,6 +193,20 @@ def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_lacks(store):
     assert (found["old"]["stems"], found["old"]["numerics"], found["old"]["path"]) == (None, None, "t.wav")
     assert found["new"] == table(row("new")).to_pylist()[0]
     assert len(latest(read_parts(store))) == 2
+
+
+def test_stems_of_an_older_version_are_read_with_nulls_for_what_was_not_measured(store):
+    measured = [field.name for field in dataclasses.fields(Levels) if field.name not in ("peak_db", "rms_db")]
+    lacking = {*measured, "energy_share_db", "is_silent"}
+    fields = [field for field in STEM if field.name not in lacking]
+    stems = pa.list_(pa.struct(fields))
+    new = table(row())
+    old = [[{f.name: item[f.name] for f in fields} for item in new["stems"][0].as_py()]]
+    at = SCHEMA.get_field_index("stems")
+    write_part(store, new.set_column(at, "stems", pa.array(old, stems)))
+    (found,) = read_parts(store).to_pylist()
+    wanted = {**new["stems"][0].as_py()[0], **dict.fromkeys(lacking)}
+    assert found["stems"][0] == wanted
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "no footer", "no parquet", "one bit"])

@@ -90,6 +90,11 @@ def test_numbers_arrive_as_numbers() -> None:
     assert flags["catalogue"] == {"sample": 2.5}
 
 
+def test_a_level_below_zero_is_a_value_and_no_flag() -> None:
+    flags = flags_of(["--skip-silent-stems", "-60", "--skip-without-vocals=-30"])
+    assert flags["output"] == {"skip_silent_stems": -60.0, "skip_without_vocals": -30.0}
+
+
 def test_a_value_outside_the_closed_set_lists_the_set() -> None:
     result = CliRunner().invoke(app, ["plan", "a", "b", "--format", "ogg"])
     assert result.exit_code == 2

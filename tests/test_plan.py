@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -84,8 +85,17 @@ def test_done_tracks_and_standing_failures_are_left_out_and_counted():
     plan = make_plan(listing(*[60.0] * 6), ledger(["s1", "s3", "s9"], ["s2", "s3"]), SETTINGS)
     assert sorted(ids(plan)) == ["t0", "t4", "t5"]
     assert (plan.n_listed, plan.n_done, plan.n_failed_before) == (6, 2, 1)
+    assert plan.n_skipped_before == 0
     assert plan.audio_s == 180.0
     assert plan.n_bytes == 3 * 176_400 * 60
+
+
+def test_skipped_tracks_are_left_out_and_counted_apart():
+    # s3 was skipped once and done later: that is done
+    settled = replace(ledger(["s1", "s3"], ["s2"]), skipped=pa.array(["s0", "s3"]))
+    plan = make_plan(listing(*[60.0] * 6), settled, SETTINGS)
+    assert sorted(ids(plan)) == ["t4", "t5"]
+    assert (plan.n_done, plan.n_skipped_before, plan.n_failed_before) == (2, 1, 1)
 
 
 def test_names_do_not_depend_on_what_is_already_done():

@@ -8,10 +8,10 @@ import pickle
 import pytest
 
 from splitfire_batch import records
+from splitfire_batch.observations import Description, Levels
 from splitfire_batch.records import (
     AudioFormat,
     Committed,
-    Description,
     DeviceSeconds,
     Draining,
     Outcome,
@@ -30,7 +30,7 @@ TRACK = Track(
 )
 FORMAT = AudioFormat("WAV", "PCM_24", 48_000, 2, 100)
 STEM = StemFile(
-    "vocals", "m/a_vocals.wav", "WAV", "PCM_24", 48_000, 2, 100, 644, "0" * 64, "1" * 32, None, -3.0
+    "vocals", "m/a_vocals.wav", "WAV", "PCM_24", 48_000, 2, 100, 644, "0" * 64, "1" * 32, Levels(rms_db=-3.0)
 )
 SECONDS = StageSeconds(1, 2, 3, 4, 5)
 EXAMPLES = [
@@ -39,6 +39,7 @@ EXAMPLES = [
     FORMAT,
     STEM,
     Description(bpm=120.0, bpm_source="tag"),
+    Levels(peak_db=-0.1, clipped_samples=2),
     SECONDS,
     DeviceSeconds(1, 2, 3),
     TrackRow(TRACK, "done", warnings=("w",), source=FORMAT, gain_db=0.0, stems=(STEM,), seconds=SECONDS),

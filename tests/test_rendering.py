@@ -137,8 +137,8 @@ def test_levels_and_hashes_are_those_of_the_file(tmp_path, subtype):
         path = tmp_path / "out" / stem.path
         data = path.read_bytes()
         samples = read_wav(path)[0] / (1 if subtype == "FLOAT" else 2 ** (BITS[subtype] - 1))
-        assert stem.peak_db == pytest.approx(20 * np.log10(np.abs(samples).max()), abs=1e-9)
-        assert stem.rms_db == pytest.approx(10 * np.log10(np.mean(samples**2)), abs=1e-9)
+        assert stem.levels.peak_db == pytest.approx(20 * np.log10(np.abs(samples).max()), abs=1e-9)
+        assert stem.levels.rms_db == pytest.approx(10 * np.log10(np.mean(samples**2)), abs=1e-9)
         assert (stem.n_bytes, stem.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         n_pcm = samples.size * (4 if subtype == "FLOAT" else BITS[subtype] // 8)
         start = data.index(b"data") + 8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splitfire_batch import rendering
+from splitfire_batch import stem_blocks
 from tests.material import Shares, noise, read_stems, read_wav, rendered, write
 
 
@@ -32,7 +32,7 @@ def test_the_gain_leaves_room_for_the_most_unlucky_dither(tmp_path, monkeypatch,
         is_first_pass = next(calls) < 2
         return _WorstDither(-1 if (name == "mix") == is_first_pass else 1)
 
-    monkeypatch.setattr(rendering, "dither_source", dither)
+    monkeypatch.setattr(stem_blocks, "dither_source", dither)
     assert rendered(file, tmp_path / "out", Shares(-0.08, 1.08), depth="16").gain_db < 0
 
 
@@ -69,7 +69,7 @@ def test_a_silent_stem_stays_digital_silence_under_dither(tmp_path, subtype):
     file = write(tmp_path / "mix.wav", noise(30_000), 44_100, subtype)
     result = rendered(file, tmp_path / "out", Shares(0.0, 1.0), depth="16")
     assert not read_stems(result, tmp_path / "out")["vocals"].any()
-    assert (result.stems[0].peak_db, result.stems[0].rms_db) == (None, None)
+    assert (result.stems[0].levels.peak_db, result.stems[0].levels.rms_db) == (None, None)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])

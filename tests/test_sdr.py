@@ -101,5 +101,5 @@ def test_stems_of_a_loud_lossy_song_sum_to_it_under_their_recorded_gain(tmp_path
     total = sum(stem for stem, _ in read) / 10 ** (row.gain_db / 20)
     assert [stem.subtype for stem in row.stems] == ["PCM_24", "PCM_24"]
     assert_allclose(total, mix, rtol=0, atol=2**-23)  # half a step of 24 bit, made larger by the gain
-    assert max(stem.peak_db for stem in row.stems) == pytest.approx(0, abs=0.001)
+    assert max(stem.levels.peak_db for stem in row.stems) == pytest.approx(0, abs=0.001)
     assert row.sum_residual_db < -140

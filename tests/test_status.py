@@ -12,7 +12,7 @@ import pytest
 from flows.settings import Settings
 from flows.status import status_text
 from splitfire_batch import job as story
-from splitfire_batch.config import RuntimeConfig, SeparationConfig
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ObjectMissing
 from splitfire_batch.job import Job
 from tests.small_library import tree, write_bad_track, write_tracks
@@ -29,6 +29,12 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SeparationConfig(model="passthrough"),
         runtime=RuntimeConfig(open_tracks=1),
     )
+    separate_here(job)
+    return root / "out"
+
+
+def separate_here(job: Job) -> None:
+    """Run a job with a worker in this process."""
     run = story.make_plan(job, story.list_tracks(job))
     story.save_plan(run)
 
@@ -39,7 +45,6 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Path:
         worker.close()
 
     story.finalise(run, story.separate(run, here, lambda _: None))
-    return root / "out"
 
 
 def test_an_empty_destination_holds_nothing_and_stays_empty(tmp_path: Path) -> None:
@@ -86,3 +91,20 @@ def test_looking_changes_nothing(destination: Path) -> None:
     before = tree(destination)
     status_text(str(destination), Settings(), as_json=True)
     assert tree(destination) == before
+
+
+def test_skipped_tracks_are_neither_done_nor_failed(tmp_path: Path) -> None:
+    write_tracks(tmp_path / "source", 2, seconds=2.0)
+    job = Job(
+        str(tmp_path / "source"),
+        str(tmp_path / "out"),
+        SeparationConfig(model="passthrough"),
+        OutputConfig(skip_without_vocals=-5),
+        runtime=RuntimeConfig(open_tracks=1),
+    )
+    separate_here(job)
+    status = json.loads(status_text(str(tmp_path / "out"), Settings(), as_json=True))
+    (model,) = status["models"]
+    assert (model["done"], model["skipped"], model["failed"]) == (0, 2, 0)
+    assert model["failures_by_code"] == {}
+    assert "2 skipped, 0 failed" in status_text(str(tmp_path / "out"), Settings(), as_json=False)

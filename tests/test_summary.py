@@ -75,3 +75,17 @@ def test_markdown_has_a_row_per_code_and_names_the_manifest() -> None:
 def test_a_backtick_in_a_path_does_not_end_the_code_span() -> None:
     page = summary_markdown(dataclasses.replace(REPORT, destination="/st`ems"))
     assert "/st`ems" not in page
+
+
+def test_skipped_tracks_are_counted_apart_from_failures() -> None:
+    skipping = dataclasses.replace(REPORT, n_done=2, n_skipped=2, n_failed=1, n_skipped_before=5)
+    lines = summary_lines(skipping)
+    assert lines[0] == "2 done, 2 skipped, 1 failed, 1 left (run the same command again)"
+    assert "5 were skipped before, as the settings wish" in lines
+    assert any("real time" in line for line in lines)
+
+
+def test_a_run_that_only_skipped_is_complete() -> None:
+    only = dataclasses.replace(REPORT, n_planned=3, n_done=0, n_skipped=3, n_failed=0)
+    assert (only.n_unsettled, only.exit_code) == (0, 0)
+    assert any("real time" in line for line in summary_lines(only))

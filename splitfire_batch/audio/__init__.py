@@ -1,7 +1,8 @@
 """Audio files to samples and back: the only place that knows codecs and sample rates.
 
 A mix goes `open_audio` -> `to_lanes` -> `Resampler` to the model; stems come back through `Resampler`,
-`from_lanes`, `Spool`, `quantise` and `StemWriter`, at the rate, the length and the depth of the source.
+`from_lanes`, `Spool`, `quantise` and `StemWriter`, at the rate, the length and the depth of the source. A
+`LevelMeter` says what either measures.
 """
 
 import soundfile
@@ -12,15 +13,18 @@ from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
 from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
 from splitfire_batch.audio.formats import OutputFormat, choose_output, source_bits
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
+from splitfire_batch.audio.levels import SILENT_DB, LevelMeter
 from splitfire_batch.audio.quantise import dither_source, full_scale, quantise, to_int
 from splitfire_batch.audio.resample import Resampler
 from splitfire_batch.audio.spool import Spool
 
 __all__ = [
+    "SILENT_DB",
     "VORBIS_COMMENT",
     "Decoder",
     "Encoded",
     "Insert",
+    "LevelMeter",
     "OutputFormat",
     "Resampler",
     "Spool",

@@ -160,13 +160,13 @@ class StemWriter:
 
 
 def pcm_bytes(block: Samples, bits: int | None) -> bytes:
-    """Interleaved little-endian samples of 2, 3 or 4 bytes: what `Encoded.pcm_md5` hashes.
+    """Interleaved little-endian samples of 1 to 4 bytes: what `Encoded.pcm_md5` hashes.
 
     Args:
         block: (n, C), int32, right-justified at `bits`; float32 when that is None.
-        bits: 16, 24 or 32; None for float.
+        bits: 8, 16, 24 or 32; None for float.
     """
     if bits is None:
         return block.astype("<f4", copy=False).tobytes()
     four = block.astype("<i4", copy=False).reshape(-1).view(np.uint8).reshape(-1, 4)
-    return four[:, : bits // 8].tobytes()
+    return four[:, : (bits + 7) // 8].tobytes()

@@ -13,7 +13,7 @@ from splitfire_batch.metadata.names import read_name
 from splitfire_batch.metadata.sampler import as_bpm, sampler_facts
 from splitfire_batch.metadata.source import SourceMetadata
 from splitfire_batch.metadata.tags import Tags, first, parse_isrc
-from splitfire_batch.records import Description
+from splitfire_batch.observations import Description
 
 Value = TypeVar("Value", float, str)
 

@@ -12,7 +12,8 @@ import platform
 import sys
 from itertools import takewhile
 
-NAMES = ("engine", "one_shots", "short_clips", "seams", "memory", "pipeline", "start_up", "gpu")
+NAMES = ("engine", "one_shots", "short_clips", "seams", "measurements", "memory", "pipeline", "start_up")
+NAMES += ("gpu",)
 WITH_OPTIONS = ("one_shots", "memory", "pipeline", "gpu")
 
 
