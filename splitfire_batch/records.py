@@ -58,6 +58,8 @@ class AudioFormat:
     n_channels: int
     n_frames: int
     """Frames per channel as the header claims them; of a decoded track, as they were counted."""
+    channel_mask: int = 0
+    """The speakers, as in WAVEFORMATEXTENSIBLE; 0 where the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)

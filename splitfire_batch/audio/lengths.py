@@ -79,7 +79,7 @@ def with_data_length(path: Path, sniffed: Sniffed, scratch_dir: Path | None) -> 
         return None
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
-        data = next((c for c in _chunks(file, sniffed.offset, n_bytes) if c.name == b"data"), None)
+        data = next((c for c in chunks(file, sniffed.offset, n_bytes) if c.name == b"data"), None)
         file.seek(sniffed.offset)
         name, whole = struct.unpack("<4sI", file.read(8))
         if name != b"RIFF" or data is None or data.n_bytes:
@@ -100,7 +100,7 @@ def foreign_codec(path: Path, sniffed: Sniffed) -> str | None:
     if sniffed.family not in ("WAV", "RF64"):
         return None
     with path.open("rb") as file:
-        for chunk in _chunks(file, sniffed.offset, path.stat().st_size):
+        for chunk in chunks(file, sniffed.offset, path.stat().st_size):
             if chunk.name == b"fmt ":
                 file.seek(chunk.start)
                 return _FOREIGN_CODECS.get(int.from_bytes(file.read(2), "little"))
@@ -118,7 +118,7 @@ def ends_in_flac_frame(path: Path) -> bool:
     return False
 
 
-def _chunks(file: IO[bytes], offset: int, n_bytes: int) -> Iterator[_Chunk]:
+def chunks(file: IO[bytes], offset: int, n_bytes: int) -> Iterator[_Chunk]:
     """The chunks of a file as their headers have it, up to the first that runs past the end."""
     file.seek(offset)
     layout = _LAYOUTS[file.read(4)]
@@ -142,7 +142,7 @@ def _check_chunks(file: IO[bytes], offset: int, n_bytes: int) -> None:
     file.seek(offset)
     audio = _LAYOUTS[file.read(4)].audio
     long_size = 0xFFFFFFFF  # of an RF64 data chunk: the true one is in ds64
-    for chunk in _chunks(file, offset, n_bytes):
+    for chunk in chunks(file, offset, n_bytes):
         if chunk.name == b"ds64":
             file.seek(chunk.start + 8)
             long_size = int.from_bytes(file.read(8), "little")
