@@ -13,13 +13,16 @@ import json
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from splitfire_batch.errors import ConfigError
 
 OUTPUT_EPOCH = 2
 """Raised by hand whenever our code starts to write other bytes for the same settings."""
+
+LOSSY_FORMATS = frozenset({"ogg", "opus", "mp3"})
+"""Values of `OutputConfig.format` that have a quality in place of a depth."""
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Floating point in the networks; what is around them is float32 always."""
@@ -59,16 +62,25 @@ class SeparationConfig:
 class OutputConfig:
     """How stems are written."""
 
-    format: Literal["source", "wav", "flac", "aiff"] = "source"
-    """Container; `source` keeps WAV, AIFF and FLAC, and writes FLAC for lossy sources."""
+    format: Literal["source", "wav", "flac", "aiff", "ogg", "opus", "mp3"] = "source"
+    """File format; `source` keeps WAV, AIFF and FLAC, and writes FLAC for lossy sources."""
     depth: Literal["source", "16", "24", "32", "float"] = "source"
-    """Bits per sample; `source` keeps the source's, 24 for lossy sources."""
+    """Bits per sample; `source` keeps the source's, 24 for lossy sources. Not for ogg, opus and mp3."""
+    quality: float = Field(default=0.75, ge=0.1, le=1)
+    """Of ogg, opus and mp3, which take about 210, 390 and 200 kbit/s for stereo at 0.75."""
     dither: bool = True
     """TPDF dither, seeded by the track, when a stem is reduced to 16 bit."""
     names: Literal["auto", "plain", "immutable"] = "auto"
     """`immutable` ends each name in the hash of its bytes; `auto` does so on object stores only."""
     template: str = "{model}/{dir}/{name}_{stem}.{ext}"
     """Path of a stem below the destination; tokens: model dir name stem ext track_id, catalogue columns."""
+
+    @field_validator("depth")
+    @classmethod
+    def _is_of_use(cls, depth: str, others: ValidationInfo) -> str:
+        if depth != "source" and others.data.get("format") in LOSSY_FORMATS:
+            raise ValueError(f"{others.data['format']} has no depth; leave it at source, or set quality")
+        return depth
 
     @field_validator("template")
     @classmethod
@@ -188,6 +200,7 @@ def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str
         "format": output.format,
         "depth": output.depth,
         "dither": output.dither,
+        **({"quality": output.quality} if output.format in LOSSY_FORMATS else {}),
         "weights_id": weights_id,
         "output_epoch": OUTPUT_EPOCH,
     }

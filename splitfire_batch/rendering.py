@@ -2,7 +2,8 @@
 
 For integer formats everything is computed in integers, so that the stems of a track sum to its mix exactly
 whenever nothing had to be scaled and the output is at least as deep as the source. Only if some stem would
-exceed full scale, all stems of the track get the same gain, and the row says which.
+exceed full scale, all stems of the track get the same gain, and the row says which. Lossy formats are given
+floats, and what counts is what comes back from them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from splitfire_batch.audio import (
     dither_source,
     full_scale,
     quantise,
+    read_back,
     source_bits,
     to_depth,
     to_float,
@@ -34,6 +36,10 @@ from splitfire_batch.stems import Recipe, needed_estimates
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 """Blocks (n, C) by stem or estimate."""
+
+_LOSSY_MARGIN = 0.99
+"""A codec's overshoot changes with the gain: so much lower than it seems to need, to be done in one go."""
+_MAX_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +70,28 @@ def render(separated: Separated, settings: RenderSettings, folder: Path) -> Rend
     Raises:
         NoSpace: the folder's disk is full.
     """
-    if rendered := _write(separated, settings, folder, 1.0):
-        return rendered
-    rendered = _write(separated, settings, folder, _linked_gain(separated, settings))
+    rendered = _write(separated, settings, folder, 1.0)
+    if not rendered:
+        rendered = _write(separated, settings, folder, _linked_gain(separated, settings))
     assert rendered  # noqa: S101 - the gain is made such that all fits
-    return rendered
+    return _made_audible(rendered, separated, settings, folder) if settings.output.is_lossy else rendered
+
+
+def _made_audible(
+    rendered: Rendered, separated: Separated, settings: RenderSettings, folder: Path
+) -> Rendered:
+    """Lossy stems, written with less gain until no decoder clips them; the residual is what one hears."""
+    summed = frozenset(stem.stem for stem in rendered.stems if stem.stem != "instrumental")
+    for _ in range(_MAX_ATTEMPTS):
+        gain = 10 ** (rendered.gain_db / 20)
+        files = {stem.stem: folder / stem.path for stem in rendered.stems}
+        heard = read_back(files, (to_float(mix) * gain for mix, _ in separated.blocks()), summed)
+        if heard.peak <= 1:
+            break
+        lowered = _write(separated, settings, folder, gain * _LOSSY_MARGIN / heard.peak)
+        assert lowered  # noqa: S101 - less than what has fitted
+        rendered = lowered
+    return replace(rendered, sum_residual_db=heard.residual_db if settings.sums_to_mix else None)
 
 
 def _write(separated: Separated, settings: RenderSettings, folder: Path, gain: float) -> Rendered | None:
@@ -82,7 +105,7 @@ def _write(separated: Separated, settings: RenderSettings, folder: Path, gain: f
         for mix, stems in _output_blocks(separated, settings, gain):
             for stem, block in stems.items():
                 levels[stem].add(block)
-                if levels[stem].clips:
+                if levels[stem].clips or (out.is_lossy and (levels[stem].peak_db or -1) > 0):
                     return None
                 writers[stem].write(block)
             if settings.sums_to_mix:
@@ -128,9 +151,12 @@ def _output_blocks(
     separated: Separated, settings: RenderSettings, gain: float
 ) -> Iterator[tuple[Array, Arrays]]:
     """The mix times the gain, and the stems as they will be written, in steps of the output's depth."""
-    if settings.output.bits is None:
-        return float_blocks(separated, settings.recipes)
-    return _integer_blocks(separated, settings, gain, settings.output.bits)
+    if settings.output.bits is not None:
+        return _integer_blocks(separated, settings, gain, settings.output.bits)
+    blocks, factor = float_blocks(separated, settings.recipes), np.float32(gain)
+    if gain == 1.0:
+        return blocks
+    return ((mix * factor, {name: block * factor for name, block in stems.items()}) for mix, stems in blocks)
 
 
 def _integer_blocks(
@@ -178,11 +204,13 @@ def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays) -> Arrays:
 
 def _linked_gain(separated: Separated, settings: RenderSettings) -> float:
     """What brings the loudest of all stems just below full scale."""
-    lowest = highest = 0
+    lowest = highest = 0.0
     for _, stems in _output_blocks(separated, settings, 1.0):
         for block in stems.values():
-            lowest, highest = min(lowest, int(block.min())), max(highest, int(block.max()))
-    greatest = full_scale(settings.output.bits or 0)[1]
+            lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
+    if settings.output.bits is None:
+        return _LOSSY_MARGIN / max(-lowest, highest)
+    greatest = full_scale(settings.output.bits)[1]
     # A stem is a sum of at most so many rounded parts, each off by 1.5 steps at worst (0.5 by rounding, 1 by
     # dither): downwards where its peak was found here, upwards where it will be written.
     margin = 2 * 1.5 * (len(separated.peaks) + 1)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from splitfire_batch.audio import choose_output
+from splitfire_batch.audio import choose_output, losses
 from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
@@ -106,7 +106,7 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
     return replace(
         row,
         status="done",
-        warnings=bench.engine.warnings,
+        warnings=(*bench.engine.warnings, *losses(source, settings.output)),
         content_id=content_id,
         source=source,
         stems=stems,

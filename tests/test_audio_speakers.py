@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from splitfire_batch.audio.channels import DEFAULT_MASKS, channel_groups
+from splitfire_batch.audio.channels import DEFAULT_MASKS, channel_groups, is_default
 from splitfire_batch.audio.decode import open_audio
 from splitfire_batch.audio.sniff import Sniffed
-from splitfire_batch.audio.speakers import is_default, read_speakers, sort_speakers, vorbis_order
+from splitfire_batch.audio.speakers import read_speakers, sort_speakers, vorbis_order
 from tests.ffmpeg_files import encode, packed_frames
 
 RATE = 48_000

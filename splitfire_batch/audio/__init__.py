@@ -10,8 +10,9 @@ import soxr
 from splitfire_batch.audio.channels import channel_groups, from_lanes, to_lanes
 from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
 from splitfire_batch.audio.encode import Encoded, StemWriter
-from splitfire_batch.audio.formats import OutputFormat, choose_output, source_bits
+from splitfire_batch.audio.formats import OutputFormat, choose_output, losses, source_bits
 from splitfire_batch.audio.quantise import dither_source, full_scale, quantise, to_int
+from splitfire_batch.audio.readback import read_back
 from splitfire_batch.audio.resample import Resampler
 from splitfire_batch.audio.spool import Spool
 
@@ -28,8 +29,10 @@ __all__ = [
     "dither_source",
     "from_lanes",
     "full_scale",
+    "losses",
     "open_audio",
     "quantise",
+    "read_back",
     "source_bits",
     "to_depth",
     "to_float",

@@ -38,6 +38,13 @@ def speaker_bits(mask: int) -> list[int]:
     return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
 
 
+def is_default(mask: int, n_channels: int) -> bool:
+    """Whether a format without a mask says as much; surrounds at the sides or behind are one to it."""
+    if mask & (SL | SR) and not mask & (BL | BR | BC):
+        mask = mask & ~(SL | SR) | BL | BR
+    return mask in (0, DEFAULT_MASKS[n_channels])
+
+
 def channel_groups(n_channels: int, channel_mask: int = 0) -> Groups:
     """The channels that are separated together: pairs of left and right, and single ones.
 

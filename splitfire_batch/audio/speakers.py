@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from splitfire_batch.audio.channels import BC, BL, BR, DEFAULT_MASKS, FC, FL, FLC, FR, FRC, LFE, SL, SR
+from splitfire_batch.audio.channels import BC, BL, BR, FC, FL, FLC, FR, FRC, LFE, SL, SR
 from splitfire_batch.audio.lengths import chunks
 from splitfire_batch.audio.sniff import Sniffed
 
@@ -94,6 +94,14 @@ def read_speakers(path: Path, sniffed: Sniffed, subtype: str, n_channels: int) -
     return Speakers(mask if mask.bit_count() == n_channels else 0)
 
 
+def write_mask(path: Path, mask: int) -> None:
+    """Set the mask of a WAVEX or RF64 file; libsndfile guesses one from the number of channels."""
+    with path.open("r+b") as file:
+        fmt = next(chunk for chunk in chunks(file, 0, path.stat().st_size) if chunk.name == b"fmt ")
+        file.seek(fmt.start + 20)
+        file.write(struct.pack("<I", mask))
+
+
 def sort_speakers(speakers: Sequence[int]) -> Speakers:
     """Speakers as they lie in a file, brought into the order of a mask; unknown if one is there twice."""
     if len(set(speakers)) < len(speakers) or not all(speakers):
@@ -106,13 +114,6 @@ def vorbis_order(n_channels: int) -> tuple[int, ...] | None:
     """For writing Vorbis and Opus: the channel, in the order of the default mask, of each one in the file."""
     order = sort_speakers(_VORBIS.get(n_channels, ())).order
     return None if order is None else tuple(order.index(channel) for channel in range(n_channels))
-
-
-def is_default(mask: int, n_channels: int) -> bool:
-    """Whether a format without a mask says as much; surrounds at the sides or behind are one to it."""
-    if mask & (SL | SR) and not mask & (BL | BR | BC):
-        mask = mask & ~(SL | SR) | BL | BR
-    return mask in (0, DEFAULT_MASKS[n_channels])
 
 
 def _is_free(path: Path) -> bool:
