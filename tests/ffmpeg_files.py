@@ -36,10 +36,10 @@ def encode(
     return path
 
 
-def packed_frames(path: Path, container: str | None = None) -> NDArray[Any]:
-    """All samples (n, C) as FFmpeg decodes them."""
+def packed_frames(path: Path, container: str | None = None, **options: str) -> NDArray[Any]:
+    """All samples (n, C) as FFmpeg decodes them; `options` are its demuxer's."""
     blocks: list[NDArray[Any]] = []
-    with av.open(str(path), format=container) as source:
+    with av.open(str(path), format=container, options=options) as source:
         packer = None
         for frame in source.decode(audio=0):
             packer = packer or av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate)

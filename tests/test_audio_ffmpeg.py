@@ -12,7 +12,7 @@ import pytest
 
 from splitfire_batch.audio.codecs import name_subtype, to_samples
 from splitfire_batch.audio.decode import open_audio, to_depth
-from splitfire_batch.audio.mpeg4 import movie_timescale
+from splitfire_batch.audio.mpeg4 import Edit, single_edit
 from splitfire_batch.errors import TrackError
 from tests import assets
 from tests.ffmpeg_files import encode, packed_frames
@@ -133,8 +133,34 @@ def test_an_edit_list_with_a_fine_clock_is_believed(tmp_path):
     data = bytearray(path.read_bytes())
     with_last_duration(data, 1024)
     path.write_bytes(data)
-    assert movie_timescale(path) == RATE
+    assert single_edit(path) == Edit(Fraction(30_001, RATE), Fraction(1, RATE))
     assert decoded(path)[1].n_frames == 30_001
+
+
+@pytest.mark.parametrize("n_frames", [4_097, 5_130, 40_961])
+def test_a_last_packet_of_few_frames_is_not_lost(tmp_path, n_frames):
+    """FFmpeg alone drops the last packet: the edit list, in milliseconds, ends before it begins."""
+    path = encode(tmp_path / "x.m4a", "aac", noise(n_frames), RATE, "stereo")
+    assert decoded(path)[1].n_frames == n_frames
+
+
+@pytest.mark.parametrize(("start", "n_frames"), [(2048, 9_600), (-1, 4_800)])
+def test_edits_that_are_not_simple_are_left_to_ffmpeg(tmp_path, start, n_frames):
+    """Two of 0.1 s each: one after the other, or one behind silence, which FFmpeg leaves out."""
+    path = encode(tmp_path / "x.mov", "pcm_s16le", integers(16, 30_000), RATE, "stereo")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"edts") - 4
+    assert data[at : at + 4] == struct.pack(">I", 36)  # its only edit
+    edits = struct.pack(">IIIii", 0, 2, 100, start, 1 << 16) + struct.pack(">IiI", 100, 0, 1 << 16)
+    data[at : at + 36] = struct.pack(">I4sI4s", 48, b"edts", 40, b"elst") + edits
+    for name in (b"trak", b"moov"):
+        place = data.index(name) - 4
+        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + 12)
+    path.write_bytes(data)
+    assert single_edit(path) is None
+    got, wanted = decoded(path)[0] >> 16, packed_frames(path)
+    assert len(got) == n_frames
+    assert np.array_equal(got, wanted[:n_frames])
 
 
 def test_itunes_comment_is_believed_first(tmp_path):

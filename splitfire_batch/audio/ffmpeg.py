@@ -22,7 +22,7 @@ import numpy as np
 
 from splitfire_batch.audio.codecs import CODECS, name_subtype, to_samples
 from splitfire_batch.audio.formats import Samples, source_bits
-from splitfire_batch.audio.mpeg4 import movie_timescale
+from splitfire_batch.audio.mpeg4 import single_edit
 from splitfire_batch.audio.sniff import Family, Sniffed
 from splitfire_batch.audio.speakers import FFMPEG_NAMES, sort_speakers
 from splitfire_batch.errors import TrackError
@@ -56,13 +56,17 @@ class FFmpegReader:
         self._av = _load(kind)
         self._kind, self._n_frames, self._n_held = kind, 0, 0
         self._held: deque[Samples] = deque()
-        self._timescale = movie_timescale(path) if sniffed.family == "MP4" else None
+        self._is_mp4 = sniffed.family == "MP4"
+        self._edit = single_edit(path) if self._is_mp4 else None
         self._end: Fraction | None = None
         self._is_at_end = False
         with self._translated("CORRUPT_HEADER"):
-            self._container = self._av.open(
-                str(path), format=_DEMUXERS[sniffed.family], options={"protocol_whitelist": "file"}
-            )
+            options = {"protocol_whitelist": "file"}
+            if (
+                self._edit
+            ):  # FFmpeg would drop a last packet of which less is played than the clock rounds off
+                options["advanced_editlist"] = "0"
+            self._container = self._av.open(str(path), format=_DEMUXERS[sniffed.family], options=options)
         try:
             self._stream = self._find_stream()
             self._frames = self._decoded()
@@ -137,15 +141,20 @@ class FFmpegReader:
         stream, container = self._stream, self._container
         if container.format.name == "aac":  # a guess from the bitrate
             return 0
+        if self._edit:
+            return math.floor(self._edit.duration_s * sample_rate)
         if stream.duration:
             return math.floor(float(stream.duration * stream.time_base) * sample_rate + 0.5)
         is_alone = len(container.streams) == 1 and container.duration
         return int(container.duration) * sample_rate // 1_000_000 if is_alone else 0
 
     def _decoded(self) -> Iterator[Any]:
+        start = Fraction(0)
         for packet in self._container.demux(self._stream):
             if packet.size and packet.pts is not None and packet.duration:
-                self._end = (packet.pts + packet.duration) * packet.time_base
+                if self._end is None:  # an encoder's delay lies before 0, and what is late begins after it
+                    start = max(0, packet.pts) * packet.time_base
+                self._end = (packet.pts + packet.duration) * packet.time_base - start
             yield from packet.decode()
 
     def _next_frame(self) -> Any:
@@ -189,16 +198,16 @@ class FFmpegReader:
         The edit list is exact in units of the movie's clock, which many writers let count milliseconds; if it
         agrees with the packets to within a tick, these know better.
         """
-        stream, rate = self._stream, self.format.sample_rate
-        if self._timescale is None or self._end is None:
+        rate, tags = self.format.sample_rate, {**self._container.metadata, **self._stream.metadata}
+        if not self._is_mp4 or self._end is None:
             return None
-        gapless = (self._container.metadata.get("iTunSMPB") or stream.metadata.get("iTunSMPB") or "").split()
+        gapless = tags.get("iTunSMPB", "").split()
         if len(gapless) > 3 and (n_frames := _hex(gapless[3])):
             return n_frames
         by_packets = self._end * rate
-        by_edits = stream.duration * stream.time_base * rate if stream.duration else by_packets
-        tick = Fraction(rate, self._timescale)
-        return round(by_packets if abs(by_packets - by_edits) <= tick else min(by_packets, by_edits))
+        if self._edit is None or abs(self._end - self._edit.duration_s) <= self._edit.tick_s:
+            return round(by_packets)
+        return round(min(by_packets, self._edit.duration_s * rate))
 
     @contextmanager
     def _translated(self, code: str) -> Iterator[None]:
