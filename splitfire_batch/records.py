@@ -76,7 +76,10 @@ class StemFile:
     n_bytes: int
     sha256: str
     pcm_md5: str
-    """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats."""
+    """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats.
+
+    For lossy formats of the floats that the codec was given, because decoders differ.
+    """
     peak_db: float | None
     """Sample peak; None for digital silence."""
     rms_db: float | None

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from splitfire_batch.audio import codec_versions
 from splitfire_batch.audio.codecs import name_subtype, to_samples
 from splitfire_batch.audio.decode import open_audio, to_depth
 from splitfire_batch.audio.mpeg4 import Edit, single_edit
@@ -133,7 +134,7 @@ def test_an_edit_list_with_a_fine_clock_is_believed(tmp_path):
     data = bytearray(path.read_bytes())
     with_last_duration(data, 1024)
     path.write_bytes(data)
-    assert single_edit(path) == Edit(Fraction(30_001, RATE), Fraction(1, RATE))
+    assert single_edit(path) == Edit(Fraction(30_001, RATE), Fraction(1, RATE), is_whole=True)
     assert decoded(path)[1].n_frames == 30_001
 
 
@@ -161,6 +162,20 @@ def test_edits_that_are_not_simple_are_left_to_ffmpeg(tmp_path, start, n_frames)
     got, wanted = decoded(path)[0] >> 16, packed_frames(path)
     assert len(got) == n_frames
     assert np.array_equal(got, wanted[:n_frames])
+
+
+@pytest.mark.parametrize(("ext", "codec"), [("mov", "pcm_s16le"), ("m4a", "alac")])
+def test_a_cut_made_in_a_player_is_kept(tmp_path, ext, codec):
+    """One edit that plays 0.1 s from the middle, as QuickTime's trimming leaves it."""
+    x = integers(16, 90_000)
+    path = encode(tmp_path / f"x.{ext}", codec, x, RATE, "stereo")
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">II", data, data.index(b"elst") + 12, 100, 40_000)
+    path.write_bytes(data)
+    edit = single_edit(path)
+    assert edit is not None
+    assert not edit.is_whole
+    assert np.array_equal(decoded(path)[0] >> 16, x[40_000:44_800])
 
 
 def test_itunes_comment_is_believed_first(tmp_path):
@@ -300,6 +315,36 @@ def test_without_pyav_the_row_says_what_to_install(tmp_path, monkeypatch):
     assert error.code == "UNSUPPORTED"
     assert "M4A" in error.why
     assert "pip install 'splitfire-batch[decode]'" in error.why
+
+
+DAMAGED = [("m4a", "aac"), ("m4a", "alac"), ("mkv", "flac"), ("webm", "libopus")]
+
+
+@pytest.mark.parametrize(("ext", "codec"), DAMAGED)
+def test_whatever_is_damaged_only_our_errors_come_out(tmp_path, ext, codec):
+    x = noise(20_000) if codec in ("aac", "libopus") else integers(16, 20_000)
+    good = encode(tmp_path / f"x.{ext}", codec, x, RATE, "stereo").read_bytes()
+    draw, n_refused = np.random.default_rng(3), 0
+    for _ in range(60):
+        data = bytearray(good)
+        for place in (
+            *draw.integers(0, 600, 4),
+            *(-draw.integers(1, 800, 4)),
+            *draw.integers(0, len(good), 2),
+        ):
+            data[place] = draw.integers(256)
+        (tmp_path / "y").write_bytes(data)
+        try:
+            decoded(tmp_path / "y", max_duration_s=60)
+        except TrackError:
+            n_refused += 1
+    assert n_refused > 10
+
+
+def test_the_doctor_can_say_which_ffmpeg_there_is(monkeypatch):
+    assert f"PyAV {av.__version__}" in codec_versions()
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert "splitfire-batch[decode]" in codec_versions()
 
 
 def test_no_more_is_decoded_than_is_asked_for(tmp_path):

@@ -1,4 +1,4 @@
-"""FFmpeg's codecs: which are read, what libsndfile would call them, and how their samples lie.
+"""FFmpeg's demuxers and codecs: which are used, what libsndfile would call them, how their samples lie.
 
 Nothing here imports FFmpeg; names are its own.
 """
@@ -12,6 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitfire_batch.audio.formats import Samples
+from splitfire_batch.audio.sniff import Family
+
+DEMUXERS: dict[Family, str] = {
+    "MP4": "mov",
+    "ASF": "asf",
+    "MATROSKA": "matroska",
+    "AAC": "aac",
+    "WAV": "wav",
+    "RF64": "wav",
+    "W64": "w64",
+    "AIFF": "aiff",
+    "CAF": "caf",
+    "OGG": "ogg",
+    "FLAC": "flac",
+    "MP3": "mp3",
+}
+"""What opens a file of each family."""
 
 CODECS = re.compile(
     r"aac|alac|mp[23](float)?|e?ac3|flac|opus|vorbis|wmav[12]|wmapro|wmalossless|wmavoice"

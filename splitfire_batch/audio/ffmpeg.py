@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from splitfire_batch.audio.codecs import CODECS, name_subtype, to_samples
+from splitfire_batch.audio.codecs import CODECS, DEMUXERS, name_subtype, to_samples
 from splitfire_batch.audio.formats import Samples, source_bits
 from splitfire_batch.audio.mpeg4 import single_edit
 from splitfire_batch.audio.sniff import Family, Sniffed
@@ -30,18 +30,6 @@ from splitfire_batch.records import AudioFormat
 
 INSTALL = "pip install 'splitfire-batch[decode]'"
 
-_DEMUXERS: dict[Family, str] = {
-    "MP4": "mov",
-    "ASF": "asf",
-    "MATROSKA": "matroska",
-    "AAC": "aac",
-    "WAV": "wav",
-    "RF64": "wav",
-    "W64": "w64",
-    "AIFF": "aiff",
-    "CAF": "caf",
-    "OGG": "ogg",
-}
 _HELD_FRAMES = 16_384
 """Kept back until the end of the file says whether they are padding: more than any codec's."""
 
@@ -62,11 +50,10 @@ class FFmpegReader:
         self._is_at_end = False
         with self._translated("CORRUPT_HEADER"):
             options = {"protocol_whitelist": "file"}
-            if (
-                self._edit
-            ):  # FFmpeg would drop a last packet of which less is played than the clock rounds off
+            if self._edit and self._edit.is_whole:
+                # else a last packet, of which less is played than the clock rounds off, would be dropped
                 options["advanced_editlist"] = "0"
-            self._container = self._av.open(str(path), format=_DEMUXERS[sniffed.family], options=options)
+            self._container = self._av.open(str(path), format=DEMUXERS[sniffed.family], options=options)
         try:
             self._stream = self._find_stream()
             self._frames = self._decoded()
@@ -186,6 +173,8 @@ class FFmpegReader:
         """Drop what an MP4 holds beyond its own length."""
         n_frames = self._length()
         surplus = self._n_frames + self._n_held - n_frames if n_frames else 0
+        if surplus > _HELD_FRAMES:  # so much is no padding
+            return
         while surplus > 0 and self._held:
             last = self._held.pop()
             if len(last) > surplus:
@@ -205,7 +194,9 @@ class FFmpegReader:
         if len(gapless) > 3 and (n_frames := _hex(gapless[3])):
             return n_frames
         by_packets = self._end * rate
-        if self._edit is None or abs(self._end - self._edit.duration_s) <= self._edit.tick_s:
+        if self._edit is None or (
+            self._edit.is_whole and abs(self._end - self._edit.duration_s) <= self._edit.tick_s
+        ):
             return round(by_packets)
         return round(min(by_packets, self._edit.duration_s * rate))
 
@@ -221,6 +212,15 @@ class FFmpegReader:
                 f"it is {self._kind}, and FFmpeg stopped{where}: {getattr(error, 'strerror', error)}; "
                 "fetch it again or leave it out",
             ) from error
+
+
+def ffmpeg_version() -> str:
+    """Which FFmpeg there is, in words, or what to install."""
+    try:
+        av = _load("")
+    except TrackError:
+        return f"no FFmpeg for MP4, WMA and WebM ({INSTALL})"
+    return f"FFmpeg {av.ffmpeg_version_info} in PyAV {av.__version__}"
 
 
 def _load(kind: str) -> Any:

@@ -10,36 +10,48 @@ from pathlib import Path
 from typing import IO
 
 _MAX_BOXES = 10_000
+_MAX_PADDING = 16_384
+"""Frames, more than any codec's."""
 _Box = tuple[bytes, int, int]
 """Name, first byte and end of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The part of its only edit that a track plays, seconds; it is exact to a tick of the movie's clock."""
+    """The part of its audio that a track plays; `duration_s` is exact to a tick of the movie's clock."""
 
     duration_s: Fraction
     tick_s: Fraction
+    is_whole: bool
+    """Whether that is all but an encoder's delay and padding, and not a cut somebody made."""
 
 
 def single_edit(path: Path) -> Edit | None:
-    """The edit of the first audio track; None if it has none, or several, or one that begins with silence."""
+    """The edit of the first audio track; None if it has none, or several, or silence in front."""
     with path.open("rb") as file:
         whole: _Box = (b"", 0, path.stat().st_size)
         header = _find(file, whole, b"moov", b"mvhd")
-        if header is None:
-            return None
-        version, content = _content(file, header)
-        (timescale,) = struct.unpack_from(">I", content, 16 if version else 8)  # behind two times
         track = next(_audio_tracks(file, whole), None)
-        edits = None if track is None else _find(file, track, b"edts", b"elst")
-        if edits is None or not timescale:
+        media = _find(file, track, b"mdia", b"mdhd") if track else None
+        edits = _find(file, track, b"edts", b"elst") if track else None
+        if not header or not media or not edits:
             return None
+        timescale, _ = _clock(file, header)
+        media_timescale, n_ticks = _clock(file, media)
         version, content = _content(file, edits)
         n_entries, duration, start = struct.unpack_from(">IQq" if version else ">IIi", content)
-    if n_entries != 1 or start < 0:
+    if n_entries != 1 or start < 0 or not timescale or not media_timescale:
         return None
-    return Edit(Fraction(duration, timescale), Fraction(1, timescale))
+    duration_s = Fraction(duration, timescale)
+    n_unplayed = n_ticks - start - duration_s * media_timescale
+    return Edit(duration_s, Fraction(1, timescale), start <= _MAX_PADDING and n_unplayed <= _MAX_PADDING)
+
+
+def _clock(file: IO[bytes], header: _Box) -> tuple[int, int]:
+    """Ticks per second and duration in ticks, behind two times of creation and change."""
+    version, content = _content(file, header)
+    timescale, duration = struct.unpack_from(">16xIQ" if version else ">8xII", content)
+    return timescale, duration
 
 
 def _audio_tracks(file: IO[bytes], whole: _Box) -> Iterator[_Box]:
