@@ -114,7 +114,7 @@ def _first_lane(file: Path, sample_rate: int) -> Tensor:
         raise ConfigError(f"there is no file {file}")
     with open_audio(file) as decoder:
         source = decoder.format
-        groups = channel_groups(source.n_channels)
+        groups = channel_groups(source.n_channels, source.channel_mask)
         forth = Resampler(source.sample_rate, sample_rate, 2 * len(groups))
         parts = [forth.push(to_lanes(to_float(block), groups))[0] for block in decoder.blocks()]
     return torch.from_numpy(np.concatenate([*parts, forth.finish()[0]], axis=-1))

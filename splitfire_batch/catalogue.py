@@ -28,8 +28,8 @@ from splitfire_batch.storage.urls import matching_options
 from splitfire_batch.tables import TABLE_EXTENSIONS, Row, read_rows, with_sizes
 
 AUDIO_EXTENSIONS = frozenset(
-    {"aac", "aif", "aifc", "aiff", "caf", "flac", "m4a", "mp3", "mp4", "oga", "ogg", "opus"}
-    | {"rf64", "w64", "wav", "wave", "wma"}
+    {"aac", "aif", "aifc", "aiff", "caf", "flac", "m4a", "m4b", "mka", "mkv", "mov", "mp3", "mp4", "oga"}
+    | {"ogg", "opus", "rf64", "w64", "wav", "wave", "webm", "wma"}
 )
 """Objects of a folder that are tracks; those that nothing here decodes fail later, and say so."""
 

@@ -13,13 +13,16 @@ import json
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from splitfire_batch.errors import ConfigError
 
 OUTPUT_EPOCH = 3
 """Raised by hand whenever our code starts to write other bytes for the same settings."""
+
+LOSSY_FORMATS = frozenset({"ogg", "opus", "mp3"})
+"""Values of `OutputConfig.format` that have a quality in place of a depth."""
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Floating point in the networks; what is around them is float32 always."""
@@ -60,10 +63,12 @@ class SeparationConfig:
 class OutputConfig:
     """How stems are written."""
 
-    format: Literal["source", "wav", "flac", "aiff"] = "source"
-    """Container; `source` keeps WAV, AIFF and FLAC, and writes FLAC for lossy sources."""
+    format: Literal["source", "wav", "flac", "aiff", "ogg", "opus", "mp3"] = "source"
+    """File format; `source` keeps WAV, AIFF and FLAC, and writes FLAC for lossy sources."""
     depth: Literal["source", "16", "24", "32", "float"] = "source"
-    """Bits per sample; `source` keeps the source's, 24 for lossy sources."""
+    """Bits per sample; `source` keeps the source's, 24 for lossy sources. Not for ogg, opus and mp3."""
+    quality: float = Field(default=0.75, ge=0.1, le=1)
+    """Of ogg, opus and mp3, which take about 210, 390 and 200 kbit/s for stereo at 0.75."""
     dither: bool = True
     """TPDF dither, seeded by the track, when a stem is reduced to 16 bit."""
     metadata: bool = True
@@ -77,6 +82,13 @@ class OutputConfig:
     """Stems whose sample peak stays below this, such as -60 (dB relative to full scale), are not written."""
     skip_without_vocals: float | None = Field(default=None, le=0)
     """Tracks whose vocals hold less of the energy than this, such as -30 (dB), are skipped: no stems."""
+
+    @field_validator("depth")
+    @classmethod
+    def _is_of_use(cls, depth: str, others: ValidationInfo) -> str:
+        if depth != "source" and others.data.get("format") in LOSSY_FORMATS:
+            raise ValueError(f"{others.data['format']} has no depth; leave it at source, or set quality")
+        return depth
 
     @field_validator("template")
     @classmethod
@@ -209,6 +221,7 @@ def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str
         "depth": output.depth,
         "dither": output.dither,
         "metadata": output.metadata,
+        **({"quality": output.quality} if output.format in LOSSY_FORMATS else {}),
         "weights_id": weights_id,
         "output_epoch": OUTPUT_EPOCH,
         # only where they are set, so that destinations older than they are keep their settings_id

@@ -60,6 +60,8 @@ class AudioFormat:
     n_channels: int
     n_frames: int
     """Frames per channel as the header claims them; of a decoded track, as they were counted."""
+    channel_mask: int = 0
+    """The speakers, as in WAVEFORMATEXTENSIBLE; 0 where the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ class StemFile:
     n_bytes: int
     sha256: str | None
     pcm_md5: str | None
-    """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats."""
+    """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats.
+
+    For lossy formats of the floats that the codec was given, because decoders differ.
+    """
     levels: Levels = field(default_factory=Levels)
     energy_share_db: float | None = None
     """Its part of the energy of the stems that make up the mix; None for silence, or if one is missing."""

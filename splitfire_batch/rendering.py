@@ -3,6 +3,7 @@
 Only if some stem would exceed full scale, all stems of the track get the same gain, and the row says which.
 A silent stem may be left out: the stem that is the mix minus the others then keeps what would have been in
 it, and the sum of those that are written stays the mix.
+Lossy formats are given floats, and what counts is what comes back from them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from splitfire_batch.audio import (
     OutputFormat,
     StemWriter,
     full_scale,
+    read_back,
+    to_float,
 )
 from splitfire_batch.observations import Levels
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
-from splitfire_batch.stem_blocks import Array, RenderSettings, linked_gain, output_blocks
+from splitfire_batch.stem_blocks import LOSSY_MARGIN, Array, RenderSettings, linked_gain, output_blocks
 from splitfire_batch.stopwatch import Stopwatch
+
+_MAX_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,30 @@ def render(separated: Separated, settings: RenderSettings, folder: Path, watch: 
                 gain = linked_gain(separated, settings)
             rendered = _write(separated, settings, folder, gain, watch)
             assert rendered  # noqa: S101 - the gain is made such that all fits
+        if settings.output.is_lossy:
+            rendered = _made_audible(rendered, separated, settings, folder, watch)
         silent = frozenset(stem.stem for stem in rendered.stems if stem.is_silent)
         if threshold is None or silent <= settings.skipped:
             return rendered
         settings = replace(settings, skipped=settings.skipped | silent)
+
+
+def _made_audible(
+    rendered: Rendered, separated: Separated, settings: RenderSettings, folder: Path, watch: Stopwatch
+) -> Rendered:
+    """Lossy stems, written with less gain until no decoder clips them; the residual is what one hears."""
+    summed = frozenset(stem.stem for stem in rendered.stems if stem.stem != "instrumental")
+    for _ in range(_MAX_ATTEMPTS):
+        gain = 10 ** (rendered.gain_db / 20)
+        files = {stem.stem: folder / stem.path for stem in rendered.stems if stem.path}
+        with watch.measure("measure"):
+            heard = read_back(files, (to_float(mix) * gain for mix, _ in separated.blocks()), summed)
+        if heard.peak <= 1:
+            break
+        lowered = _write(separated, settings, folder, gain * LOSSY_MARGIN / heard.peak, watch)
+        assert lowered  # noqa: S101 - less than what has fitted
+        rendered = lowered
+    return replace(rendered, sum_residual_db=heard.residual_db if settings.sums_to_mix else None)
 
 
 def _write(
@@ -81,7 +106,7 @@ def _write(
             for stem in written
         }
         for mix, stems in watch.timed("encode", output_blocks(separated, settings, gain)):
-            if not all(_fits(block, out.bits) for block in stems.values()):
+            if not all(_fits(block, out) for block in stems.values()):
                 return None
             with watch.measure("measure"):
                 for stem, block in stems.items():
@@ -112,11 +137,11 @@ def _meter(out: OutputFormat, is_full: bool) -> LevelMeter:
     return LevelMeter(out.sample_rate, out.n_channels, out.bits, scale, is_full)
 
 
-def _fits(block: Array, bits: int | None) -> bool:
-    """Whether every sample fits the format."""
-    if bits is None:
+def _fits(block: Array, out: OutputFormat) -> bool:
+    """Whether every sample fits the format; lossy ones are given nothing beyond full scale."""
+    if out.bits is None and not out.is_lossy:
         return True
-    least, greatest = full_scale(bits)
+    least, greatest = (-1.0, 1.0) if out.bits is None else full_scale(out.bits)
     return bool(least <= block.min(initial=0) and block.max(initial=0) <= greatest)
 
 

@@ -73,6 +73,7 @@ SCHEMA = pa.schema(
         ("sample_rate", pa.int32()),
         ("n_channels", pa.int16()),
         ("n_frames", pa.int64()),
+        ("channel_mask", pa.int64()),
         ("duration_s", pa.float64()),
         ("title", pa.string()),
         ("artist", pa.string()),

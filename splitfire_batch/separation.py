@@ -148,7 +148,7 @@ def _estimate_blocks(
 ) -> Generator[tuple[str, np.ndarray], None, None]:
     """Append the mix to `separated`; give the estimates (n, C) at the file's rate as they become final."""
     model, source = engine.model, decoder.format
-    groups = channel_groups(source.n_channels)
+    groups = channel_groups(source.n_channels, source.channel_mask)
     kept = [model.stems.index(stem) for stem in stems]
     keeps_all = kept == list(range(len(model.stems)))
     back = Resampler(model.sample_rate, source.sample_rate, len(groups) * len(kept) * model.n_channels)
@@ -168,7 +168,7 @@ def _estimate_blocks(
 def _model_blocks(decoder: Decoder, separated: Separated, sample_rate: int) -> Iterator[torch.Tensor]:
     """Decoded blocks, kept in `separated`, as lanes (G, 2, n) at the model's rate."""
     source = decoder.format
-    groups = channel_groups(source.n_channels)
+    groups = channel_groups(source.n_channels, source.channel_mask)
     forth = Resampler(source.sample_rate, sample_rate, 2 * len(groups))
     for block in decoder.blocks(BLOCK_FRAMES):
         separated.append_mix(block)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from splitfire_batch.audio import choose_output
+from splitfire_batch.audio import choose_output, losses
 from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
@@ -121,7 +121,9 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
     row = replace(
         row,
         status="done",
-        warnings=row.warnings + _warnings(metadata, settings, rendered, bench),
+        warnings=row.warnings
+        + losses(separated.source, settings.output)
+        + _warnings(metadata, settings, rendered, bench),
         stems=with_energy_shares(stems, bench.sums_to_mix),
         gain_db=rendered.gain_db,
         sum_residual_db=rendered.sum_residual_db,

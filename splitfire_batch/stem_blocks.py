@@ -28,6 +28,8 @@ from splitfire_batch.stems import Recipe, needed_estimates
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 """Blocks (n, C) by stem or estimate."""
+LOSSY_MARGIN = 0.99
+"""A codec's overshoot changes with the gain: so much lower than it seems to need, to be done in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,12 @@ def output_blocks(
     separated: Separated, settings: RenderSettings, gain: float
 ) -> Iterator[tuple[Array, Arrays]]:
     """The mix times the gain, and the stems as they will be written, in steps of the output's depth."""
-    if settings.output.bits is None:
-        return float_blocks(separated, settings.recipes, settings.skipped)
-    return _integer_blocks(separated, settings, gain, settings.output.bits)
+    if settings.output.bits is not None:
+        return _integer_blocks(separated, settings, gain, settings.output.bits)
+    blocks, factor = float_blocks(separated, settings.recipes, settings.skipped), np.float32(gain)
+    if gain == 1.0:
+        return blocks
+    return ((mix * factor, {name: block * factor for name, block in stems.items()}) for mix, stems in blocks)
 
 
 def _integer_blocks(
@@ -117,11 +122,13 @@ def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays, skipped: froze
 
 def linked_gain(separated: Separated, settings: RenderSettings) -> float:
     """What brings the loudest of all stems just below full scale."""
-    lowest = highest = 0
+    lowest = highest = 0.0
     for _, stems in output_blocks(separated, settings, 1.0):
         for block in stems.values():
-            lowest, highest = min(lowest, int(block.min())), max(highest, int(block.max()))
-    greatest = full_scale(settings.output.bits or 0)[1]
+            lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
+    if settings.output.bits is None:
+        return LOSSY_MARGIN / max(-lowest, highest)
+    greatest = full_scale(settings.output.bits)[1]
     # A stem is a sum of at most so many rounded parts, each off by 1.5 steps at worst (0.5 by rounding, 1 by
     # dither): downwards where its peak was found here, upwards where it will be written.
     margin = 2 * 1.5 * (len(separated.peaks) + 1)

@@ -133,5 +133,5 @@ def need_of(source: AudioFormat, bench: Workbench) -> Need:
     n_frames = math.ceil(source.n_frames * engine.model.sample_rate / source.sample_rate)
     spool = 4 * source.n_frames * source.n_channels
     fits = bench.budget.fits_spools(spool * n_spools)
-    n_lanes = len(channel_groups(source.n_channels))
+    n_lanes = len(channel_groups(source.n_channels, source.channel_mask))
     return Need(engine.track_bytes(n_frames, n_lanes), spool if fits else 0, n_spools)

@@ -1,7 +1,9 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -73,6 +75,18 @@ def test_the_pcm_md5_of_a_wav_is_that_of_its_data_chunk(tmp_path):
     data = (tmp_path / "x").read_bytes()
     start = data.index(b"data") + 8
     assert encoded.pcm_md5 == hashlib.md5(data[start : start + 6000]).hexdigest()  # noqa: S324
+
+
+@pytest.mark.parametrize(("container", "bits"), [("WAVEX", 16), ("WAVEX", None), ("RF64", 24)])
+@pytest.mark.parametrize("mask", [0x107, 0x33])
+def test_the_channel_mask_is_written(tmp_path, container, bits, mask):
+    x = integers(bits, 1000, 4) if bits else np.random.default_rng(0).random((1000, 4), np.float32)
+    encoded = written(tmp_path / "x", replace(output(container, bits, 4), channel_mask=mask), x)
+    data = (tmp_path / "x").read_bytes()
+    assert int.from_bytes(data[(at := data.index(b"fmt ") + 28) : at + 4], "little") == mask
+    assert encoded.sha256 == hashlib.sha256(data).hexdigest()
+    with av.open(str(tmp_path / "x")) as file:  # a second opinion
+        assert file.streams.audio[0].layout.name == {0x107: "4.0", 0x33: "quad"}[mask]
 
 
 def test_size_and_hash_are_those_of_the_file(tmp_path):

@@ -24,6 +24,13 @@ def source(container="WAV", subtype="PCM_16", sample_rate=44_100, n_channels=2, 
         (("WAV", "DOUBLE"), ("WAV", "FLOAT", "wav", None)),
         (("WAV", "ULAW"), ("FLAC", "PCM_24", "flac", 24)),
         (("WAVEX", "PCM_24"), ("WAV", "PCM_24", "wav", 24)),
+        (("MP4", "AAC"), ("FLAC", "PCM_24", "flac", 24)),
+        (("MP4", "ALAC_16"), ("FLAC", "PCM_16", "flac", 16)),
+        (("MP4", "ALAC_24"), ("FLAC", "PCM_24", "flac", 24)),
+        (("MP4", "ALAC_32"), ("WAV", "PCM_32", "wav", 32)),
+        (("MP4", "FLOAT"), ("WAV", "FLOAT", "wav", None)),
+        (("MATROSKA", "PCM_16"), ("FLAC", "PCM_16", "flac", 16)),
+        (("ASF", "WMAV2"), ("FLAC", "PCM_24", "flac", 24)),
         (("RF64", "PCM_24"), ("WAV", "PCM_24", "wav", 24)),
         (("W64", "PCM_24"), ("WAV", "PCM_24", "wav", 24)),
         (("CAF", "ALAC_20"), ("WAV", "PCM_24", "wav", 24)),
@@ -54,6 +61,15 @@ def test_a_rate_that_flac_cannot_hold_is_refused(rate):
     with pytest.raises(TrackError, match=f"UNSUPPORTED_OUTPUT.*{rate} Hz"):
         choose_output(source(sample_rate=rate), OutputConfig(format="flac"))
     assert choose_output(source(sample_rate=rate), OutputConfig(format="wav")).sample_rate == rate
+
+
+MASKS = [(1, 0x4, "WAV"), (2, 0x3, "WAV"), (2, 0x30, "WAVEX"), (6, 0, "WAV"), (6, 0x3F, "WAVEX")]
+
+
+@pytest.mark.parametrize(("n_channels", "mask", "container"), MASKS)
+def test_a_mask_that_says_something_makes_an_extensible_wav(n_channels, mask, container):
+    out = choose_output(AudioFormat("WAVEX", "PCM_24", 48_000, n_channels, 10, mask), OutputConfig())
+    assert (out.container, out.ext) == (container, "wav")
 
 
 def test_what_plain_wav_cannot_hold_becomes_rf64():

@@ -28,7 +28,7 @@ BAD = [
         "precision": "fp8",
     }.items()),
     *((OutputConfig, name, value) for name, value in {
-        "format": "mp3", "depth": "20", "dither": "maybe", "metadata": "maybe", "names": "",
+        "format": "mp2", "depth": "20", "quality": 0, "dither": "maybe", "metadata": "maybe", "names": "",
         "template": "{name}.{ext}", "skip_silent_stems": 1, "skip_without_vocals": "yes",
     }.items()),
     *((CatalogueConfig, name, value) for name, value in {
@@ -166,3 +166,14 @@ def test_the_settings_id_is_the_same_in_another_process():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert other.stdout.strip() == id_of({"stems": ["a", "b"]})
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus", "mp3"])
+def test_a_lossy_format_takes_a_quality_and_no_depth(name):
+    with pytest.raises(ConfigError, match=f"depth: .*{name} has no depth"):
+        configure(OutputConfig, {"format": name, "depth": "24"})
+    assert id_of(output={"format": name, "quality": 0.5}) != id_of(output={"format": name})
+
+
+def test_a_quality_changes_nothing_where_nothing_is_lost():
+    assert id_of(output={"quality": 0.5}) == id_of()

@@ -108,6 +108,8 @@ HOMES = {
         "splitfire_batch.verify",
     },
 }
+ONLY = {"av": "splitfire_batch.audio.ffmpeg"}
+"""Libraries that a single module may import."""
 FILES = sorted(path for top in ("splitfire_batch", "cluster", "flows") for path in (ROOT / top).rglob("*.py"))
 
 
@@ -169,6 +171,12 @@ def test_heavy_libraries_stay_in_their_places(path: Path) -> None:
         if (homes := HOMES.get(imported.partition(".")[0])) is not None and own not in homes
     }
     assert not strays
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_optional_libraries_have_one_module_each(path: Path) -> None:
+    allowed = {library for library, module in ONLY.items() if module == _module(path)}
+    assert not {name.partition(".")[0] for name in _imports(path)} & (set(ONLY) - allowed)
 
 
 def test_infra_holds_no_python() -> None:

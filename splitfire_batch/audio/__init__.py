@@ -11,10 +11,12 @@ import soxr
 from splitfire_batch.audio.channels import channel_groups, from_lanes, to_lanes
 from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
 from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
-from splitfire_batch.audio.formats import OutputFormat, choose_output, source_bits
+from splitfire_batch.audio.ffmpeg import ffmpeg_version
+from splitfire_batch.audio.formats import OutputFormat, choose_output, losses, source_bits
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
 from splitfire_batch.audio.levels import SILENT_DB, LevelMeter
 from splitfire_batch.audio.quantise import dither_source, full_scale, quantise, to_int
+from splitfire_batch.audio.readback import read_back
 from splitfire_batch.audio.resample import Resampler
 from splitfire_batch.audio.spool import Spool
 
@@ -35,9 +37,11 @@ __all__ = [
     "dither_source",
     "from_lanes",
     "full_scale",
+    "losses",
     "open_audio",
     "pcm_bytes",
     "quantise",
+    "read_back",
     "source_bits",
     "to_depth",
     "to_float",
@@ -50,5 +54,5 @@ def codec_versions() -> str:
     """The versions of the libraries that do the work, in words, for `doctor`."""
     return (
         f"libsndfile {soundfile.__libsndfile_version__}, soundfile {soundfile.__version__}, "
-        f"soxr {soxr.__version__}"
+        f"soxr {soxr.__version__}, {ffmpeg_version()}"
     )

@@ -1,39 +1,29 @@
 """Reads audio files, block by block, and refuses what is damaged instead of returning less.
 
-Integer samples stay exact integers, so that the stems can be made to sum to the very mix. Only local
-files are read: soundfile drops the errors of a Python file object and returns short audio.
+Integer samples stay exact integers, so that the stems can be made to sum to the very mix. libsndfile reads
+what it can (`sndfile`), FFmpeg the rest (`ffmpeg`); what both owe a caller is checked here.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import Protocol
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from splitfire_batch.audio.bare import bare_copy
+from splitfire_batch.audio.ffmpeg import FFmpegReader
 from splitfire_batch.audio.formats import Samples, source_bits
-from splitfire_batch.audio.lengths import check_complete, ends_in_flac_frame, foreign_codec, with_data_length
-from splitfire_batch.audio.mpeg import with_length
-from splitfire_batch.audio.sniff import sniff
-from splitfire_batch.audio.spool import disk_error
+from splitfire_batch.audio.sndfile import ForeignCodec, SndfileReader
+from splitfire_batch.audio.sniff import FOREIGN, sniff
 from splitfire_batch.errors import TrackError
 from splitfire_batch.records import AudioFormat
 
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 4_000, 768_000, 8
 MAX_LEVEL = 1e6
 """Float samples beyond this, 120 dB over full scale, are damage and not music."""
-
-_UNKNOWN_FRAMES = 2**62  # libsndfile says 2^63 - 1 where the header does not tell
-_UNIMPLEMENTED = 18
-_FLAC_LOST_SYNC = 158
 
 
 def to_float(block: Samples) -> NDArray[np.float32]:
@@ -48,31 +38,35 @@ def to_depth(block: NDArray[np.int32], bits: int) -> NDArray[np.int32]:
     return block >> np.int32(32 - bits)
 
 
-class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """A file read only forward. soundfile seeks after each read otherwise, which MP3 and OGG pay for."""
+class Reader(Protocol):
+    """A file that one library has open."""
 
-    def seekable(self) -> bool:
-        return False
+    format: AudioFormat
+    """As the header has it; `n_frames` is 0 where that does not tell."""
+    is_empty: bool
+    """Whether the header says that there are no frames."""
+    tolerance_frames: int
+    """How many frames fewer than the header says make no damaged file."""
+
+    def read(self, n_frames: int) -> Samples:
+        """The next frames, int32 left-justified or float32, the caller's to keep; fewer only at the end.
+
+        Raises:
+            TrackError: CORRUPT_DATA or TRUNCATED.
+        """
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
 
 
 class Decoder:
     """One open audio file; a context manager. Made by `open_audio`."""
 
     def __init__(self, path: Path, max_duration_s: float | None, scratch_dir: Path | None) -> None:
-        self._sniffed = sniff(path)
-        check_complete(path, self._sniffed)
         self._path = path
         self._max_duration_s = max_duration_s
-        self._copy = self._repaired(scratch_dir)
-        self._file = self._open(Path(self._copy.name) if self._copy else path, scratch_dir)
-        claimed = int(self._file.frames)
-        self.format = AudioFormat(
-            container=self._file.format,
-            subtype=self._file.subtype,
-            sample_rate=self._file.samplerate,
-            n_channels=self._file.channels,
-            n_frames=0 if claimed >= _UNKNOWN_FRAMES else claimed,
-        )
+        self._reader = _open_reader(path, scratch_dir)
+        self.format = self._reader.format
         """As the header has it; `n_frames` is 0 where that does not tell."""
         self.bits = source_bits(self.format.subtype)
         """Depth of integer samples; None for float and lossy ones."""
@@ -80,7 +74,7 @@ class Decoder:
         """Frames decoded so far."""
         self._n_bad, self._first_bad = 0, 0
         try:
-            self._check_header(is_empty=claimed == 0)
+            self._check_header(self._reader.is_empty)
         except TrackError:
             self.close()
             raise
@@ -99,7 +93,7 @@ class Decoder:
             TrackError: TRUNCATED, CORRUPT_DATA, NO_SAMPLES, TOO_LONG, or NON_FINITE, the latter with all
                 bad samples of the file counted; no block with such samples comes out.
         """
-        while len(block := self._read(n_frames)):
+        while len(block := self._reader.read(n_frames)):
             if block.dtype == np.float32:
                 self._count_bad(block)
             self.n_frames += len(block)
@@ -110,9 +104,7 @@ class Decoder:
 
     def close(self) -> None:
         """Close the file; idempotent."""
-        self._file.close()
-        if self._copy:
-            self._copy.close()
+        self._reader.close()
 
     def __enter__(self) -> Decoder:
         return self
@@ -121,40 +113,6 @@ class Decoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _repaired(self, scratch_dir: Path | None) -> IO[bytes] | None:
-        """A temporary copy, kept until `close`, of a file that does not say its length; else None."""
-        try:
-            if self._sniffed.family == "MP3":
-                return with_length(self._path, self._sniffed.offset, scratch_dir)
-            return with_data_length(self._path, self._sniffed, scratch_dir)
-        except OSError as error:
-            raise disk_error(str(scratch_dir or tempfile.gettempdir()), error) from error
-
-    def _open(self, path: Path, scratch_dir: Path | None) -> _Stream:
-        try:
-            return _Stream(os.fsencode(path))
-        except soundfile.LibsndfileError as error:
-            bare = bare_copy(path, self._sniffed, scratch_dir)
-            if self._copy:
-                self._copy.close()
-            if bare:
-                self._copy = bare
-                with contextlib.suppress(soundfile.LibsndfileError):
-                    return _Stream(bare.name)
-                bare.close()
-            codec = foreign_codec(self._path, self._sniffed)
-            if codec or error.code == _UNIMPLEMENTED:
-                raise TrackError(
-                    "UNSUPPORTED",
-                    f"it is {self._sniffed.family} with {codec or 'an unknown codec'}, for which "
-                    "no decoder is installed; convert it to PCM or FLAC",
-                ) from error
-            raise TrackError(
-                "CORRUPT_HEADER",
-                f"it begins like {self._sniffed.family}, but its header makes no sense (libsndfile: "
-                f"{error.error_string}); fetch it again or leave it out",
-            ) from error
 
     def _check_header(self, is_empty: bool) -> None:
         if not MIN_RATE <= self.format.sample_rate <= MAX_RATE:
@@ -185,32 +143,6 @@ class Decoder:
                 "raise max_duration_s or leave it out",
             )
 
-    def _read(self, n_frames: int) -> Samples:
-        if self.format.container == "FLAC" and self.format.n_frames:
-            # what lies behind the last frame, an ID3 tag perhaps, would cost the frames before it
-            n_frames = min(n_frames, self.format.n_frames - self.n_frames)
-        shape = n_frames, self.format.n_channels
-        buffer: Samples = np.empty(shape, np.float32 if self.bits is None else np.int32)
-        try:
-            n_read = len(self._file.read(out=buffer))
-        except soundfile.LibsndfileError as error:
-            raise self._damage(error) from error
-        return buffer if n_read == n_frames else buffer[:n_read].copy()
-
-    def _damage(self, error: soundfile.LibsndfileError) -> TrackError:
-        """A cut FLAC file loses sync where it ends; a damaged one still ends in a whole frame."""
-        decoded = (
-            f"decoding stopped after {self.n_frames} of {self.format.n_frames or 'unknown'} frames "
-            f"({self.n_frames / self.format.sample_rate:.1f} s)"
-        )
-        if error.code == _FLAC_LOST_SYNC and not ends_in_flac_frame(self._path):
-            return TrackError("TRUNCATED", f"{decoded}: the file ends inside a FLAC frame; fetch it again")
-        return TrackError(
-            "CORRUPT_DATA",
-            f"{decoded}: damaged {self._sniffed.family} data (libsndfile: {error.error_string}); fetch it "
-            "again or decode it elsewhere to see what is left",
-        )
-
     def _count_bad(self, block: Samples) -> None:
         is_bad = ~(np.abs(block) <= MAX_LEVEL)  # NaN compares false
         n_bad = int(np.count_nonzero(is_bad))
@@ -226,7 +158,7 @@ class Decoder:
                 f"first in frame {self._first_bad} "
                 f"({self._first_bad / self.format.sample_rate:.3f} s); export it again",
             )
-        if self.n_frames < self.format.n_frames:
+        if self.n_frames < self.format.n_frames - self._reader.tolerance_frames:
             raise TrackError(
                 "TRUNCATED",
                 f"its header says {self.format.n_frames} frames, {self.n_frames} could be decoded; fetch the "
@@ -239,8 +171,10 @@ class Decoder:
 def open_audio(path: Path, max_duration_s: float | None = None, scratch_dir: Path | None = None) -> Decoder:
     """An open decoder for the local file `path`; use it in a `with` statement.
 
+    Channels come in the order of `format.channel_mask`, or as they lie in a file that does not say.
+
     Args:
-        path: WAV, RF64, W64, AIFF, CAF, FLAC, OGG, Opus or MP3; recognised by content, not by name.
+        path: a file of one of `sniff`'s families; recognised by content, not by name.
         max_duration_s: longer files are TOO_LONG, by their header or as soon as so much came out.
         scratch_dir: for copies of MP3 and WAV files that do not say their length; default: the system's.
 
@@ -250,3 +184,13 @@ def open_audio(path: Path, max_duration_s: float | None = None, scratch_dir: Pat
         NoSpace: scratch_dir is full.
     """
     return Decoder(path, max_duration_s, scratch_dir)
+
+
+def _open_reader(path: Path, scratch_dir: Path | None) -> Reader:
+    sniffed = sniff(path)
+    if sniffed.family in FOREIGN:
+        return FFmpegReader(path, sniffed, FOREIGN[sniffed.family])
+    try:
+        return SndfileReader(path, sniffed, scratch_dir)
+    except ForeignCodec as error:
+        return FFmpegReader(path, sniffed, str(error))

@@ -1,7 +1,8 @@
 """Writes stems: integers as they are, floats as they are, with what the manifest says about a file.
 
 libsndfile gets left-justified 32-bit integers for integer formats, from which it only takes the upper
-bits; it never converts a float. PCM WAV, AIFF and FLAC come out the same, byte for byte, each time.
+bits; it never converts a float, except inside lossy codecs. PCM WAV, AIFF and FLAC come out the same, byte
+for byte, each time; so do lossy files where the codec's build is the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from splitfire_batch.audio.formats import OutputFormat, Samples
 from splitfire_batch.audio.insert import Insert, insert_before_samples
+from splitfire_batch.audio.ogg import finish_ogg
+from splitfire_batch.audio.speakers import vorbis_order, write_mask
 from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.errors import NoSpace, StorageError
 
@@ -35,7 +38,8 @@ class Encoded:
     sha256: str
     """Of the file's bytes."""
     pcm_md5: str
-    """Of the PCM data, little-endian, interleaved, at the file's depth: FLAC's STREAMINFO MD5."""
+    """Of the PCM data, little-endian, interleaved, at the file's depth: FLAC's STREAMINFO MD5. For lossy
+    formats of the floats that the codec was given, because what comes back depends on who decodes it."""
     inserted: tuple[str, ...] = ()
     """Names of the chunks before the samples, each once; none if a decoder stumbles over them."""
 
@@ -50,9 +54,11 @@ class StemWriter:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self.n_frames = 0
         """Frames written so far."""
+        self._order = list(vorbis_order(out.n_channels) or ()) if out.container == "OGG" else []
+        how = _codec_settings(out)
         try:
             self._file = soundfile.SoundFile(
-                str(path), "w", out.sample_rate, out.n_channels, out.subtype, format=out.container
+                str(path), "w", out.sample_rate, out.n_channels, out.subtype, format=out.container, **how
             )
         except soundfile.LibsndfileError as error:
             raise self._write_error(error.error_string) from error
@@ -73,6 +79,8 @@ class StemWriter:
             self._md5.update(pcm_bytes(piece, self._out.bits))
             if self._out.bits is not None:
                 piece = np.left_shift(piece, 32 - self._out.bits, dtype=np.int32)
+            if self._order:
+                piece = np.ascontiguousarray(piece[:, self._order])
             try:
                 self._file.write(piece)
             except (soundfile.LibsndfileError, AssertionError) as error:  # the latter: a short write
@@ -90,6 +98,7 @@ class StemWriter:
             self._file.close()
         except soundfile.LibsndfileError as error:
             raise self._write_error(error.error_string) from error
+        self._complete()
         if missing := self._missing(self._path):  # what could not be flushed is not reported by `close`
             raise self._write_error(missing)
         inserted = self._insert() if self._inserts else ()
@@ -120,6 +129,16 @@ class StemWriter:
                 raise ValueError("a block has NaN or infinite samples, wanted finite ones")
         elif block.size and not (-(1 << (bits - 1)) <= block.min() and block.max() < 1 << (bits - 1)):
             raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into {bits} bit")
+
+    def _complete(self) -> None:
+        """What libsndfile does not do: the source's channel mask, and pages that all programs understand."""
+        try:
+            if self._out.container == "OGG":
+                finish_ogg(self._path, self._out.subtype == "VORBIS")
+            elif self._out.channel_mask and self._out.container in ("WAVEX", "RF64"):
+                write_mask(self._path, self._out.channel_mask)
+        except OSError as error:
+            raise disk_error(str(self._path), error) from error
 
     def _insert(self) -> tuple[str, ...]:
         """Put the chunks in, unless a decoder then finds fewer frames: the samples matter more."""
@@ -157,6 +176,14 @@ class StemWriter:
         except OSError as error:
             return disk_error(str(self._path), error)
         return StorageError(str(self._path), f"could not be written: {text}")
+
+
+def _codec_settings(out: OutputFormat) -> dict[str, object]:
+    """libsndfile's own scale is 0 for the best quality; 1 is refused by its MP3 encoder."""
+    if out.quality is None:
+        return {}
+    mode = {"bitrate_mode": "VARIABLE"} if out.container == "MP3" else {}
+    return {"compression_level": 1 - out.quality, **mode}
 
 
 def pcm_bytes(block: Samples, bits: int | None) -> bytes:

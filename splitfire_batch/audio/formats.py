@@ -5,11 +5,12 @@ Container and subtype are libsndfile's names. Nothing here touches a file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from splitfire_batch.audio.channels import is_default
 from splitfire_batch.config import OutputConfig
 from splitfire_batch.errors import TrackError
 from splitfire_batch.records import AudioFormat
@@ -17,11 +18,68 @@ from splitfire_batch.records import AudioFormat
 Samples = NDArray[np.int32 | np.float32]
 """Frames first, channels second: integers of a known depth, or floats with full scale = 1."""
 
-EXTENSIONS = {"WAV": "wav", "RF64": "wav", "FLAC": "flac", "AIFF": "aiff"}
-"""Containers that are written, and how their files end."""
+EXTENSIONS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "AIFF": "aiff"}
+"""Lossless containers that are written, and how their files end."""
 
 MAX_WAV_BYTES = int(3.9 * 2**30)
 """PCM data beyond this go to RF64: sizes in plain WAV are 32 bits wide, and wrap silently."""
+
+SHORT_MP3_FRAMES = 8_192
+"""FFmpeg may not recognise an MP3 of fewer frames, and below 50 it reads more of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """What an output format can carry."""
+
+    container: str
+    ext: str
+    rates: tuple[range, ...]
+    """Hz."""
+    rates_text: str
+    depths: tuple[int | None, ...] = ()
+    """Bits per sample, None for float; empty for lossy formats, which are given floats."""
+    codec: str | None = None
+    """libsndfile's subtype of a lossy format."""
+    max_channels: int = 8
+
+    def has_rate(self, sample_rate: int) -> bool:
+        """Whether it can carry that rate, Hz."""
+        return any(sample_rate in rates for rates in self.rates)
+
+
+def _only(*rates: int) -> tuple[range, ...]:
+    return tuple(range(rate, rate + 1) for rate in rates)
+
+
+CARRIERS = {
+    "wav": Carrier("WAV", "wav", (range(1, 2**31),), "any rate", (16, 24, 32, None)),
+    "aiff": Carrier("AIFF", "aiff", (range(1, 2**31),), "any rate", (16, 24, 32, None)),
+    "flac": Carrier(  # its streamable subset, the only one libsndfile writes
+        "FLAC",
+        "flac",
+        (range(1, 65_536), range(65_540, 655_351, 10)),
+        "rates to 65,535 Hz, and multiples of 10 to 655,350 Hz",
+        (16, 24),
+    ),
+    "ogg": Carrier("OGG", "ogg", (range(4_000, 200_001),), "4,000 to 200,000 Hz", codec="VORBIS"),
+    "opus": Carrier(
+        "OGG",
+        "opus",
+        _only(8_000, 12_000, 16_000, 24_000, 48_000),
+        "8, 12, 16, 24 and 48 kHz",
+        codec="OPUS",
+    ),
+    "mp3": Carrier(
+        "MP3",
+        "mp3",
+        _only(8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+        "8, 11.025, 12, 16, 22.05, 24, 32, 44.1 and 48 kHz",
+        codec="MPEG_LAYER_III",
+        max_channels=2,
+    ),
+}
+"""By `OutputConfig.format`. Above Vorbis' greatest rate libvorbis crashes."""
 
 _SOURCE_BITS = {
     "PCM_S8": 8,
@@ -35,13 +93,12 @@ _SOURCE_BITS = {
     "ALAC_32": 32,
 }
 _FLOATS = {"FLOAT", "DOUBLE"}
-_LIKE_SOURCE = {"WAV": "WAV", "WAVEX": "WAV", "RF64": "WAV", "W64": "WAV", "CAF": "WAV", "AIFF": "AIFF"}
-_MAX_FLAC_RATE = 655_350
+_LIKE_SOURCE = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "W64": "wav", "CAF": "wav", "AIFF": "aiff"}
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """How the stems of one track are written. `bits` is None for 32-bit float."""
+    """How the stems of one track are written. `bits` is None where floats are given to the encoder."""
 
     container: str
     subtype: str
@@ -49,11 +106,20 @@ class OutputFormat:
     bits: int | None
     sample_rate: int
     n_channels: int
+    channel_mask: int = 0
+    """The source's speakers; WAVEX and RF64 store them."""
+    quality: float | None = None
+    """Of a lossy codec, 1 is best; None for a lossless one."""
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame of PCM data."""
         return self.n_channels * (self.bits or 32) // 8
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether what a decoder gives back differs from what was written."""
+        return self.quality is not None
 
 
 def source_bits(subtype: str) -> int | None:
@@ -65,39 +131,65 @@ def choose_output(source: AudioFormat, config: OutputConfig) -> OutputFormat:
     """The format for stems of `source`; rate and channels are always the source's.
 
     `format = "source"`: WAV, RF64 and W64 (and CAF, whose writers few programs read) become WAV, AIFF
-    and FLAC stay, lossy sources become FLAC. `depth = "source"`: 8-bit sources get 16 bit, because a quiet
-    stem in 8 bit is mostly rounding noise; lossy ones get 24; double becomes float, because models
-    compute in float; FLAC holds at most 24 bit, which then is what 32-bit and float sources get.
+    and FLAC stay, lossy sources become FLAC, and so does what else is lossless and fits. `depth = "source"`:
+    8-bit sources get 16 bit, because a quiet stem in 8 bit is mostly rounding noise; lossy ones get 24;
+    double becomes float, because models compute in float; FLAC holds at most 24 bit, which then is what
+    32-bit and float sources get.
 
     Args:
         source: `n_frames` decides between WAV and RF64, so give the decoded count.
         config: what the operator asked for.
 
     Raises:
-        TrackError: UNSUPPORTED_OUTPUT, the container cannot carry rate, depth, channels or length.
+        TrackError: UNSUPPORTED_OUTPUT, the format cannot carry rate, depth, channels or length.
     """
-    container = _container(source, config)
-    bits = _bits(source, config, container)
+    name = _like_source(source) if config.format == "source" else config.format
+    carrier = CARRIERS[name]
+    bits = None if carrier.codec else _bits(source, config, name)
+    _check(carrier, name, source, bits)
+    mask = (
+        0
+        if is_default(source.channel_mask, source.n_channels) and source.n_channels < 3
+        else source.channel_mask
+    )
     out = OutputFormat(
-        container=container,
-        subtype="FLOAT" if bits is None else f"PCM_{bits}",
-        ext=EXTENSIONS[container],
+        container=carrier.container,
+        subtype=carrier.codec or ("FLOAT" if bits is None else f"PCM_{bits}"),
+        ext=carrier.ext,
         bits=bits,
         sample_rate=source.sample_rate,
         n_channels=source.n_channels,
+        channel_mask=mask,
+        quality=config.quality if carrier.codec else None,
     )
-    return _fit_length(out, source.n_frames) if container != "FLAC" else _fit_flac(out)
+    if name == "wav" and mask:
+        out = replace(out, container="WAVEX")
+    return _fit_length(out, source.n_frames) if name in ("wav", "aiff") else out
 
 
-def _container(source: AudioFormat, config: OutputConfig) -> str:
-    if config.format != "source":
-        return config.format.upper()
-    if source_bits(source.subtype) is None and source.subtype not in _FLOATS:
-        return "FLAC"
-    return _LIKE_SOURCE.get(source.container, "FLAC")
+def losses(source: AudioFormat, out: OutputFormat) -> tuple[str, ...]:
+    """What the stems of a track cannot keep, in words: warnings for its row."""
+    found = []
+    mask, n_channels = source.channel_mask, source.n_channels
+    if out.container not in ("WAVEX", "RF64") and not is_default(mask, n_channels):
+        found.append(
+            f"{out.ext} files have no channel mask: 0x{mask:X}, which is not the default for {n_channels} "
+            "channels, is lost"
+        )
+    if out.container == "MP3" and source.n_frames < SHORT_MP3_FRAMES:
+        found.append(f"{source.n_frames} frames are so few that some programs may not recognise the MP3")
+    return tuple(found)
 
 
-def _bits(source: AudioFormat, config: OutputConfig, container: str) -> int | None:
+def _like_source(source: AudioFormat) -> str:
+    bits = source_bits(source.subtype)
+    if bits is None and source.subtype not in _FLOATS:
+        return "flac"
+    holds = "flac" if bits is not None and bits <= 24 else "wav"
+    return _LIKE_SOURCE.get(source.container, holds)
+
+
+def _bits(source: AudioFormat, config: OutputConfig, name: str) -> int | None:
     """Bits per sample, None for float."""
     if config.depth == "float":
         return None
@@ -105,21 +197,24 @@ def _bits(source: AudioFormat, config: OutputConfig, container: str) -> int | No
         return int(config.depth)
     bits = source_bits(source.subtype)
     if bits is None:
-        return 24 if source.subtype not in _FLOATS or container == "FLAC" else None
+        return 24 if source.subtype not in _FLOATS or name == "flac" else None
     held = 16 if bits <= 16 else 24 if bits <= 24 else 32
-    return min(held, 24) if container == "FLAC" else held
+    return min(held, 24) if name == "flac" else held
 
 
-def _fit_flac(out: OutputFormat) -> OutputFormat:
-    """Refuse what FLAC (its streamable subset, the only one libsndfile writes) cannot carry."""
-    if out.bits is None or out.bits > 24:
-        raise _refusal(f"{out.subtype} samples, FLAC holds 16 or 24 bit", 'depth = "24" or format = "wav"')
-    if out.sample_rate > _MAX_FLAC_RATE or (out.sample_rate > 65_535 and out.sample_rate % 10):
+def _check(carrier: Carrier, name: str, source: AudioFormat, bits: int | None) -> None:
+    """Refuse what the format cannot carry."""
+    label = name.upper()
+    if not carrier.codec and bits not in carrier.depths:
+        found = "float" if bits is None else f"{bits}-bit"
+        raise _refusal(f"{found} samples, {label} holds 16 or 24 bit", 'depth = "24" or format = "wav"')
+    if not carrier.has_rate(source.sample_rate):
+        remedy = 'format = "wav"' if name == "flac" else 'format = "flac" or "wav"'
+        raise _refusal(f"{source.sample_rate} Hz, {label} holds {carrier.rates_text}", remedy)
+    if source.n_channels > carrier.max_channels:
         raise _refusal(
-            f"{out.sample_rate} Hz, FLAC holds rates to 65,535 Hz, and multiples of 10 to 655,350 Hz",
-            'format = "wav"',
+            f"{source.n_channels} channels, {label} holds {carrier.max_channels}", 'format = "ogg" or "flac"'
         )
-    return out
 
 
 def _fit_length(out: OutputFormat, n_frames: int) -> OutputFormat:
@@ -129,7 +224,7 @@ def _fit_length(out: OutputFormat, n_frames: int) -> OutputFormat:
         return out
     if out.container == "AIFF":
         raise _refusal(f"{n_bytes} bytes of samples, AIFF holds {MAX_WAV_BYTES}", 'format = "wav" or "flac"')
-    return OutputFormat("RF64", out.subtype, EXTENSIONS["RF64"], out.bits, out.sample_rate, out.n_channels)
+    return replace(out, container="RF64")
 
 
 def _refusal(found: str, remedy: str) -> TrackError:

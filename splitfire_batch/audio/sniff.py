@@ -1,7 +1,7 @@
 """What a file is, by its first bytes, before any decoder sees it.
 
-Only formats on the list below reach libsndfile: its rarer readers are where unreleased memory-safety
-fixes gather, and its own answer to a foreign file ("File does not exist") misleads.
+Only formats on the lists below reach libsndfile and FFmpeg: their rarer readers are where memory-safety
+fixes gather, and libsndfile's own answer to a foreign file ("File does not exist") misleads.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from typing import IO, Literal
 from splitfire_batch.audio.mpeg import find_frame
 from splitfire_batch.errors import TrackError
 
-Family = Literal["WAV", "RF64", "W64", "AIFF", "CAF", "FLAC", "OGG", "MP3"]
+Family = Literal["WAV", "RF64", "W64", "AIFF", "CAF", "FLAC", "OGG", "MP3", "MP4", "ASF", "MATROSKA", "AAC"]
 
-READABLE = "WAV, RF64, W64, AIFF, CAF, FLAC, OGG, Opus or MP3"
+READABLE = "WAV, RF64, W64, AIFF, CAF, FLAC, OGG, Opus, MP3, MP4/M4A/MOV, AAC, WMA or Matroska/WebM"
+
+FOREIGN: dict[Family, str] = {
+    "MP4": "MP4, M4A or MOV",
+    "ASF": "ASF (Windows Media Audio)",
+    "MATROSKA": "Matroska or WebM",
+    "AAC": "AAC",
+}
+"""Families that libsndfile does not read, and how to call them."""
 
 _W64_GUID = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _MAGIC: tuple[tuple[int, bytes, Family], ...] = (
@@ -23,6 +31,11 @@ _MAGIC: tuple[tuple[int, bytes, Family], ...] = (
     (0, b"OggS", "OGG"),
     (0, b"caff", "CAF"),
     (0, _W64_GUID, "W64"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF"),
+    (0, b"\x1a\x45\xdf\xa3", "MATROSKA"),
+    (4, b"ftyp", "MP4"),
+    (4, b"moov", "MP4"),
+    (4, b"wide", "MP4"),
 )
 _FORMS: dict[tuple[bytes, bytes], Family] = {
     (b"RIFF", b"WAVE"): "WAV",
@@ -31,10 +44,7 @@ _FORMS: dict[tuple[bytes, bytes], Family] = {
     (b"FORM", b"AIFF"): "AIFF",
     (b"FORM", b"AIFC"): "AIFF",
 }
-_FOREIGN = (
-    (4, b"ftyp", "MP4 or M4A (AAC or ALAC)"),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF (Windows Media Audio)"),
-    (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
+_UNREADABLE = (
     (0, b"MAC ", "Monkey's Audio"),
     (0, b"wvpk", "WavPack"),
     (0, b"TTA1", "True Audio"),
@@ -88,21 +98,21 @@ def _family(head: bytes, has_tag: bool) -> Family | None:
             return family
     if (head[:4], head[8:12]) in _FORMS:
         return _FORMS[head[:4], head[8:12]]
-    for at, magic, name in _FOREIGN:
+    for at, magic, name in _UNREADABLE:
         if head.startswith(magic, at):
             raise _unsupported(name)
     if find_frame(head, 0, len(head) if has_tag else 1) is not None:
         return "MP3"
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
-        raise _unsupported("AAC")
+        return "AAC"
     return None
 
 
 def _unsupported(name: str) -> TrackError:
     return TrackError(
         "UNSUPPORTED",
-        f"it is {name}, for which no decoder is installed; convert it to FLAC or WAV (FFmpeg can), "
-        f"or leave it out; read are {READABLE}",
+        f"it is {name}, which is not on the list of formats read here; convert it to FLAC or WAV "
+        f"(FFmpeg can), or leave it out; read are {READABLE}",
     )
 
 

@@ -1,0 +1,85 @@
+"""Ogg pages (RFC 3533 §6), rewritten: all decoders read the same frames, and all runs write the same bytes.
+
+libsndfile draws a random serial number, so it is replaced by a fixed one. And it may put all of a short
+Vorbis stream on one page: FFmpeg then cannot tell what the first packet, which gives no frames, has to do
+with the granule position, and reads up to 1,000 frames more or 128 fewer. With that packet on a page of its
+own, whose position is 0 as it should be, its count is exact from one frame up.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_SERIAL = 1
+_CONTINUED, _LAST = 1, 4
+_HEADER = struct.Struct("<4sBBqIII")
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """One page. `lacing` has the lengths of its packets: each byte below 255 ends one."""
+
+    flags: int
+    position: int
+    lacing: bytes
+    body: bytes
+
+
+def finish_ogg(path: Path, is_vorbis: bool) -> None:
+    """Rewrite the file of one stream in place.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    rewritten = path.with_name(f"{path.name}.pages")
+    try:
+        with path.open("rb") as source, rewritten.open("wb") as out:
+            pages = _pages(source)
+            for number, page in enumerate(_with_first_packet_alone(pages) if is_vorbis else pages):
+                out.write(_to_bytes(page, number))
+        rewritten.replace(path)
+    finally:
+        rewritten.unlink(missing_ok=True)
+
+
+def _pages(file: IO[bytes]) -> Iterator[_Page]:
+    while head := file.read(_HEADER.size + 1):
+        _, _, flags, position, _, _, _ = _HEADER.unpack(head[:-1])
+        lacing = file.read(head[-1])
+        yield _Page(flags, position, lacing, file.read(sum(lacing)))
+
+
+def _with_first_packet_alone(pages: Iterator[_Page]) -> Iterator[_Page]:
+    """The pages, the first one with audio, after three packets of headers, cut behind its first packet."""
+    n_packets = 0
+    for page in pages:
+        n_packets += sum(length < 255 for length in page.lacing)
+        if n_packets <= 3:
+            yield page
+            continue
+        end = next(at for at, length in enumerate(page.lacing, 1) if length < 255)
+        n_bytes = sum(page.lacing[:end])
+        if end < len(page.lacing):
+            yield _Page(page.flags & ~_LAST, 0, page.lacing[:end], page.body[:n_bytes])
+            yield _Page(page.flags & ~_CONTINUED, page.position, page.lacing[end:], page.body[n_bytes:])
+        else:
+            yield page
+        yield from pages
+
+
+def _to_bytes(page: _Page, number: int) -> bytes:
+    fields = b"OggS", 0, page.flags, page.position, _SERIAL, number
+    content = bytes([len(page.lacing)]) + page.lacing + page.body
+    return _HEADER.pack(*fields, _crc(_HEADER.pack(*fields, 0) + content)) + content
+
+
+def _crc(data: bytes) -> int:
+    """Ogg's CRC-32 runs from the top bit down and from 0: zlib's with all bytes, and the result, mirrored."""
+    mirrored = zlib.crc32(data.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)

@@ -1,0 +1,72 @@
+"""Pages are judged by libsndfile and FFmpeg, and by a slow CRC straight from RFC 3533."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from splitfire_batch.audio.ogg import _crc, finish_ogg
+from tests.ffmpeg_files import packed_frames
+from tests.material import noise
+
+
+def slow_crc(data):
+    """Bit by bit: polynomial 0x04C11DB7, from 0, no reflection, no final inversion."""
+    crc = 0
+    for byte in data:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 1 << 31 else 0)) & 0xFFFFFFFF
+    return crc
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 27, 1000])
+def test_the_fast_crc_is_the_slow_one(n_bytes):
+    data = np.random.default_rng(n_bytes).bytes(n_bytes)
+    assert _crc(data) == slow_crc(data)
+
+
+def finished(path, x, codec="VORBIS", rate=48_000):
+    with soundfile.SoundFile(path, "w", rate, x.shape[1], codec, format="OGG") as file:
+        for start in range(0, len(x), 65_536):
+            file.write(x[start : start + 65_536])
+    before = soundfile.read(path)[0]
+    finish_ogg(path, codec == "VORBIS")
+    return before
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("n_frames", [1, 500, 30_000, 300_000])
+def test_finishing_changes_no_sample(tmp_path, codec, n_frames):
+    before = finished(tmp_path / "x.ogg", noise(n_frames).astype(np.float32), codec)
+    assert np.array_equal(soundfile.read(tmp_path / "x.ogg")[0], before)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.ogg"]
+
+
+@pytest.mark.parametrize("peak", [0.5, 0.001])
+@pytest.mark.parametrize("n_channels", [1, 2])
+@pytest.mark.parametrize("rate", [8_000, 44_100, 192_000])
+def test_ffmpeg_counts_short_vorbis_exactly(tmp_path, rate, n_channels, peak):
+    for n_frames in (1, 63, 64, 65, 127, 129, 577, 1_024, 1_025, 3_000, 9_999, 20_001, 53_079):
+        x = noise(n_frames, n_channels, peak, seed=n_frames).astype(np.float32)
+        finished(tmp_path / "x.ogg", x, rate=rate)
+        assert len(packed_frames(tmp_path / "x.ogg")) == n_frames
+
+
+def test_pages_are_numbered_and_summed(tmp_path):
+    path = tmp_path / "x.ogg"
+    finished(path, noise(100_000).astype(np.float32))
+    data, position, numbers = path.read_bytes(), 0, []
+    while position < len(data):
+        magic, _, _, _, serial, number, crc, n = struct.unpack_from("<4sBBqIIIB", data, position)
+        size = 27 + n + sum(data[position + 27 : position + 27 + n])
+        page = bytearray(data[position : position + size])
+        page[22:26] = bytes(4)
+        assert (magic, serial, crc) == (b"OggS", 1, _crc(bytes(page)))
+        numbers.append(number)
+        position += size
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 4
