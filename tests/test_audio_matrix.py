@@ -111,6 +111,12 @@ def cases() -> list[Case]:
 
 
 CASES = cases()
+LIKE_SOURCE = ("source", "source")
+README_CASES = {
+    "5-channel-WAV": Case("WAV", "PCM_24", 48_000, 5, 9_999, 0.5, LIKE_SOURCE, 1),
+    "96-kHz-24-bit": Case("WAV", "PCM_24", 96_000, 2, 9_999, 0.5, LIKE_SOURCE, 2),
+    "44.1-kHz-float": Case("WAV", "FLOAT", 44_100, 2, 9_999, 0.5, LIKE_SOURCE, 3),
+}
 
 
 def make(case: Case, folder: Path) -> Path:
@@ -170,7 +176,7 @@ def check_sum(row: TrackRow, folder: Path, mix: NDArray[np.float64], bits: int |
         assert np.abs(total - mix * gain).max() <= (steps + 1e-4) * 2.0 ** (1 - depth) + slack
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *README_CASES.values()], ids=[*map(str, CASES), *README_CASES])
 def test_every_source_gives_stems_of_its_own_shape_that_sum_to_it(bench, tmp_path, case):
     file = make(case, tmp_path)
     mix = mix_of(file, case)
