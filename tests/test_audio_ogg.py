@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 import soundfile
+from tinytag import TinyTag
 
-from splitfire_batch.audio.ogg import _crc, finish_ogg
+from splitfire_batch.audio.ogg import _crc, commented, finish_ogg
 from tests.ffmpeg_files import packed_frames
 from tests.material import noise
 
@@ -70,3 +71,36 @@ def test_pages_are_numbered_and_summed(tmp_path):
         position += size
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > 4
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("n_comment", [0, 1, 250, 255, 300, 70_000, 900_000])
+def test_other_comments_change_no_frame_for_any_decoder(tmp_path, subtype, n_comment):
+    """70,000 bytes go over the edge of a page, 900,000 fill pages on which no packet ends."""
+    plain, tagged = tmp_path / "plain.ogg", tmp_path / "tagged.ogg"
+    x = noise(30_001, 2)
+    soundfile.write(plain, x, 48_000, subtype, format="OGG")
+    finish_ogg(plain, subtype == "VORBIS")
+    entry = b"COMMENT=" + b"x" * n_comment
+    comments = struct.pack("<II", 1, len(entry)) + entry
+    with plain.open("rb") as file:
+        tagged.write_bytes(b"".join(commented(file, comments)))
+    assert TinyTag.get(tagged).comment == ("x" * n_comment or None)
+    ours, _ = soundfile.read(tagged)
+    assert np.array_equal(ours, soundfile.read(plain)[0])
+    assert len(ours) == 30_001
+    assert np.array_equal(packed_frames(tagged), packed_frames(plain))
+
+
+def test_comments_can_be_written_over_again(tmp_path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise(5_000), 44_100, "VORBIS", format="OGG")
+    finish_ogg(path, True)
+    once = path.read_bytes()
+    for text in (b"x" * 100_000, b"y"):
+        entry = b"TITLE=" + text
+        with path.open("rb") as file:
+            data = b"".join(commented(file, struct.pack("<II", 1, len(entry)) + entry))
+        path.write_bytes(data)
+    assert TinyTag.get(path).title == "y"
+    assert abs(len(path.read_bytes()) - len(once)) < 200

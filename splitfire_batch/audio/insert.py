@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from splitfire_batch.audio.chunks import FLAC_BLOCKS, audio_chunk, walk_flac_blocks
+from splitfire_batch.audio.ogg import commented
 
 VORBIS_COMMENT = b"VORBIS_COMMENT"
 _COPY_BYTES = 1 << 20
@@ -23,7 +24,7 @@ _FILLING = {b"iXML": b" ", b"axml": b" ", b"_PMX": b" "}
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """A chunk of WAV or AIFF, a metadata block of FLAC, or the ID3 tag of an MP3.
+    """A chunk of WAV or AIFF, a metadata block of FLAC, the comments of OGG, or the ID3 tag of an MP3.
 
     The data of a VORBIS_COMMENT begin behind the vendor: that is whoever encoded the file.
     """
@@ -36,7 +37,7 @@ def insert_before_samples(source: Path, target: Path, inserts: Sequence[Insert])
     """Write `target`: the audio file `source` with `inserts`, in their order, right before its samples.
 
     Args:
-        source: a whole WAV, RF64, AIFF, FLAC or MP3 file as libsndfile writes it.
+        source: a whole WAV, RF64, AIFF, FLAC, OGG or MP3 file as `StemWriter` writes it.
         target: another path; overwritten.
         inserts: lengths together small enough for what a WAV header can say.
 
@@ -44,8 +45,12 @@ def insert_before_samples(source: Path, target: Path, inserts: Sequence[Insert])
         OSError: of reading or writing.
     """
     with source.open("rb") as old, target.open("wb", buffering=0) as new:
-        magic = old.read(4)
-        if magic == b"fLaC":
+        magic, head = old.read(4), b""
+        if magic == b"OggS":
+            old.seek(0)
+            for page in commented(old, inserts[0].data):
+                _write_all(new, page)
+        elif magic == b"fLaC":
             head = _flac_head(old, inserts)
         elif magic in (b"RIFF", b"RF64", b"FORM"):
             head = _chunked_head(old, source.stat().st_size, inserts)

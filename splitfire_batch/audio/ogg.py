@@ -1,4 +1,5 @@
-"""Ogg pages (RFC 3533 §6), rewritten: all decoders read the same frames, and all runs write the same bytes.
+"""Ogg pages (RFC 3533 §6), rewritten: all decoders read the same frames, all runs write the same bytes, and
+the comments are ours to say.
 
 libsndfile draws a random serial number, so it is replaced by a fixed one. And it may put all of a short
 Vorbis stream on one page: FFmpeg then cannot tell what the first packet, which gives no frames, has to do
@@ -10,13 +11,17 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
 _SERIAL = 1
 _CONTINUED, _LAST = 1, 4
+_MOST_LACING = 255
+_INSIDE = -1
+"""Position of a page on which no packet ends."""
 _HEADER = struct.Struct("<4sBBqIII")
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -46,6 +51,51 @@ def finish_ogg(path: Path, is_vorbis: bool) -> None:
         rewritten.replace(path)
     finally:
         rewritten.unlink(missing_ok=True)
+
+
+def commented(file: IO[bytes], comments: bytes) -> Iterator[bytes]:
+    """The pages of a Vorbis or Opus stream with other comments.
+
+    Args:
+        file: one stream, as `finish_ogg` leaves it.
+        comments: a list of Vorbis comments behind the vendor (Vorbis I §5.2.1; RFC 7845 §5.2); the vendor
+            stays, which is whoever encoded the file.
+    """
+    pages = _pages(file)
+    first = next(pages)
+    is_vorbis = first.body.startswith(b"\x01vorbis")
+    packets = _packets(pages, 2 if is_vorbis else 1)
+    lead = 7 if is_vorbis else 8  # "\x03vorbis", "OpusTags"
+    vendor = packets[0][: lead + 4 + int.from_bytes(packets[0][lead : lead + 4], "little")]
+    packets[0] = vendor + comments + (b"\1" if is_vorbis else b"")
+    for number, page in enumerate(chain([first], _header_pages(packets), pages)):
+        yield _to_bytes(page, number)
+
+
+def _packets(pages: Iterator[_Page], n: int) -> list[bytes]:
+    """The next n packets, which end with a page."""
+    packets = [b""]
+    while len(packets) <= n:
+        page, at = next(pages), 0
+        for length in page.lacing:
+            packets[-1] += page.body[at : at + length]
+            at += length
+            if length < 255:
+                packets.append(b"")
+    return packets[:n]
+
+
+def _header_pages(packets: Sequence[bytes]) -> Iterator[_Page]:
+    """Packets without audio on as many pages as they need; they belong to position 0."""
+    body = b"".join(packets)
+    lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes([len(packet) % 255]) for packet in packets)
+    at, is_inside = 0, False
+    for start in range(0, len(lacing), _MOST_LACING):
+        part = lacing[start : start + _MOST_LACING]
+        position = 0 if min(part) < 255 else _INSIDE
+        yield _Page(_CONTINUED if is_inside else 0, position, part, body[at : at + sum(part)])
+        at += sum(part)
+        is_inside = part[-1] == 255
 
 
 def _pages(file: IO[bytes]) -> Iterator[_Page]:

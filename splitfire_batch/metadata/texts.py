@@ -6,6 +6,7 @@ Retitling adds to the bytes of a title and copies all others, so that no text ch
 from __future__ import annotations
 
 import struct
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 
 from splitfire_batch.audio import VORBIS_COMMENT, Insert
@@ -43,6 +44,11 @@ def make_texts(tags: Tags, cover: Cover | None, container: str, stem: str) -> tu
         pictures = [Insert(b"PICTURE", _picture(cover))] if cover else []
         entries = [f"{name}={value}".encode() for name, value in tags]
         return (*pictures, Insert(VORBIS_COMMENT, _comments(entries)))
+    if container == "OGG":
+        entries = [f"{name}={value}".encode() for name, value in tags]
+        if cover:  # https://wiki.xiph.org/VorbisComment, "METADATA_BLOCK_PICTURE"
+            entries.append(b"METADATA_BLOCK_PICTURE=" + b64encode(_picture(cover)))
+        return (Insert(VORBIS_COMMENT, _comments(entries)),)
     if container in ("WAV", "WAVEX", "RF64"):
         texts = [(_INFO[name], value.encode() + b"\0") for name, value in _once(tags, _INFO)]
         info = [Insert(b"LIST", b"INFO" + _subchunks(texts))] if texts else []
