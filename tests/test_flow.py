@@ -237,7 +237,7 @@ def test_the_form_for_a_run_describes_every_field_and_offers_the_choices() -> No
         fields = schema["definitions"][name]["properties"]
         assert all(found.get("description") for found in fields.values()), name
     output = schema["definitions"]["OutputConfig"]["properties"]
-    assert output["format"]["enum"] == ["source", "wav", "flac", "aiff"]
+    assert output["format"]["enum"] == ["source", "wav", "flac", "aiff", "ogg", "opus", "mp3"]
 
 
 def test_parameters_of_a_form_become_settings_and_unknown_keys_are_refused() -> None:

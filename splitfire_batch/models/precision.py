@@ -25,11 +25,11 @@ def precisions(device: torch.device) -> tuple[Precision, ...]:
     """What a device computes in hardware, fp32 first.
 
     On a CPU tf32 would be fp32 bit for bit, fp16 is slower than fp32 (measured with AVX512-FP16), and bf16
-    without units for it takes ten times as long: none of them is offered.
+    without units for it takes ten times as long: none of them is offered. Nor is bf16 without AMX: what
+    AVX512-BF16 computes (on a Zen 4) misses the floor on hard music, by 0.4 dB.
     """
     if device.type == "cpu":
-        has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return ("fp32", "bf16") if has_units else ("fp32",)
+        return ("fp32", "bf16") if torch.cpu._is_amx_tile_supported() else ("fp32",)
     major, _ = torch.cuda.get_device_capability(device)
     return get_args(Precision) if major >= 8 else ("fp32", "fp16") if major >= 7 else ("fp32",)
 
