@@ -147,11 +147,13 @@ def test_bf16_is_not_compiled():
         Arithmetic("bf16", CPU, is_compiled=True)
 
 
-def test_compiling_without_a_compiler_is_refused_before_anything_is_computed(monkeypatch):
+def test_compiling_without_a_compiler_is_refused_before_anything_is_computed():
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(ConfigError, match=r"compile: on a CPU .* needs a C.. compiler"):
+    with (
+        inductor.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ConfigError, match=r"compile: on a CPU .* needs a C.. compiler"),
+    ):
         load_model(SeparationConfig(), "cpu", is_compiled=True)
 
 
@@ -159,7 +161,9 @@ def test_compiling_without_a_compiler_is_refused_before_anything_is_computed(mon
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's, of its own parts
 def test_compiled_networks_agree_with_eager_ones_to_rounding():
-    model = load_model(SeparationConfig(), "cpu", is_compiled=True)  # its gate is what is tested: 90 dB
+    model = load_model(
+        SeparationConfig(residual="drop"), "cpu", is_compiled=True
+    )  # its gate is what is tested: 90 dB
     segment = excerpt(full_segment(model), model.sample_rate)
     found = measure(model, loaded("fp32", "cpu"), segment)  # type: ignore[arg-type]
     assert all(90 <= stem.snr_db < 200 for stem in found), found  # infinity: it was not compiled
