@@ -156,7 +156,7 @@ class _Measure:
             self._worst, self._allowed = float(size.flat[at]), float(allowed.flat[at])
             self._frame = self._n_frames + at // residual.shape[1]
         values = residual.reshape(-1).astype(np.float64, copy=False)
-        self._energy += float(values @ values)
+        self._energy += float(np.einsum("i,i->", values, values))
         self._n_samples += values.size
         self._n_frames += len(residual)
 

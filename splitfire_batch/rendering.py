@@ -175,11 +175,13 @@ class _Residual:
         self._energy, self._n = 0.0, 0
 
     def add(self, mix: Array, stems: Sequence[Array]) -> None:
-        difference = -mix.astype(np.float64)
+        self._n += mix.size
+        difference = -mix if mix.dtype.kind == "i" else -mix.astype(np.float64)
         for block in stems:
             difference += block
-        self._energy += float(np.vdot(difference, difference))
-        self._n += difference.size
+        if difference.any():
+            exact = difference.astype(np.float64, copy=False)
+            self._energy += float(np.einsum("ij,ij->", exact, exact))  # a BLAS would wake threads for it
 
     @property
     def rms_db(self) -> float | None:

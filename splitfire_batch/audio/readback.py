@@ -61,7 +61,7 @@ def read_back(
                     if stem in summed:
                         residual += heard
                 values = residual.reshape(-1)
-                energy += float(values @ values)
+                energy += float(np.einsum("i,i->", values, values))
                 n_samples += values.size
     except (TrackError, ValueError) as error:
         raise StorageError(folder, f"the stems do not read back as they were written: {error}") from error
