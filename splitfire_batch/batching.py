@@ -1,8 +1,8 @@
 """The device's side of the engine: requests from all open tracks become batches of fixed shape.
 
-A single thread owns the device and takes batches from a `RequestQueue`. A partial one is padded: shapes never
-depend on load, so an estimate does not depend on its neighbours in the batch. On an accelerator the next
-batch is launched before the one under way is waited for.
+A single thread owns an accelerator and takes batches from a `RequestQueue`; on a CPU there may be one for
+each core. A partial batch is padded: shapes never depend on load, so an estimate does not depend on its
+neighbours in the batch. On an accelerator the next batch is launched before the one under way is waited for.
 """
 
 from __future__ import annotations
@@ -31,30 +31,82 @@ class _UnderWay:
     begin: float
 
 
+_STARTING = threading.Lock()
+_START_S = 60.0
+
+
+def torch_threads() -> int:
+    """How many threads torch uses in the calling one, were it not that some batcher is just starting."""
+    with _STARTING:
+        return torch.get_num_threads()
+
+
 class Batcher:
-    """Runs a model on what is requested, in batches, in a thread of its own.
+    """Runs a model on what is requested, in batches, in threads of its own.
 
     Args:
         requests: where to take batches from.
-        transfer: how batches get to the model; used by the device thread only.
+        transfer: how batches get to the model; used by these threads only.
         clock: hears when the device computes.
+        n_cores: of a CPU, each with a thread that computes batches of its own and in which torch uses no
+            other thread.
+
+    Raises:
+        RuntimeError: the system has no more threads.
     """
 
-    def __init__(self, requests: RequestQueue, transfer: Transfer, clock: DeviceClock) -> None:
+    def __init__(
+        self, requests: RequestQueue, transfer: Transfer, clock: DeviceClock, n_cores: int = 1
+    ) -> None:
         self._requests, self._transfer, self._clock = requests, transfer, clock
         self._depth, self._finished_at = transfer.depth, 0.0
         self.busy_s = 0.0
-        """Seconds the device has computed."""
-        self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
-        self._thread.start()
+        """Seconds the device has computed, on however many cores."""
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        if n_cores == 1:
+            self._threads = [threading.Thread(target=self._serve, name="device", daemon=True)]
+            self._threads[0].start()
+        else:
+            self._start_on_cores(n_cores)
 
     def close(self) -> None:
-        """Stop the device thread once its queue is empty."""
+        """Stop the device's threads once its queue is empty."""
         self._requests.close()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _start_on_cores(self, n: int) -> None:
+        """`torch.set_num_threads` holds for the thread that calls it, and for threads that use torch for the
+        first time later on: so it is set back when all of ours have called it.
+        """
+        with _STARTING:
+            n_threads, are_ready = torch.get_num_threads(), threading.Barrier(n + 1, timeout=_START_S)
+            try:
+                for number in range(n):
+                    thread = threading.Thread(
+                        target=self._serve_alone, args=(are_ready,), name=f"device-{number}", daemon=True
+                    )
+                    thread.start()
+                    self._threads.append(thread)
+                are_ready.wait()
+            except BaseException:
+                are_ready.abort()
+                raise
+            finally:
+                torch.set_num_threads(n_threads)
+
+    def _serve_alone(self, are_ready: threading.Barrier) -> None:
+        torch.get_num_threads()  # the first use of torch, whatever it is, would set it back
+        torch.set_num_threads(1)
+        try:
+            are_ready.wait()
+        except threading.BrokenBarrierError:
+            return  # another one could not start, and the caller knows
+        self._serve()
 
     def _serve(self) -> None:
-        """The device thread."""
+        """A device thread."""
         under_way: deque[_UnderWay] = deque()
         while (batch := self._requests.next_batch(is_patient=not under_way)) or under_way:
             with self._clock.busy():
@@ -99,10 +151,11 @@ class Batcher:
             for request in item.batch:
                 request.estimate.set_exception(error)
             return
-        now = time.perf_counter()
-        seconds = now - max(item.begin, self._finished_at)
-        self._finished_at = now
-        self.busy_s += seconds
+        with self._lock:
+            now = time.perf_counter()
+            seconds = now - max(item.begin, self._finished_at)
+            self._finished_at = now
+            self.busy_s += seconds
         for request, estimate in zip(item.batch, estimates, strict=True):
             request.seconds = seconds / len(item.batch)
             request.estimate.set_result(estimate)

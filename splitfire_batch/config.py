@@ -133,7 +133,8 @@ class RuntimeConfig:
     audio_mb: int | None = Field(default=None, ge=1)
     """Megabytes of decoded audio a worker holds; default: 256 on a CPU, 2048 on a GPU. More goes to disk."""
     open_tracks: int | None = Field(default=None, ge=1)
-    """Tracks a worker has in hand at most, if audio_mb has room; default: 16 on a CPU, 256 on a GPU."""
+    """Tracks a worker has in hand at most, if audio_mb has room; default: 16 on a CPU, 256 on a GPU. With 1,
+    short clips do not share batches, which changes their stems by rounding."""
     scratch_dir: str | None = None
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)

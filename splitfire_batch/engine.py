@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from splitfire_batch.batching import Batcher
+from splitfire_batch.batching import Batcher, torch_threads
 from splitfire_batch.requests import Request, RequestQueue
 from splitfire_batch.segments import MixBuffer, Model, OverlapAdd, Segment
 from splitfire_batch.stopwatch import DeviceClock, Stopwatch
@@ -47,15 +48,17 @@ class Engine:
         self.model = model
         self.batch = batch or (1 if is_cpu else 8)
         """Full segments in a batch."""
-        self.clock = DeviceClock(os.cpu_count() or 1)
+        n_servers = torch_threads() if model.is_for_one_core else 1
+        self.clock = DeviceClock(os.cpu_count() or 1, n_servers)
         """Where the device's seconds go; the stopwatches of all tracks should tell it of their stages."""
         self.full_frames = model.segments(_ENDLESS)[0].n_frames
         """Frames of a segment that is not cut short by its track's end."""
         self._packs_short = not is_cpu or model.is_for_one_core if packs_short is None else packs_short
-        self._requests = RequestQueue(self._planned_size)
-        transfer = open_transfer(model)
-        self._look_ahead = max(2, transfer.depth)
-        self._batcher = Batcher(self._requests, transfer, self.clock)
+        packed = _cpu_size if is_cpu else _gpu_size
+        planned_size = partial(packed if self._packs_short else _same_size, self.batch, self.full_frames)
+        self._requests = RequestQueue(planned_size)
+        self._look_ahead = max(2, n_servers + 1)
+        self._batcher = Batcher(self._requests, open_transfer(model), self.clock, n_servers)
 
     def __enter__(self) -> Engine:
         return self
@@ -94,15 +97,6 @@ class Engine:
     def batch_size(self, n_frames: int) -> int:
         """How many segments of that length share a batch."""
         return self._requests.batch_size(n_frames)
-
-    def _planned_size(self, n_frames: int) -> int:
-        """As many as there are frames for in a batch of full segments; on a CPU in small packs."""
-        if not self._packs_short:
-            return self.batch
-        if self.model.device.type != "cpu":
-            return max(1, self.batch * self.full_frames // n_frames)
-        packs = (n for part, n in _CPU_PACKS.items() if n_frames * part <= self.full_frames)
-        return self.batch * next(packs, 1)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -184,3 +178,16 @@ class Engine:
         with watch.measure("blend"):
             whole = torch.cat(estimates) if len(estimates) > 1 else estimates[0]
             blend.add(segment, whole, self.model.window(segment.n_frames))
+
+
+def _same_size(batch: int, full_frames: int, n_frames: int) -> int:  # noqa: ARG001
+    return batch
+
+
+def _gpu_size(batch: int, full_frames: int, n_frames: int) -> int:
+    """As many as there are frames for in a batch of full segments."""
+    return max(1, batch * full_frames // n_frames)
+
+
+def _cpu_size(batch: int, full_frames: int, n_frames: int) -> int:
+    return batch * next((n for part, n in _CPU_PACKS.items() if n_frames * part <= full_frames), 1)

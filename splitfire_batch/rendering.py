@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -78,17 +79,19 @@ def _made_audible(
 ) -> Rendered:
     """Lossy stems, written with less gain until no decoder clips them; the residual is what one hears."""
     summed = frozenset(stem.stem for stem in rendered.stems if stem.stem != "instrumental")
-    for _ in range(_MAX_ATTEMPTS):
+    files = {stem.stem: folder / stem.path for stem in rendered.stems if stem.path}
+    if not files:  # all silent, and not wanted
+        return rendered
+    for attempt in count(1):
         gain = 10 ** (rendered.gain_db / 20)
-        files = {stem.stem: folder / stem.path for stem in rendered.stems if stem.path}
         with watch.measure("measure"):
             heard = read_back(files, (to_float(mix) * gain for mix, _ in separated.blocks()), summed)
-        if heard.peak <= 1:
-            break
+        if heard.peak <= 1 or attempt == _MAX_ATTEMPTS:
+            return replace(rendered, sum_residual_db=heard.residual_db if settings.sums_to_mix else None)
         lowered = _write(separated, settings, folder, gain * LOSSY_MARGIN / heard.peak, watch)
         assert lowered  # noqa: S101 - less than what has fitted
         rendered = lowered
-    return replace(rendered, sum_residual_db=heard.residual_db if settings.sums_to_mix else None)
+    raise AssertionError("count has no end")
 
 
 def _write(

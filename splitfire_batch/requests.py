@@ -27,12 +27,13 @@ class Request:
     It has `waited_s` for its batch to begin.
     """
 
-    __slots__ = ("estimate", "seconds", "segment", "since", "waited_s")
+    __slots__ = ("estimate", "is_begun", "seconds", "segment", "since", "waited_s")
 
     def __init__(self, segment: Tensor) -> None:
         self.segment = segment
         self.estimate: Future[Tensor] = Future()
         self.seconds = self.waited_s = 0.0
+        self.is_begun = False
         self.since = time.monotonic()
 
 
@@ -132,7 +133,10 @@ class RequestQueue:
                 if due or patience_s == 0:
                     queue = (due or queues)[0]
                     size = self.batch_size(queue[0].segment.shape[-1])
-                    return [queue.popleft() for _ in range(min(size, len(queue)))]
+                    batch = [queue.popleft() for _ in range(min(size, len(queue)))]
+                    for request in batch:
+                        request.is_begun = True
+                    return batch
                 self._changed.wait(patience_s)
 
     def _is_due(self, queue: deque[Request]) -> bool:
@@ -142,7 +146,10 @@ class RequestQueue:
 
     def _patience_s(self, oldest: Request) -> float:
         """How long a partial batch may wait for more; 0 when no open track can add to it."""
-        n_stalled = sum(any(not r.estimate.done() for r in requests) for requests in self._awaited)
+        n_stalled = 0
+        for requests in self._awaited:
+            undone = [request for request in requests if not request.estimate.done()]
+            n_stalled += bool(undone) and not any(request.is_begun for request in undone)
         if self._is_closed or n_stalled >= self.n_open:
             return 0.0
         return max(0.0, oldest.since + _LINGER_S - time.monotonic())

@@ -32,6 +32,7 @@ from splitfire_batch.audio import (
     to_lanes,
 )
 from splitfire_batch.engine import Engine
+from splitfire_batch.errors import TrackError
 from splitfire_batch.records import AudioFormat
 from splitfire_batch.stopwatch import Stopwatch
 
@@ -82,9 +83,19 @@ class Separated:
         self.mix_peak = max(self.mix_peak, _peak(block) / full_scale)
 
     def append(self, stem: str, block: np.ndarray) -> None:
-        """Take the next block (n, C) of an estimate."""
+        """Take the next block (n, C) of an estimate.
+
+        Raises:
+            TrackError: INTERNAL, NaN or infinite samples; they would pass for silence further on.
+        """
+        peak = _peak(block)
+        if not math.isfinite(peak):
+            why = (
+                f"the model's {stem} has NaN or infinite samples near frame {self._estimates[stem].n_frames}"
+            )
+            raise TrackError("INTERNAL", f'{why}; try precision = "fp32", or another device')
         self._estimates[stem].append(block)
-        self.peaks[stem] = max(self.peaks[stem], _peak(block))
+        self.peaks[stem] = max(self.peaks[stem], peak)
 
     @property
     def n_frames(self) -> int:

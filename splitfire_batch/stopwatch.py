@@ -33,24 +33,25 @@ class DeviceClock:
 
     Args:
         n_cores: threads that can be at work at the same time.
+        n_servers: batches that the device computes at the same time; with fewer it is only partly busy.
     """
 
-    def __init__(self, n_cores: int) -> None:
-        self._n_cores = n_cores
+    def __init__(self, n_cores: int, n_servers: int = 1) -> None:
+        self._n_cores, self._n_servers = n_cores, n_servers
         self._lock = threading.Lock()
         self._since = time.perf_counter()
-        self._is_busy = False
+        self._n_busy = 0
         self._at_work: Counter[str] = Counter()
         self._seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """The device computes inside the block."""
-        self._change(is_busy=True)
+        """The device computes a batch inside the block."""
+        self._change(busy_step=1)
         try:
             yield
         finally:
-            self._change(is_busy=False)
+            self._change(busy_step=-1)
 
     @contextmanager
     def at_work(self, stage: Stage) -> Iterator[None]:
@@ -76,21 +77,20 @@ class DeviceClock:
             self._charge()
             return self._since, {field.name: self._seconds[field.name] for field in fields(DeviceSeconds)}
 
-    def _change(self, stage: Stage | None = None, step: int = 0, is_busy: bool | None = None) -> None:
+    def _change(self, stage: Stage | None = None, step: int = 0, busy_step: int = 0) -> None:
         with self._lock:
             self._charge()
             if stage:
                 self._at_work[stage] += step
-            if is_busy is not None:
-                self._is_busy = is_busy
+            self._n_busy += busy_step
 
     def _charge(self) -> None:
         """Account for the time since the last change."""
         now = time.perf_counter()
         elapsed_s, self._since = now - self._since, now
-        if self._is_busy:
-            self._seconds["busy"] += elapsed_s
-            return
+        busy_s = elapsed_s * min(1.0, self._n_busy / self._n_servers)
+        self._seconds["busy"] += busy_s
+        elapsed_s -= busy_s
         n_on_cores = sum(self._at_work[stage] for stage in _USES_CORES)
         if self._at_work["wait_memory"] and n_on_cores < self._n_cores:
             self._seconds["memory"] += elapsed_s

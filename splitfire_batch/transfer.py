@@ -1,4 +1,4 @@
-"""The way of a batch to the device and of its estimates back: in the background on CUDA, and on many cores.
+"""The way of a batch to the device and of its estimates back: at once on a CPU, in the background on CUDA.
 
 On CUDA three streams run side by side: while batch n is computed, n + 1 is copied in and n - 1 copied out.
 The host buffers are pinned, and PyTorch's own allocator of pinned memory is their ring: it hands a buffer
@@ -10,9 +10,7 @@ Axes: B batch, S stems, C channels, L frames of a segment.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -30,7 +28,7 @@ class DeviceLost(RuntimeError):
 
 
 class Transfer(Protocol):
-    """How batches get to a model and back. Used by one thread."""
+    """How batches get to a model and back. Used by one thread, `Direct` by several."""
 
     @property
     def depth(self) -> int:
@@ -47,11 +45,8 @@ class Transfer(Protocol):
 
 
 def open_transfer(model: Model) -> Transfer:
-    """The way to the model's device; to a CPU's cores as many as torch has threads in this one."""
-    if model.device.type == "cuda":
-        return Overlapped(model)
-    n_cores = torch.get_num_threads()
-    return OnCores(model, n_cores) if model.is_for_one_core and n_cores > 1 else Direct(model)
+    """The way to the model's device."""
+    return Overlapped(model) if model.device.type == "cuda" else Direct(model)
 
 
 class Direct:
@@ -74,41 +69,6 @@ class Direct:
         with _guarded(self._model):  # each in memory of its own, so that a slow track keeps no other's
             copies = [estimate.to("cpu", copy=size > 1) for estimate in ours]
         return lambda: copies
-
-
-class OnCores:
-    """Computes one batch on each core, each in a thread of its own; one more waits, so that no core does."""
-
-    def __init__(self, model: Model, n_cores: int) -> None:
-        self.depth = n_cores + 1
-        self._direct, self._pool = Direct(model), _single_threaded(n_cores)
-
-    def launch(self, segments: Sequence[Tensor], size: int) -> Receive:
-        """See `Transfer.launch`; what it may raise, `receive` raises."""
-        return self._pool.submit(self._compute, segments, size).result
-
-    def _compute(self, segments: Sequence[Tensor], size: int) -> Sequence[Tensor]:
-        return self._direct.launch(segments, size)()
-
-
-def _single_threaded(n: int) -> ThreadPoolExecutor:
-    """A pool of n threads in each of which torch uses that one thread; it ends with its last reference.
-
-    `torch.set_num_threads` holds for the thread that calls it, and for threads that use torch for the first
-    time later on: so it is set back when all threads of the pool have called it.
-    """
-    n_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(n, "core", initializer=_use_one_thread)
-    are_ready = threading.Barrier(n)
-    for ready in [pool.submit(are_ready.wait) for _ in range(n)]:
-        ready.result()
-    torch.set_num_threads(n_threads)
-    return pool
-
-
-def _use_one_thread() -> None:
-    torch.get_num_threads()  # the first use of torch, whatever it is, would set it back
-    torch.set_num_threads(1)
 
 
 class Overlapped:

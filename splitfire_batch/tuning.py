@@ -24,6 +24,9 @@ from splitfire_batch.models.weights import cache_folder
 
 _log = logging.getLogger(__name__)
 
+_ENGINE = 2
+"""Raised by hand when batches come to be run in another way, and other ones are best."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
@@ -120,6 +123,7 @@ def _setup(separation: SeparationConfig, device: str) -> dict[str, object]:
         "torch": torch.__version__,
         "precision": separation.precision,
         "cores": n_cores(),
+        "engine": _ENGINE,
     }
 
 

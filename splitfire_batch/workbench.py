@@ -79,7 +79,7 @@ def open_bench(
         destination=open_store(destination, runtime.storage),
         output=output,
         limits=Limits(runtime.max_duration_s, scratch),
-        budget=AudioBudget(audio_mb * 2**20 - engine.queue_bytes),
+        budget=AudioBudget(max(audio_mb * 2**20 - engine.queue_bytes, audio_mb * 2**19)),
         max_bytes=runtime.max_bytes,
         is_immutable=is_immutable,
         measures_all=runtime.measure == "all",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -159,3 +162,133 @@ def test_busy_seconds_do_not_count_overlapping_batches_twice(monkeypatch):
     served.close()
     assert 0 < served.busy_s <= last - first
     assert sum(request.seconds for request in requests) == served.busy_s
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+class OneEach:
+    """Stands for a model that is computed on one core, by several threads at a time."""
+
+    depth = 1
+
+    def __init__(self, compute: Callable[[Tensor], None]) -> None:
+        self._compute = compute
+
+    def launch(self, segments: Sequence[Tensor], size: int) -> Receive:
+        assert len(segments) <= size
+        self._compute(segments[0])
+        return lambda: [torch.stack((segment, 3 * segment)) for segment in segments]
+
+
+@contextmanager
+def on_cores(n: int, compute: Callable[[Tensor], None], clock: DeviceClock | None = None, batch: int = 1):
+    requests = RequestQueue(lambda _: batch)
+    served = Batcher(requests, OneEach(compute), clock or DeviceClock(n, n), n)
+    try:
+        yield requests
+    finally:
+        served.close()
+
+
+@pytest.mark.parametrize("n_cores", [2, 3])
+def test_each_core_computes_a_batch_at_the_same_time_with_one_thread(set_threads, n_cores):
+    set_threads(4)
+    everywhere, threads = threading.Barrier(n_cores, timeout=30), set()
+
+    def together(_: Tensor) -> None:
+        everywhere.wait()
+        threads.add((threading.get_ident(), torch.get_num_threads()))
+
+    with on_cores(n_cores, together) as served:
+        estimates = served.receive(sent(served, n_cores))
+    assert [float(estimate[1, 0, 0]) for estimate in estimates] == [3.0 * n for n in range(n_cores)]
+    assert len(threads) == n_cores
+    assert {n for _, n in threads} == {1}
+
+
+def test_threads_made_after_the_cores_have_all_of_torchs_threads(set_threads):
+    set_threads(4)
+    with on_cores(2, lambda _: None):
+        found = [torch.get_num_threads()]
+        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    assert found == [4, 4]
+
+
+def test_a_slow_batch_keeps_no_other_core_from_the_queue(set_threads):
+    set_threads(2)
+    others_are_done = threading.Event()
+
+    def compute(segment: Tensor) -> None:
+        if not segment[0, 0]:
+            assert others_are_done.wait(30)
+
+    with on_cores(2, compute) as served:
+        slow, *others = sent(served, 6)
+        served.receive(others)
+        assert not slow.estimate.done()
+        others_are_done.set()
+        served.receive([slow])
+
+
+def test_a_partial_batch_waits_for_tracks_whose_segments_another_core_computes(monkeypatch, set_threads):
+    set_threads(2)
+    monkeypatch.setattr(waiting, "_LINGER_S", 3_600)
+    sizes, first_is_taken = [], threading.Event()
+
+    def compute(segment: Tensor) -> None:
+        if segment[0, 0] == 0:
+            first_is_taken.set()
+            time.sleep(0.2)
+
+    with (
+        on_cores(2, compute, batch=2) as served,
+        served.open_track(),
+        served.open_track(),
+        ThreadPoolExecutor(2) as tracks,
+    ):
+        first = served.send(numbered(2))
+        waiting_for_it = tracks.submit(served.receive, first)
+        assert first_is_taken.wait(30)
+        lonely = served.send(numbered(1, first=2))
+        answer = tracks.submit(served.receive, lonely)
+        waiting_for_it.result()
+        sizes.append(lonely[0].estimate.done())  # the first track may still add to its batch
+        served.receive(served.send(numbered(1, first=3)))
+        answer.result()
+    assert sizes == [False]
+
+
+def test_a_device_whose_cores_are_half_in_use_is_half_busy(set_threads):
+    set_threads(2)
+    clock = DeviceClock(2, 2)
+    usage = clock.usage()
+    with on_cores(2, lambda _: time.sleep(0.2), clock) as served:
+        served.receive(sent(served, 1))
+    wall_s, device = usage()
+    assert 0.09 <= device.busy <= wall_s / 2 + 0.001
+
+
+def test_if_a_thread_cannot_be_had_nothing_is_left_behind(monkeypatch, set_threads):
+    set_threads(4)
+    real_start, started = threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "device-2":
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real_start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Batcher(RequestQueue(lambda _: 1), OneEach(lambda _: None), DeviceClock(3), 3)
+    for thread in started:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in started)
+    assert torch.get_num_threads() == 4

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,7 +13,7 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.models import load_model
 from splitfire_batch.models.fidelity import excerpt
-from splitfire_batch.transfer import DeviceLost, Direct, OnCores, Overlapped, open_transfer
+from splitfire_batch.transfer import DeviceLost, Direct, Overlapped, open_transfer
 from tests.material import Shares
 
 SEGMENTS = [torch.full((2, 50), float(n)) for n in (1, 2)]
@@ -27,62 +26,8 @@ def test_a_batch_is_padded_with_silence_and_only_what_was_sent_comes_back():
     assert [float(estimate[1, 0, 0]) for estimate in estimates] == [0.75, 1.5]
 
 
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-def for_one_core(before: Callable[[Tensor], object] = lambda _: None) -> Shares:
-    model = Shares(0.25, 0.75, before=before)
-    model.is_for_one_core = True
-    return model
-
-
-def test_a_model_that_uses_all_cores_computes_directly(set_threads):
-    set_threads(2)
+def test_a_cpu_computes_directly():
     assert isinstance(open_transfer(Shares()), Direct)
-    assert isinstance(open_transfer(for_one_core()), OnCores)
-    set_threads(1)
-    assert isinstance(open_transfer(for_one_core()), Direct)
-
-
-@pytest.mark.parametrize("n_cores", [2, 3])
-def test_a_model_for_one_core_runs_on_each_at_the_same_time(set_threads, n_cores):
-    set_threads(n_cores)
-    everywhere, threads = threading.Barrier(n_cores, timeout=30), set()
-
-    def together(_: Tensor) -> None:
-        everywhere.wait()
-        threads.add((threading.get_ident(), torch.get_num_threads()))
-
-    transfer = open_transfer(for_one_core(together))
-    received = [transfer.launch(SEGMENTS, 2) for _ in range(n_cores)]
-    assert [float(receive()[1][1, 0, 0]) for receive in received] == [1.5] * n_cores
-    assert len(threads) == n_cores
-    assert {n for _, n in threads} == {1}
-    assert transfer.depth == n_cores + 1
-
-
-def test_threads_made_after_the_cores_have_all_of_torchs_threads(set_threads):
-    set_threads(4)
-    open_transfer(for_one_core()).launch(SEGMENTS, 2)()
-    found = [torch.get_num_threads()]
-    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    thread.start()
-    thread.join()
-    assert found == [4, 4]
-
-
-def test_what_a_model_raises_on_a_core_is_raised_to_the_receiver(set_threads):
-    def refuse(_: Tensor) -> None:
-        raise ZeroDivisionError
-
-    set_threads(2)
-    receive = open_transfer(for_one_core(refuse)).launch(SEGMENTS, 2)
-    with pytest.raises(ZeroDivisionError):
-        receive()
 
 
 class _Stream:

@@ -8,7 +8,7 @@ A mix goes `open_audio` -> `to_lanes` -> `Resampler` to the model; stems come ba
 import soundfile
 import soxr
 
-from splitfire_batch.audio.channels import channel_groups, from_lanes, to_lanes
+from splitfire_batch.audio.channels import channel_groups, from_lanes, is_default, to_lanes
 from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
 from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
 from splitfire_batch.audio.ffmpeg import ffmpeg_version
@@ -37,6 +37,7 @@ __all__ = [
     "dither_source",
     "from_lanes",
     "full_scale",
+    "is_default",
     "losses",
     "open_audio",
     "pcm_bytes",

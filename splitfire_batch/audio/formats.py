@@ -171,7 +171,7 @@ def losses(source: AudioFormat, out: OutputFormat) -> tuple[str, ...]:
     """What the stems of a track cannot keep, in words: warnings for its row."""
     found = []
     mask, n_channels = source.channel_mask, source.n_channels
-    if out.container not in ("WAVEX", "RF64") and not is_default(mask, n_channels):
+    if out.container not in ("WAVEX", "RF64", "FLAC") and not is_default(mask, n_channels):
         found.append(
             f"{out.ext} files have no channel mask: 0x{mask:X}, which is not the default for {n_channels} "
             "channels, is lost"

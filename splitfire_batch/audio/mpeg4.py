@@ -83,9 +83,11 @@ def _boxes(file: IO[bytes], box: _Box) -> Iterator[_Box]:
     """The boxes inside a box, up to the first whose size makes no sense."""
     _, start, stop = box
     for _ in range(_MAX_BOXES):
+        if start + 8 > stop:
+            return
         file.seek(start)
         head = file.read(16)
-        if start + 8 > stop or len(head) < 8:
+        if len(head) < 8:
             return
         size, n_head = int.from_bytes(head[:4], "big"), 8
         if size == 1:

@@ -84,6 +84,20 @@ def retitled(chunk: Insert, stem: str) -> Insert | None:
     return chunk
 
 
+def with_comment(inserts: Sequence[Insert], entry: str) -> tuple[Insert, ...]:
+    """The blocks of a FLAC file with one Vorbis comment (NAME=value) in place of any of that name."""
+    name = entry.partition("=")[0].encode() + b"="
+    others = [insert for insert in inserts if insert.name != VORBIS_COMMENT]
+    entries = [
+        old
+        for insert in inserts
+        if insert.name == VORBIS_COMMENT
+        for old in comment_entries(insert.data) or []
+        if old[: len(name)].upper() != name
+    ]
+    return (*others, Insert(VORBIS_COMMENT, _comments([*entries, entry.encode()])))
+
+
 def _comments(entries: Sequence[bytes]) -> bytes:
     lengths_and_texts = (struct.pack("<I", len(entry)) + entry for entry in entries)
     return struct.pack("<I", len(entries)) + b"".join(lengths_and_texts)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from splitfire_batch.audio import VORBIS_COMMENT, Insert, OutputFormat
+from splitfire_batch.audio import VORBIS_COMMENT, Insert, OutputFormat, is_default
 from splitfire_batch.metadata.positions import scaled
 from splitfire_batch.metadata.source import TEXTS, SourceMetadata
-from splitfire_batch.metadata.texts import make_texts, retitled
+from splitfire_batch.metadata.texts import make_texts, retitled, with_comment
 
 _FAMILIES = {"WAV": "WAV", "WAVEX": "WAV", "RF64": "WAV", "AIFF": "AIFF", "FLAC": "FLAC"}
 _ID3 = (b"id3 ", b"ID3 ")
+_MASK = "WAVEFORMATEXTENSIBLE_CHANNEL_MASK"
 _LOUDNESS = slice(412, 422)
 """Place in `bext` of five loudness values (EBU Tech 3285 v2)."""
 
@@ -22,7 +23,17 @@ def make_inserts(
 
     Chunks stay byte for byte as they are, but for titles, for frame positions if the rate is another, and
     for the loudness in `bext`, which is the mix's. Another container gets the tags, as far as it has any.
+    FLAC keeps a channel mask that is not the default as a comment.
     """
+    inserts = _source_inserts(metadata, out, stem, source_rate)
+    mask = out.channel_mask
+    is_told = out.container == "FLAC" and mask and not is_default(mask, out.n_channels)
+    return with_comment(inserts, f"{_MASK}=0x{mask:04X}") if is_told else inserts
+
+
+def _source_inserts(
+    metadata: SourceMetadata, out: OutputFormat, stem: str, source_rate: int
+) -> tuple[Insert, ...]:
     if not metadata.family or metadata.family != _FAMILIES.get(out.container):
         return make_texts(metadata.tags, metadata.cover, out.container, stem)
     ratio, found = Fraction(out.sample_rate, source_rate), []

@@ -87,6 +87,9 @@ class Arithmetic:
 
         By default cuDNN computes float32 convolutions in TF32. A CPU does what it is told anyway.
         """
+        if self.device.type != "cuda":  # these flags are the whole process's
+            yield
+            return
         is_tf32 = self.precision == "tf32"
         with torch.backends.cudnn.flags(
             enabled=True,

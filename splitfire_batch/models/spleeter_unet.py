@@ -21,7 +21,7 @@ _WIDTHS = (2, 16, 32, 64, 128, 256, 512)
 
 
 class UNet(nn.Module):
-    """(B, 2, F, K) magnitudes -> sigmoid of the same shape; F and K multiples of 64.
+    """(B, 2, F, K) magnitudes -> sigmoid of the same shape; F a multiple of 32, K of 64.
 
     TensorFlow's 'same' padding is 1 before and 2 after for these convolutions; for the transposed ones it
     cuts as much from their full output. The skips are the raw convolutions, before normalisation. The
