@@ -48,8 +48,9 @@ class Engine:
         self.model = model
         self.batch = batch or (1 if is_cpu else 8)
         """Full segments in a batch."""
-        n_servers = torch_threads() if model.is_for_one_core else 1
-        self.clock = DeviceClock(os.cpu_count() or 1, n_servers)
+        self.n_servers = torch_threads() if model.is_for_one_core else 1
+        """Batches that are computed at the same time."""
+        self.clock = DeviceClock(os.cpu_count() or 1, self.n_servers)
         """Where the device's seconds go; the stopwatches of all tracks should tell it of their stages."""
         self.full_frames = model.segments(_ENDLESS)[0].n_frames
         """Frames of a segment that is not cut short by its track's end."""
@@ -57,8 +58,8 @@ class Engine:
         packed = _cpu_size if is_cpu else _gpu_size
         planned_size = partial(packed if self._packs_short else _same_size, self.batch, self.full_frames)
         self._requests = RequestQueue(planned_size)
-        self._look_ahead = max(2, n_servers + 1)
-        self._batcher = Batcher(self._requests, open_transfer(model), self.clock, n_servers)
+        self._look_ahead = max(2, self.n_servers + 1)
+        self._batcher = Batcher(self._requests, open_transfer(model), self.clock, self.n_servers)
 
     def __enter__(self) -> Engine:
         return self

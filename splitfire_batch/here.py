@@ -1,9 +1,14 @@
-"""A few files in this process: the same stems as a job's, without plan, shards or manifest."""
+"""A few files in this process: the same stems as a job's, without plan, shards or manifest.
+
+The same but for rounding: short clips share no batches here, see `Engine`.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -18,7 +23,7 @@ from splitfire_batch.settling import settle
 from splitfire_batch.stems import make_recipes
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import find_tuning
-from splitfire_batch.workbench import open_bench
+from splitfire_batch.workbench import Workbench, open_bench
 
 
 def separate_files(
@@ -28,10 +33,11 @@ def separate_files(
     output: OutputConfig,
     runtime: RuntimeConfig,
 ) -> Iterator[TrackRow]:
-    """Settle each file in turn; a bad one becomes a failed row and the others go on.
+    """Settle each file; a bad one becomes a failed row and the others go on.
 
     Args:
-        files: audio files, each settled once; their folders do not show in the stems' paths.
+        files: audio files, each settled once, some at a time; rows come in their order. Their folders do not
+            show in the stems' paths.
         out: folder or URL for the stems; stems of the same name are replaced.
         separation: how the stems sound.
         output: how they are written.
@@ -47,12 +53,25 @@ def separate_files(
     runtime = replace(runtime, batch=batch, open_tracks=1)
     bench = open_bench(model, out, separation, output, runtime, is_immutable=output.names == "immutable")
     with bench.engine:
+        try:
+            yield from _settled(tracks, bench)
+        except DeviceLost as error:
+            raise TransientError(f"{error}; run the same command again") from error
+
+
+def _settled(tracks: Sequence[Track], bench: Workbench) -> Iterator[TrackRow]:
+    """Rows in the tracks' order; as many tracks at a time as the model has cores."""
+    pool = ThreadPoolExecutor(bench.engine.n_servers, "track")
+    try:
+        running: deque[Future[TrackRow]] = deque()
         for track in tracks:
-            try:
-                row = settle(track, bench)
-            except DeviceLost as error:
-                raise TransientError(f"{error}; run the same command again") from error
-            yield row
+            running.append(pool.submit(settle, track, bench))
+            if len(running) == bench.engine.n_servers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def stem_uri(out: str, stem: StemFile) -> str:

@@ -76,7 +76,7 @@ FLAGS = {
     "residual_high": Flag(
         _has_high_residual,
         f"what the sum of the stems lacks of the mix is above {MAX_RESIDUAL_DB:.0f} dB of it",
-        "more than 1 % of the energy is in no stem",
+        "more than 1 % of the energy is in no stem, or a lossy format has lost it",
     ),
     "dc": Flag(
         _has_dc,

@@ -11,7 +11,8 @@ import logging
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,8 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
                 metadata = read_metadata(path)
             row = replace(row, description=describe(metadata, track.path, separated.n_frames))
             if row.status == "skipped":
+                ext = choose_output(separated.source, bench.output).ext
+                _remove_stale(track, [recipe.stem for recipe in bench.recipes], ext, bench)
                 return row
             settings = _render_settings(track, separated.source, metadata, bench)
             rendered = render(separated, settings, Path(folder), watch)
@@ -215,12 +218,21 @@ def _store(
     stored = []
     for stem in rendered.stems:
         if not stem.path:  # silent, and not wanted
+            _remove_stale(track, [stem.stem], ext, bench)
             stored.append(stem)
             continue
         target = stem_path(track.target, stem.stem, ext, stem.sha256 if bench.is_immutable else None)
         bench.destination.write(target, folder / stem.path)
         stored.append(replace(stem, path=target))
     return tuple(stored)
+
+
+def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench) -> None:
+    """Under a plain name there may be a stem of what the object was before; no row would speak of it."""
+    if not bench.is_immutable:
+        with suppress(AccessDenied):  # nothing that was asked for fails for want of the right to delete
+            for stem in stems:
+                bench.destination.delete(stem_path(track.target, stem, ext, None))
 
 
 def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:

@@ -375,3 +375,12 @@ def test_codecs_have_libsndfiles_names():
     names = ["pcm_s16le", "pcm_s24be", "pcm_u8", "pcm_f32le", "pcm_f64be", "pcm_alaw", "aac", "mp3float"]
     wanted = ["PCM_16", "PCM_24", "PCM_U8", "FLOAT", "DOUBLE", "ALAW", "AAC", "MP3"]
     assert [name_subtype(name, b"", "s16") for name in names] == wanted
+
+
+@pytest.mark.parametrize("size", [2**63 - 8, 2**63 - 1, 2**64 - 1, 2**62])
+def test_a_box_that_claims_more_than_any_file_holds_is_damage_and_no_bug(tmp_path, size):
+    path = encode(tmp_path / "a.m4a", "aac", noise(20_000), RATE, "stereo")
+    data = path.read_bytes()
+    at = data.index(b"moov") - 4
+    path.write_bytes(data[:at] + struct.pack(">I4sQ", 1, b"free", size) + data[at:])
+    assert refusal(path).code in ("CORRUPT_HEADER", "CORRUPT_DATA", "TRUNCATED", "NO_SAMPLES")

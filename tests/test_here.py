@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.here import pick_device, separate_files
+from splitfire_batch.models.passthrough import Passthrough
 from splitfire_batch.records import TrackRow
 from tests.material import noise, read_wav, write
 
@@ -129,3 +130,11 @@ def test_scratch_is_used_and_left_empty(tmp_path):
 
 def test_the_device_is_the_one_asked_for():
     assert pick_device(RuntimeConfig(device="cpu")) == "cpu"
+
+
+def test_many_files_come_in_their_order_whichever_is_ready_first(tmp_path, monkeypatch):
+    lengths = [60_000, 100, 30_000, 1, 50_000, 700]
+    files = [write(tmp_path / f"{i}.wav", noise(n)) for i, n in enumerate(lengths)]
+    monkeypatch.setattr(Passthrough, "is_for_one_core", True, raising=False)
+    rows = rows_of(files, tmp_path / "out", threads=2)
+    assert [row.source.n_frames for row in rows if row.source] == lengths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 
 import pytest
 from tinytag import TinyTag
@@ -146,3 +147,12 @@ def test_the_cover_of_a_flac_reaches_other_containers_and_is_in_its_own_once():
     assert cover.images.front_cover is not None
     assert cover.images.front_cover.data == b"jpeg"
     assert lost_warnings(metadata, out("WAV")) == ()
+
+
+@pytest.mark.parametrize("told", [SourceMetadata(), SourceMetadata(tags=TAGS), SourceMetadata("FLAC")])
+def test_a_flac_keeps_a_channel_mask_that_is_not_the_default(told):
+    quad = replace(out("FLAC"), n_channels=4, channel_mask=0x107)
+    (found,) = [one for one in make_inserts(told, quad, "vocals", 44_100) if one.name == b"VORBIS_COMMENT"]
+    assert found.data.count(b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x0107") == 1
+    default = replace(out("FLAC"), n_channels=6, channel_mask=0x3F)
+    assert b"MASK" not in b"".join(one.data for one in make_inserts(told, default, "vocals", 44_100))

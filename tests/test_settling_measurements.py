@@ -171,3 +171,32 @@ def test_skipped_and_silent_entries_come_back_from_parquet(tmp_path):
         None,
         [],
     )
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "opus", "mp3"])
+def test_a_silent_track_may_have_no_stem_at_all_in_any_format(tmp_path, format):
+    file = write(tmp_path / "a.wav", np.zeros((30_000, 2)), 48_000)
+    row = settled(file, tmp_path / "out", format=format, skip_silent_stems=-60)
+    assert (row.status, row.message, row.sum_residual_db) == ("done", None, None)
+    assert [stem.path for stem in row.stems] == [None, None]
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "output", [{}, {"skip_silent_stems": -60}, {"skip_without_vocals": -30}, {"format": "ogg"}]
+)
+def test_a_model_that_gives_no_numbers_fails_its_track_and_is_not_taken_for_silence(tmp_path, value, output):
+    file = write(tmp_path / "a.wav", noise(50_000), 44_100, "FLOAT")
+    row = settled(file, tmp_path / "out", Shares(value, 1.0), **output)
+    assert (row.status, row.code) == ("failed", "INTERNAL")
+    assert "the model's vocals has NaN or infinite samples near frame 0" in (row.message or "")
+
+
+def test_stems_of_an_object_that_has_become_silent_or_instrumental_do_not_stay_behind(tmp_path):
+    file, out = tmp_path / "a.wav", tmp_path / "out"
+    settled(write(file, noise(50_000)), out)
+    settled(write(file, noise(40_000)), out, Shares(5e-4, 1.0), skip_silent_stems=-60)
+    assert [path.name for path in out.iterdir()] == ["a_accompaniment.wav"]
+    assert settled(file, out, skip_without_vocals=-1).status == "skipped"
+    assert list(out.iterdir()) == []
