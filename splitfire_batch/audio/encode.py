@@ -195,5 +195,7 @@ def pcm_bytes(block: Samples, bits: int | None) -> bytes:
     """
     if bits is None:
         return block.astype("<f4", copy=False).tobytes()
+    if bits == 16:
+        return block.astype("<i2").tobytes()
     four = block.astype("<i4", copy=False).reshape(-1).view(np.uint8).reshape(-1, 4)
     return four[:, : (bits + 7) // 8].tobytes()
