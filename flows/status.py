@@ -69,8 +69,9 @@ def _lines(status: dict[str, Any]) -> list[str]:
         )
     last = status["last_run"]
     if last:
+        skipped = f"{last['n_skipped']} skipped, " if last.get("n_skipped") else ""
         lines.append(
-            f"last run {last['run_id']}: {last['n_done']} done, {last['n_failed']} failed, "
+            f"last run {last['run_id']}: {last['n_done']} done, {skipped}{last['n_failed']} failed, "
             f"{last['n_unsettled']} left, {last['wall_s']:.0f} s"
         )
         stages = (f"{stage.replace('_', ' for ')} {s:.1f} s" for stage, s in last["seconds"].items())

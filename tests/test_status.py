@@ -108,3 +108,13 @@ def test_skipped_tracks_are_neither_done_nor_failed(tmp_path: Path) -> None:
     assert (model["done"], model["skipped"], model["failed"]) == (0, 2, 0)
     assert model["failures_by_code"] == {}
     assert "2 skipped, 0 failed" in status_text(str(tmp_path / "out"), Settings(), as_json=False)
+
+
+def test_tracks_that_were_skipped_are_told_of_the_last_run_too(tmp_path: Path) -> None:
+    write_tracks(tmp_path / "source", 2, seconds=2.0)
+    wish = OutputConfig(skip_without_vocals=-1)
+    separate_here(
+        Job(str(tmp_path / "source"), str(tmp_path / "out"), SeparationConfig(model="passthrough"), wish)
+    )
+    lines = status_text(str(tmp_path / "out"), Settings(), as_json=False).splitlines()
+    assert re.search(r": 0 done, 2 skipped, 0 failed, 0 left", lines[2])
