@@ -136,8 +136,9 @@ def test_a_very_short_mp3_has_a_warning():
 
 def test_a_mask_that_the_output_cannot_hold_has_a_warning():
     odd = source(n_channels=4, mask=0x107)
-    assert not losses(odd, choose_output(odd, OutputConfig(format="wav")))
-    for name in ("flac", "aiff", "ogg"):
+    for name in ("wav", "flac"):
+        assert not losses(odd, choose_output(odd, OutputConfig(format=name)))
+    for name in ("aiff", "ogg"):
         (warning,) = losses(odd, choose_output(odd, OutputConfig(format=name)))
         assert "0x107" in warning
     plain = source(n_channels=6, mask=0x60F)

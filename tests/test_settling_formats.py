@@ -105,10 +105,16 @@ def test_stems_keep_the_mask_of_a_surround_mix(tmp_path):
     assert table["channel_mask"].to_pylist() == [0x107]
 
 
-def test_a_mask_that_is_lost_is_a_warning(tmp_path):
+@pytest.mark.parametrize("keeps_metadata", [True, False])
+def test_a_mask_is_kept_in_flac_and_missed_with_a_warning_in_aiff(tmp_path, keeps_metadata):
     x = (noise(5_000, 4) * 32767).astype(np.int16)
-    row = settled(encode(tmp_path / "a.wav", "pcm_s16le", x, 48_000, "4.0"), tmp_path, format="flac")
-    assert row.status == "done"
+    file = encode(tmp_path / "a.wav", "pcm_s16le", x, 48_000, "4.0")
+    row = settled(file, tmp_path, format="flac", metadata=keeps_metadata)
+    assert (row.status, row.warnings) == ("done", ())
+    for stem in row.stems:
+        with open_audio(tmp_path / "out" / stem.path) as decoder:
+            assert decoder.format.channel_mask == 0x107
+    row = settled(file, tmp_path, format="aiff", metadata=keeps_metadata)
     assert any("0x107" in warning for warning in row.warnings)
 
 
