@@ -182,14 +182,15 @@ def _render_settings(
     track: Track, source: AudioFormat, metadata: SourceMetadata, bench: Workbench
 ) -> RenderSettings:
     output, stems = choose_output(source, bench.output), [recipe.stem for recipe in bench.recipes]
-    inserts = {stem: make_inserts(metadata, output, stem, source.sample_rate) for stem in stems}
+    told = metadata if bench.output.metadata else SourceMetadata()
+    inserts = {stem: make_inserts(told, output, stem, source.sample_rate) for stem in stems}
     return RenderSettings(
         recipes=bench.recipes,
         output=output,
         dither=bench.output.dither,
         track_id=track.track_id,
         sums_to_mix=bench.sums_to_mix,
-        inserts=inserts if bench.output.metadata else {},
+        inserts=inserts,
         measures_all=bench.measures_all,
         skip_below_db=bench.output.skip_silent_stems,
     )
