@@ -202,11 +202,8 @@ def _warnings(
     """What of the source's metadata the stems lack, unless they were meant to lack all."""
     if not bench.output.metadata:
         return ()
-    refused = [
-        stem.stem
-        for stem in rendered.stems
-        if stem.path and settings.inserts[stem.stem] and not stem.preserved_chunks
-    ]
+    told = [stem for stem in rendered.stems if stem.path and settings.inserts[stem.stem]]
+    refused = [stem.stem for stem in told if not stem.preserved_chunks]
     why = "; with the source's chunks its samples could not be read back"
     unread = (f"not carried over: all metadata of {', '.join(refused)}{why}",) if refused else ()
     return metadata.warnings + lost_warnings(metadata, settings.output) + unread
