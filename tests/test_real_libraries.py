@@ -45,10 +45,17 @@ def bench(tmp_path_factory) -> Iterator[Workbench]:
         yield made
 
 
+WINDOWS = "xtra;"
+"""A chunk of one file, in which Windows keeps what only it understands."""
+
+
 def check(bench: Workbench, file: Path) -> None:
     """The audio contract for one file, by libsndfile; the stems are removed again."""
     row = settle(track_of(file), bench)
-    assert (row.status, row.message, row.warnings) == ("done", None, ()), file
+    warnings = tuple(
+        warning for warning in row.warnings if not warning.startswith(f"not carried over: {WINDOWS}")
+    )
+    assert (row.status, row.message, warnings) == ("done", None, ()), file
     assert row.source is not None
     wanted = soundfile.info(file)
     bits = source_bits(wanted.subtype)
