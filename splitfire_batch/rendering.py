@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -82,16 +81,17 @@ def _made_audible(
     files = {stem.stem: folder / stem.path for stem in rendered.stems if stem.path}
     if not files:  # all silent, and not wanted
         return rendered
-    for attempt in count(1):
+    n_left = _MAX_ATTEMPTS
+    while True:
         gain = 10 ** (rendered.gain_db / 20)
         with watch.measure("measure"):
             heard = read_back(files, (to_float(mix) * gain for mix, _ in separated.blocks()), summed)
-        if heard.peak <= 1 or attempt == _MAX_ATTEMPTS:
+        n_left -= 1
+        if heard.peak <= 1 or not n_left:
             return replace(rendered, sum_residual_db=heard.residual_db if settings.sums_to_mix else None)
         lowered = _write(separated, settings, folder, gain * LOSSY_MARGIN / heard.peak, watch)
         assert lowered  # noqa: S101 - less than what has fitted
         rendered = lowered
-    raise AssertionError("count has no end")
 
 
 def _write(
