@@ -58,7 +58,7 @@ class Engine:
         packed = _cpu_size if is_cpu else _gpu_size
         planned_size = partial(packed if self._packs_short else _same_size, self.batch, self.full_frames)
         self._requests = RequestQueue(planned_size)
-        self._look_ahead = max(2, self.n_servers + 1)
+        self._look_ahead = self.n_servers + 1
         self._batcher = Batcher(self._requests, open_transfer(model), self.clock, self.n_servers)
 
     def __enter__(self) -> Engine:
@@ -68,7 +68,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Stop the device thread once its queue is empty."""
+        """Stop the device's threads once their queue is empty."""
         self._batcher.close()
 
     @property
