@@ -35,7 +35,6 @@ from splitfire_batch.metadata import (
     describe,
     lost_warnings,
     make_inserts,
-    read_metadata,
 )
 from splitfire_batch.naming import stem_path
 from splitfire_batch.quality import qc_flags
@@ -110,7 +109,7 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
             row = replace(row, content_id=content_id, source=separated.source, warnings=bench.engine.warnings)
             with watch.measure("measure"):
                 row = _measured(row, separated, bench)
-                metadata = read_metadata(path)
+                metadata = bench.limits.codecs.read_metadata(path)
             row = replace(row, description=describe(metadata, track.path, separated.n_frames))
             if row.status == "skipped":
                 ext = choose_output(separated.source, bench.output).ext
@@ -192,6 +191,7 @@ def _render_settings(
         sums_to_mix=bench.sums_to_mix,
         inserts=inserts,
         measures_all=bench.measures_all,
+        codecs=bench.limits.codecs,
         skip_below_db=bench.output.skip_silent_stems,
     )
 

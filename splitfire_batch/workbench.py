@@ -13,6 +13,7 @@ from pathlib import Path
 
 from splitfire_batch.audio import channel_groups
 from splitfire_batch.budget import AudioBudget
+from splitfire_batch.children import CodecLimits, InChildren, Inline
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
@@ -51,6 +52,11 @@ class Workbench:
         judged = () if self.output.skip_without_vocals is None else ("vocals",)
         return tuple(dict.fromkeys((*needed_estimates(self.recipes), *judged)))
 
+    def close(self) -> None:
+        """Free the model, and end the codecs' processes."""
+        self.engine.close()
+        self.limits.codecs.close()
+
 
 def open_bench(
     model: Model,
@@ -72,19 +78,24 @@ def open_bench(
     stems = find_card(separation.model).stems
     recipes = make_recipes(separation, stems)
     check_skips(output, stems)
+    codecs = Inline() if runtime.codecs == "inline" else InChildren(_codec_limits(runtime))
     return Workbench(
         recipes=recipes,
         sums_to_mix=is_complete(recipes, stems),
         sources=Stores(runtime.storage),
         destination=open_store(destination, runtime.storage),
         output=output,
-        limits=Limits(runtime.max_duration_s, scratch),
+        limits=Limits(runtime.max_duration_s, scratch, codecs),
         budget=AudioBudget(max(audio_mb * 2**20 - engine.queue_bytes, audio_mb * 2**19)),
         max_bytes=runtime.max_bytes,
         is_immutable=is_immutable,
         measures_all=runtime.measure == "all",
         engine=engine,
     )
+
+
+def _codec_limits(runtime: RuntimeConfig) -> CodecLimits:
+    return CodecLimits(runtime.codec_mb, runtime.codec_s)
 
 
 def check_scratch(scratch: Path | None) -> None:

@@ -41,7 +41,7 @@ ROWS = [
         "splitfire_batch.quality",
         "splitfire_batch.tables",
     },
-    {"splitfire_batch.engine", "splitfire_batch.tuning"},
+    {"splitfire_batch.children", "splitfire_batch.engine", "splitfire_batch.tuning"},
     {
         "splitfire_batch.calibration",
         "splitfire_batch.catalogue",
