@@ -63,7 +63,7 @@ def settle(track: Track, bench: Workbench, begin: Callable[[], None] = lambda: N
     watch = Stopwatch(bench.engine.clock)
     with bench.budget.share(expected_need(track, bench).n_bytes, watch) as share:
         begin()
-        return _settle(track, bench, share, watch)
+        return _settle(track, bench.for_track(track), share, watch)
 
 
 def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> TrackRow:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from splitfire_batch.audio import channel_groups
@@ -51,6 +51,10 @@ class Workbench:
         """The model's stems that a track needs."""
         judged = () if self.output.skip_without_vocals is None else ("vocals",)
         return tuple(dict.fromkeys((*needed_estimates(self.recipes), *judged)))
+
+    def for_track(self, track: Track) -> Workbench:
+        """The same, and what codecs have to say of that track comes with its name."""
+        return replace(self, limits=replace(self.limits, codecs=self.limits.codecs.named(track.path)))
 
     def close(self) -> None:
         """Free the model, and end the codecs' processes."""

@@ -26,7 +26,7 @@ class CodecLimits:
 
 def may_try_again(error: ChildLost, what: str) -> bool:
     """Whether the same job would not meet the same end for certain; the loss is logged either way."""
-    _log.warning("codec_lost job=%s why=%r", what, str(error))
+    _log.warning("codec_lost track=%s why=%r", what, str(error))
     return error.limit in (None, "silence")
 
 

@@ -107,5 +107,8 @@ class Codecs(Protocol):
     def read_metadata(self, path: Path) -> SourceMetadata:
         """See `metadata.read_metadata`."""
 
+    def named(self, name: str) -> Codecs:
+        """The same, for one track of that name, by which the log calls it."""
+
     def close(self) -> None:
         """End what is running; idempotent."""

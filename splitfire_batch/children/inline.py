@@ -44,6 +44,10 @@ class Inline:
         """See `Codecs.read_metadata`."""
         return read_metadata(path)
 
+    def named(self, name: str) -> Inline:  # noqa: ARG002 - what libraries print goes where it will
+        """See `Codecs.named`."""
+        return self
+
     def close(self) -> None:
         """Nothing is running."""
 

@@ -104,7 +104,7 @@ class Children:
 
 def _log_notes(child: Child, what: str) -> None:
     if notes := child.notes():
-        _log.info("codec_note job=%s says=%r", what, notes)
+        _log.info("codec_note track=%s says=%r", what, notes)
 
 
 def _end(child: Child) -> None:

@@ -30,7 +30,10 @@ def made(cls: type[Record], values: Any) -> Record:
     for name, value in given.items():
         if not _is_a(value, hints[name]):
             raise WireError(f"found {name} = {value!r:.200}, wanted {hints[name]}")
-    return cls(**given)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise WireError(f"found {values!r:.200}: {error}") from error
 
 
 def audio_format(values: Any) -> AudioFormat:
@@ -66,6 +69,8 @@ def unpacked_inserts(listed: Any, data: bytes) -> dict[str, list[Insert]]:
             chunk = data[position : position + n_bytes]
             found.setdefault(str(stem), []).append(Insert(name.encode("latin-1"), chunk))
             position += len(chunk)
+            if len(chunk) != n_bytes:
+                raise WireError(f"found {len(chunk)} bytes of a chunk, wanted {n_bytes}")
     except (TypeError, ValueError, AttributeError) as error:
         raise WireError(f"found a list of chunks that is none: {error}") from error
     if position != len(data):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from splitfire_batch.children.child import Child, ChildLost
 from splitfire_batch.children.codecs import Made, MakeMix, OpenStems
 from splitfire_batch.children.inline import InlineStems
 from splitfire_batch.children.pool import Children
-from splitfire_batch.children.records import made, unpacked_metadata
+from splitfire_batch.children.records import made, packed_inserts, plain, unpacked_metadata
 from splitfire_batch.children.remote_audio import RemoteAudio
 from splitfire_batch.children.remote_stems import RemoteStems
 from splitfire_batch.children.wire import WireError
@@ -34,10 +35,16 @@ class InChildren:
         """Start what children are forked from; raises ConfigError if that cannot be."""
         self._limits = limits
         self._children = Children(limits.memory_mb * 2**20, limits.codec_s)
+        self._name = ""
 
     def open_audio(self, path: Path, max_duration_s: float, scratch: Path | None) -> RemoteAudio:
         """See `Codecs.open_audio`."""
-        return RemoteAudio(self._children, path, max_duration_s, scratch, self._limits)
+        request = {
+            "path": str(path),
+            "max_duration_s": max_duration_s,
+            "scratch": str(scratch) if scratch else None,
+        }
+        return RemoteAudio(self._children, request, self._name or str(path), self._limits)
 
     def open_stems(
         self,
@@ -49,12 +56,21 @@ class InChildren:
         """See `Codecs.open_stems`; where there is nothing to write, no child is needed."""
         if not files:
             return InlineStems(files, out, inserts)
-        return RemoteStems(self._children, files, out, inserts, n_frames)
+        listed, data = packed_inserts({stem: inserts.get(stem, ()) for stem in files})
+        request = {
+            "files": {stem: str(file) for stem, file in files.items()},
+            "out": plain(out),
+            "inserts": listed,
+            "n_frames": n_frames,
+        }
+        stems = RemoteStems(self._children, files, out, self._name or "stems")
+        stems.begin(request, data)
+        return stems
 
     def encode(self, attempt: Callable[[], Made]) -> Made:
         """See `Codecs.encode`."""
         try:
-            return twice(attempt, "encoding")
+            return twice(attempt, self._name or "stems")
         except ChildLost as error:
             raise encode_error(error, self._limits) from error
 
@@ -65,9 +81,15 @@ class InChildren:
     def read_metadata(self, path: Path) -> SourceMetadata:
         """See `Codecs.read_metadata`; none, and a warning, if reading them is not survived."""
         try:
-            return twice(partial(self._read_metadata, path), str(path))
+            return twice(partial(self._read_metadata, path), self._name or str(path))
         except ChildLost as error:
             return SourceMetadata(warnings=(f"not carried over: all metadata; their reader {error}",))
+
+    def named(self, name: str) -> InChildren:
+        """See `Codecs.named`."""
+        named = copy(self)
+        named._name = name
+        return named
 
     def close(self) -> None:
         """See `Codecs.close`."""
@@ -88,7 +110,7 @@ class InChildren:
     @contextmanager
     def _job(self, kind: str, request: Mapping[str, object]) -> Iterator[Child]:
         """A child that has got the request; whatever is raised inside the block ends it."""
-        what = str(request.get("path", kind))
+        what = self._name or str(request.get("path", kind))
         child = self._children.take()
         try:
             child.send(kind, request)

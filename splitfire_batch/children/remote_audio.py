@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
 from splitfire_batch.audio.formats import Samples
 from splitfire_batch.children.chances import CodecLimits, decode_error, may_try_again
@@ -23,19 +23,13 @@ class RemoteAudio:
     def __init__(
         self,
         children: Children,
-        path: Path,
-        max_duration_s: float,
-        scratch: Path | None,
+        request: Mapping[str, Any],
+        what: str,
         limits: CodecLimits,
     ) -> None:
-        """Read the header; raises what `open_audio` does."""
-        self._children, self._limits, self._path = children, limits, path
-        self._max_duration_s = max_duration_s
-        self._request = {
-            "path": str(path),
-            "max_duration_s": max_duration_s,
-            "scratch": str(scratch) if scratch else None,
-        }
+        """Read the header, see `serving`; raises what `open_audio` does."""
+        self._children, self._limits = children, limits
+        self._request, self._what = request, what
         self._child: Child | None = None
         self._is_reading = self._was_lost = False
         self._busy_s = self._waited_s = 0.0
@@ -100,7 +94,7 @@ class RemoteAudio:
         child = self._child
         assert child  # noqa: S101 - `_open` made it
         self._is_reading = True
-        n_most = self._max_duration_s * self.format.sample_rate + n_frames
+        n_most = self._request["max_duration_s"] * self.format.sample_rate + n_frames
         try:
             child.send("read", {"n_frames": n_frames, "n_before": self.n_frames})
             while True:
@@ -125,7 +119,7 @@ class RemoteAudio:
     def _note_loss(self, error: ChildLost) -> None:
         """Forgive the first."""
         self._let_go(is_done=False)
-        has_chance = may_try_again(error, str(self._path)) and not self._was_lost
+        has_chance = may_try_again(error, self._what) and not self._was_lost
         if not has_chance:
             raise decode_error(error, self._where(), self._limits) from error
         self._was_lost = True
@@ -136,6 +130,6 @@ class RemoteAudio:
     def _let_go(self, is_done: bool) -> None:
         child, self._child = self._child, None
         if child and is_done:
-            self._children.give_back(child, str(self._path))
+            self._children.give_back(child, self._what)
         elif child:
-            self._children.discard(child, str(self._path))
+            self._children.discard(child, self._what)

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from splitfire_batch.audio import Encoded, Insert, OutputFormat
+from splitfire_batch.audio import Encoded, OutputFormat
 from splitfire_batch.audio.formats import Samples
 from splitfire_batch.children.child import Child, ChildLost
 from splitfire_batch.children.pool import Children
-from splitfire_batch.children.records import made, packed_inserts, plain
+from splitfire_batch.children.records import made
 from splitfire_batch.children.wire import WireError
 from splitfire_batch.errors import SplitfireError
 
@@ -22,26 +23,14 @@ from splitfire_batch.errors import SplitfireError
 class RemoteStems:
     """Implements `codecs.OpenStems`."""
 
-    def __init__(
-        self,
-        children: Children,
-        files: Mapping[str, Path],
-        out: OutputFormat,
-        inserts: Mapping[str, Sequence[Insert]],
-        n_frames: int,
-    ) -> None:
-        """Begin the files; raises ChildLost."""
-        self._children, self._files, self._out = children, files, out
-        self._what = str(next(iter(files.values())).parent)
+    def __init__(self, children: Children, files: Mapping[str, Path], out: OutputFormat, what: str) -> None:
+        self._children, self._files, self._out, self._what = children, files, out, what
         self._busy_s = self._waited_s = 0.0
-        listed, data = packed_inserts({stem: inserts.get(stem, ()) for stem in files})
-        request = {
-            "files": {stem: str(file) for stem, file in files.items()},
-            "out": plain(out),
-            "inserts": listed,
-            "n_frames": n_frames,
-        }
-        self._child: Child | None = children.take()
+        self._child: Child | None = None
+
+    def begin(self, request: Mapping[str, Any], data: bytes) -> None:
+        """Open the files, see `serving`; raises ChildLost."""
+        self._child = self._children.take()
         try:
             self._child.send("encode", request, data)
         except (ChildLost, SplitfireError):

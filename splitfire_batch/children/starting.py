@@ -24,8 +24,10 @@ control, owner, memory, seconds, modules, *sys.path = sys.argv[1:]
 from splitfire_batch.children.zygote import main
 main(int(control), int(owner), int(memory), float(seconds), modules.split(","))
 """
-_PASSED_ON = ("PATH", "LANG", "LANGUAGE", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_PASSED_PREFIXES = ("LC_", "PYTHON")
+_PASSED_ON = {
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE"),
+    *("PYTHONHOME", "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
+}
 _BUFFER_BYTES = 2**20
 
 
@@ -95,11 +97,7 @@ class Zygote:
 
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     """What codecs may know of the environment: no credentials, and one thread for each library."""
-    kept = {
-        name: value
-        for name, value in environment.items()
-        if name in _PASSED_ON or name.startswith(_PASSED_PREFIXES)
-    }
+    kept = {name: value for name, value in environment.items() if name in _PASSED_ON}
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

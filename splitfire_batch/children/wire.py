@@ -77,7 +77,7 @@ def receive(link: socket.socket) -> Message | None:
     try:
         fields = json.loads(head.tobytes())
         return Message(str(fields.pop("kind")), fields, body)
-    except (ValueError, AttributeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise WireError(f"found a header that is none: {error}") from error
 
 
