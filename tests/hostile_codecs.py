@@ -1,6 +1,6 @@
 """Codecs that do what a hostile or damaged file may make them do, chosen by the file's sample rate.
 
-A zygote that loads `tests.hostile_zygote` (tests put it on `starting.MODULES`) has children with these codecs;
+A zygote that loads `tests.hostile_zygote` (tests put it on `starting.MODULES`) has children with these;
 files of any other rate are read and written as ever. Nothing of it is known to the product.
 """
 
