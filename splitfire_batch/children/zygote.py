@@ -66,6 +66,8 @@ class _Zygote:
                 break
         for pid in self._statuses:
             os.kill(pid, signal.SIGKILL)  # none is reaped yet, so each is still our child
+        for pid in self._statuses:
+            os.waitpid(pid, 0)  # what they have computed counts as ours, and then as the owner's
 
     def _answer(self) -> bool:
         """Fork one child; False when the owner is gone."""
