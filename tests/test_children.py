@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,6 +276,16 @@ def test_a_frozen_child_is_replaced_and_its_track_goes_on_where_it_was(tmp_path,
         found += blocks
     assert np.array_equal(np.concatenate(found), decoded(Inline(), file))
     assert "said nothing for 1.5 s" in caplog.text
+
+
+def test_seconds_that_nobody_waits_for_are_told_at_the_end(tmp_path):
+    """Else a row's decode_s would be next to nothing where decoding is well ahead of the model."""
+    file = write(tmp_path / "a.flac", noise(900_000))
+    with in_children() as codecs, codecs.open_audio(file, 86_400, None) as decoder:
+        for _ in decoder.blocks(65_536):
+            assert decoder.extra_s == 0
+            time.sleep(0.05)
+        assert 0.005 < decoder.extra_s < 5
 
 
 def test_a_killed_zygote_is_replaced(tmp_path):

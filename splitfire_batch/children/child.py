@@ -19,6 +19,7 @@ MAX_PEAK_BYTES = 400 * 2**20
 END_S = 5.0
 """How long the kernel may take to end a process."""
 _NOTE_BYTES = 2_000
+_DISK_BYTES_PER_S = 10e6
 
 
 class ChildLost(Exception):
@@ -44,11 +45,16 @@ class Child:
         """Own these open files: the socket, where its libraries print to, and what tells how it ended."""
         self._link, self._notes, self._status = link, notes, status
         self._code: int | None = None
+        self._timeout_s = 0.0
         self.pid = 0
         self.n_jobs = 0
         """How many it has done."""
         self.is_worn = False
         """Whether it should do no more."""
+
+    def be_patient(self, n_bytes: float = 0) -> None:
+        """Let it be silent for as long as a slow disk needs for so many bytes, beside its usual time."""
+        self._link.settimeout(self._timeout_s + n_bytes / _DISK_BYTES_PER_S)
 
     def greet(self, within_s: float, timeout_s: float) -> None:
         """Wait for its first words; from then on it may be silent for `timeout_s`.
@@ -56,9 +62,11 @@ class Child:
         Raises:
             ChildLost: it did not start.
         """
-        self._link.settimeout(within_s)
+        self._timeout_s = within_s
+        self.be_patient()
         self.pid = int(self.receive("hello").fields["pid"])
-        self._link.settimeout(timeout_s)
+        self._timeout_s = timeout_s
+        self.be_patient()
 
     def send(self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"") -> None:
         """Send a message.
@@ -160,7 +168,7 @@ class Child:
 
     def _silent(self) -> ChildLost:
         self.end()
-        return ChildLost(f"said nothing for {self._link.gettimeout() or 0:g} s", "silence")
+        return ChildLost(f"said nothing for {self._link.gettimeout() or 0:.3g} s", "silence")
 
     def _has_ended(self, within_s: float) -> bool:
         """Whether it has, and with which exit code, minus a signal's number, if the zygote could tell."""

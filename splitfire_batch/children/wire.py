@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from splitfire_batch.audio.formats import Samples
 
 MAX_BODY_BYTES = 64 * 2**20
-"""More than all chunks and tags that are read of one file, for every stem of it."""
+"""More than all chunks and tags that are read of one file."""
+MAX_REQUEST_BYTES = 512 * 2**20
+"""More than they are in all its stems."""
 _MAX_HEAD_BYTES = 2**20
 _SIZES = struct.Struct("<IQ")
 _DTYPES: dict[str, type[np.int32 | np.float32]] = {"int32": np.int32, "float32": np.float32}
@@ -58,8 +60,8 @@ def send(
     link.sendall(body)
 
 
-def receive(link: socket.socket) -> Message | None:
-    """The next message; None once the other end is gone.
+def receive(link: socket.socket, max_bytes: int = MAX_BODY_BYTES) -> Message | None:
+    """The next message, with a body of at most `max_bytes`; None once the other end is gone.
 
     Raises:
         WireError: it is no message, or too large.
@@ -69,7 +71,7 @@ def receive(link: socket.socket) -> Message | None:
     if sizes is None:
         return None
     n_head, n_body = _SIZES.unpack(sizes.tobytes())
-    if n_head > _MAX_HEAD_BYTES or n_body > MAX_BODY_BYTES:
+    if n_head > _MAX_HEAD_BYTES or n_body > max_bytes:
         raise WireError(f"found a message of {n_head} and {n_body} bytes")
     head, body = _read(link, n_head), _read(link, n_body)
     if head is None or body is None:
