@@ -288,6 +288,28 @@ def test_seconds_that_nobody_waits_for_are_told_at_the_end(tmp_path):
         assert 0.005 < decoder.extra_s < 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_every_job_sets_the_limit_of_what_it_may_write(tmp_path):
+    """Decoders copy files that do not say their length, after a child has read shorter ones too."""
+    short, long = write(tmp_path / "a.wav", noise(300)), write(tmp_path / "b.wav", noise(65_536))
+    mix = [noise(65_536).astype(np.float32)]
+    with in_children() as codecs:
+        codecs.read_metadata(short)
+        assert max_file_bytes(below()[-1]) == 2 * short.stat().st_size + 2**20
+        for job in (
+            lambda: decoded(codecs, long),
+            lambda: codecs.read_back({"vocals": long}, lambda: iter(mix), frozenset()),
+        ):
+            codecs.read_metadata(short)
+            job()
+            assert max_file_bytes(below()[-1]) == 2 * long.stat().st_size + 2**20
+
+
+def max_file_bytes(pid: int) -> int:
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    return int(limits.partition("Max file size")[2].split()[0])
+
+
 def test_a_killed_zygote_is_replaced(tmp_path):
     file = write(tmp_path / "a.wav", noise(300))
     with in_children() as codecs:

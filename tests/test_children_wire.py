@@ -109,6 +109,12 @@ def test_a_block_that_is_none_is_refused(fields):
         block_of(Message("block", fields, np.zeros(4 * 10 * 2, np.uint8)), 2, 10)
 
 
+@pytest.mark.parametrize("value", ["1", None, True, -1, [], float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(value):
+    with pytest.raises(WireError):
+        Message("end", {"busy_s": value}, np.zeros(0, np.uint8)).number("busy_s")
+
+
 @pytest.mark.parametrize(
     "record",
     [

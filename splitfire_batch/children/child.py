@@ -96,6 +96,8 @@ class Child:
         """
         try:
             message = receive(self._link)
+            if message and message.number("peak_bytes") > MAX_PEAK_BYTES:
+                self.is_worn = True
         except TimeoutError as error:
             raise self._silent() from error
         except ConnectionError:
@@ -108,13 +110,11 @@ class Child:
             raise _error(message.fields)
         if message.kind not in kinds:
             raise self.forged(WireError(f"found {message.kind}, wanted {' or '.join(kinds)}"))
-        if message.fields.get("peak_bytes", 0) > MAX_PEAK_BYTES:
-            self.is_worn = True
         return message
 
     def is_ready(self) -> bool:
         """Whether it is alive and has nothing to say, as between jobs."""
-        return not select.select([self._link], [], [], 0)[0]
+        return not _can_read(self._link.fileno(), 0)
 
     def notes(self) -> str:
         """What its libraries have printed since the last call, in one line."""
@@ -163,8 +163,9 @@ class Child:
             return ChildLost("closed its connection")
         if self._code >= 0:
             return ChildLost(f"ended by itself with exit code {self._code}")
-        name = signal.Signals(-self._code).name
-        return ChildLost(f"was ended by {name}", "cpu" if -self._code == signal.SIGXCPU else None)
+        number = -self._code
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        return ChildLost(f"was ended by {name}", "cpu" if number == signal.SIGXCPU else None)
 
     def _silent(self) -> ChildLost:
         self.end()
@@ -174,11 +175,18 @@ class Child:
         """Whether it has, and with which exit code, minus a signal's number, if the zygote could tell."""
         if self._code is not None:
             return True
-        if not select.select([self._status], [], [], within_s)[0]:
+        if not _can_read(self._status, within_s):
             return False
         if told := os.read(self._status, 16):
             self._code = int(told)
         return True
+
+
+def _can_read(file: int, within_s: float) -> bool:
+    """Whether there is something, or the end of it; `select` knows no file beyond the 1024th."""
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
 
 
 def _error(fields: Mapping[str, Any]) -> SplitfireError | ChildLost:

@@ -107,7 +107,7 @@ class RemoteAudio:
                 message = child.receive("block", "end")
                 self._waited_s += time.perf_counter() - begin
                 if message.kind == "end":
-                    self._busy_s = float(message.fields.get("busy_s", 0))
+                    self._busy_s = message.number("busy_s")
                     break
                 block = block_of(message, self.format.n_channels, n_frames)
                 self.n_frames += len(block)

@@ -60,8 +60,8 @@ class RemoteStems:
         message = child.receive("written")
         child.be_patient()
         self._waited_s += time.perf_counter() - begin
-        self._busy_s = float(message.fields.get("busy_s", 0))
         try:
+            self._busy_s = message.number("busy_s")
             told = [made(Encoded, values) for values in message.fields.get("files", ())]
             if len(told) != len(self._files):
                 raise WireError(f"found {len(told)} files, wanted {len(self._files)}")

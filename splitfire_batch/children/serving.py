@@ -153,6 +153,8 @@ class _Job:
         """Decode stems beside the mix."""
         fields = self._request.fields
         files = {stem: Path(file) for stem, file in fields["files"].items()}
+        n_most = max(file.stat().st_size for file in files.values())
+        limits.allow_files(2 * n_most + _HEAD_BYTES)  # decoders copy MP3 files
         heard = read_back(files, self._mix(), frozenset(fields["summed"]))
         self._answer("heard", {"heard": plain(heard)})
 

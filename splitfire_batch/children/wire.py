@@ -8,6 +8,7 @@ queue: who is too fast waits in `send`.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 from collections.abc import Mapping
@@ -41,6 +42,17 @@ class Message:
     kind: str
     fields: dict[str, Any]
     body: NDArray[np.uint8]
+
+    def number(self, name: str) -> float:
+        """A value that is a number from 0 up; 0 where it is not named.
+
+        Raises:
+            WireError: it is none.
+        """
+        value = self.fields.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise WireError(f"found {name} = {value!r:.200}, wanted a number")
+        return value
 
 
 def send(
