@@ -204,7 +204,7 @@ import signal, sys, time
 from pathlib import Path
 from splitfire_batch.children import CodecLimits, InChildren
 if sys.argv[2] == "SIGINT":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *_: None)  # an ignored signal would stay so in children
 codecs = InChildren(CodecLimits(1024, 60))
 opened = [codecs.open_audio(Path(sys.argv[1]), 86_400, None) for _ in range(3)]
 blocks = opened[0].blocks(65_536)
