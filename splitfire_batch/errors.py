@@ -8,6 +8,7 @@
         |-- ObjectMissing
         |-- AccessDenied
         |-- ObjectExists     an exclusive create lost the race
+        |-- ObjectChanged    so did a conditional replace
         `-- NoSpace
 
 Code asks the type, never the text. Each class hands the very arguments of its ``__init__`` to
@@ -56,6 +57,10 @@ class AccessDenied(StorageError):
 
 class ObjectExists(StorageError):
     """An exclusive create found the name taken."""
+
+
+class ObjectChanged(StorageError):
+    """A conditional replace found another object than it was to replace, or none."""
 
 
 class NoSpace(StorageError):

@@ -77,6 +77,7 @@ HOMES = {
     "ray": {"cluster"},
     "fsspec": {"splitfire_batch.storage"},
     "s3fs": {"splitfire_batch.storage"},
+    "aiobotocore": {"splitfire_batch.storage"},
     "botocore": {"splitfire_batch.storage"},
     "soundfile": {"splitfire_batch.audio"},
     "soxr": {"splitfire_batch.audio"},
