@@ -4,6 +4,8 @@
     |-- ConfigError      the job cannot start: the operator must change something (exit code 2)
     |-- TrackError       one track has no stems: it becomes a failed row, and the run goes on
     |-- TransientError   storage or cluster did not answer: tried again, then exit code 75
+    |   |-- LeaseHeld    another run works on the destination
+    |   `-- LeaseLost    another run took the destination over
     `-- StorageError     one object could not be had; the caller knows whether that ends a track or a job
         |-- ObjectMissing
         |-- AccessDenied
@@ -34,6 +36,14 @@ class ConfigError(SplitfireError):
 
 class TransientError(SplitfireError):
     """Something outside did not answer and may later; raised only after our own retries are spent."""
+
+
+class LeaseHeld(TransientError):
+    """Another run holds the destination; the message says which, where and since when."""
+
+
+class LeaseLost(TransientError):
+    """Another run has taken the destination over: this one must stop and record nothing more."""
 
 
 class StorageError(SplitfireError):

@@ -36,6 +36,7 @@ ROWS = [
     {
         "splitfire_batch.batching",
         "splitfire_batch.holdings",
+        "splitfire_batch.lease",
         "splitfire_batch.metadata",
         "splitfire_batch.models",
         "splitfire_batch.quality",
