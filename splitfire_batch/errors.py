@@ -83,6 +83,12 @@ class FailureCode:
 
     meaning: str
     is_retryable: bool = False
+    stands_after: int | None = None
+    """Runs in which an unchanged object may fail like that before it is left alone; None: any number."""
+
+    def is_worth_retry(self, n_failed_runs: int) -> bool:
+        """Whether the next run tries an unchanged object again that failed so in this many runs."""
+        return self.is_retryable and (self.stands_after is None or n_failed_runs < self.stands_after)
 
 
 FAILURE_CODES = {
@@ -106,9 +112,9 @@ FAILURE_CODES = {
     "SOURCE_READ": FailureCode("the store did not deliver the object", True),
     "STORE_WRITE": FailureCode("the store did not take the stems", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
-    "OOM": FailureCode("out of memory, even with the smallest batch", True),
+    "OOM": FailureCode("out of memory, even with the smallest batch", True, stands_after=3),
     "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),
-    "INTERNAL": FailureCode("a bug in splitfire; please report it", True),
+    "INTERNAL": FailureCode("a bug in splitfire; please report it", True, stands_after=3),
 }
 
 SKIP_CODES = {

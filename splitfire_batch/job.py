@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow.compute as pc
@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from splitfire_batch import __version__
 from splitfire_batch.catalogue import Catalogue, check_source
 from splitfire_batch.catalogue import list_tracks as list_source
-from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig, settings
+from splitfire_batch.config import settings
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
+from splitfire_batch.failures import check_codes
 from splitfire_batch.holdings import Holding, choose_holding, record_holding
 from splitfire_batch.manifest import ROOT, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.models import fetch_weights, find_card, weights_id
@@ -29,7 +30,9 @@ from splitfire_batch.plan import Plan, PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
 from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, ShardDone, ShardEvent, TrackRow
 from splitfire_batch.report import Progress, Report, Tally
+from splitfire_batch.retries import Retry, ledger_for, list_failed, names_record
 from splitfire_batch.schema import RunContext, parquet_bytes, to_table
+from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems
 from splitfire_batch.storage import Store, open_store, parse_url
@@ -41,20 +44,6 @@ _REAL_TIME = 30.0
 
 RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[ShardEvent | Quarantined]]
 """Where the work is done: `cluster` does it on Ray."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What the operator asks for."""
-
-    source: str
-    destination: str
-    separation: SeparationConfig = field(default_factory=SeparationConfig)
-    output: OutputConfig = field(default_factory=OutputConfig)
-    catalogue: CatalogueConfig = field(default_factory=CatalogueConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    replace: bool = False
-    """Write over stems that were made with other settings (plain names only)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +66,16 @@ def check(job: Job, is_dry: bool = False) -> None:
     """Refuse what cannot work, before anything is done; `is_dry` leaves the destination untouched.
 
     Raises:
-        ConfigError: an unknown model or stem, a missing source, a destination in the source.
+        ConfigError: an unknown model, stem or code, a missing source, a destination in the source.
         TransientError: a store does not answer.
     """
     stems = find_card(job.separation.model).stems
     make_recipes(job.separation, stems)
     check_skips(job.output, stems)
+    check_codes(job.retry or ())
     source, destination = open_store(job.source, job.runtime.storage), _destination(job)
-    if f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/"):
+    is_inside = f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/")
+    if is_inside and job.retry is None:  # the root of a single file or of a table may hold anything
         raise ConfigError(
             f"the destination {destination.url} lies in the source {source.url}: the next run would take "
             "stems for tracks; choose a folder outside it"
@@ -98,9 +89,12 @@ def check(job: Job, is_dry: bool = False) -> None:
 
 
 def list_tracks(job: Job) -> Catalogue:
-    """Every track of the source."""
+    """Every track of the source, or those of its failed ones that the job is to do again."""
     try:
         destination = _destination(job)
+        if job.retry is not None:
+            retry = Retry(job.source, job.separation, job.output, job.retry, job.catalogue.allow_root)
+            return list_failed(destination, retry, job.runtime.storage)
         skipped = destination.url if destination.is_local else None
         return list_source(job.source, job.catalogue, job.runtime.storage, destination=skipped)
     except AccessDenied as error:
@@ -134,6 +128,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
         precision=job.separation.precision,
     )
     ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
+    ledger = ledger if catalogue.held is None else ledger_for(ledger, catalogue.held)
     plan = plan_tracks(catalogue.tracks, ledger, plan_settings)
     return Run(job, plan, holding, context, catalogue.ignored)
 
@@ -155,6 +150,8 @@ def save_plan(run: Run) -> None:
     fetch_weights(find_card(run.context.model), runtime.weights_mirror, runtime.storage)
     store = _destination(run.job)
     record_holding(store, run.holding)
+    names = "immutable" if is_immutable(run.job) else "plain"
+    store.write(f"{run.store_path}/job.json", names_record(names, run.job.output))
     store.write(f"{run.store_path}/plan/tracks.parquet", parquet_bytes(run.plan.tracks))
 
 

@@ -38,6 +38,7 @@ _LEDGER_COLUMNS = (
     "model",
     "status",
     "is_retryable",
+    "n_failed_runs",
     "finished_at",
 )
 
@@ -134,7 +135,9 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
         foreign = pc.binary_join_element_wise(done["model"], done["track_id"], ":")
         owners = pc.if_else(pc.equal(done["model"], plain_for), done["track_id"], foreign)
         targets = targets.set_column(0, "track_id", owners)
-    return Ledger(source_ids(done), source_ids(standing), targets, source_ids(skipped))
+    runs = failed.filter(pc.greater(pc.fill_null(failed["n_failed_runs"], 0), 0))
+    runs = runs.filter(pc.equal(runs["settings_id"], settings_id)).select(["source_id", "n_failed_runs"])
+    return Ledger(source_ids(done), source_ids(standing), targets, source_ids(skipped), runs)
 
 
 def current_rows(store: Store, columns: Sequence[str] | None = None) -> pa.Table:

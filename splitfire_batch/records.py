@@ -21,7 +21,8 @@ class Track:
     `path` is relative to the catalogue's root and names the track to people. `target` is the path of the
     stems below the destination with `{stem}` and `{ext}` still open. `cost` is the expected number of
     full model segments. `meta` are the catalogue's own columns, echoed into the manifest. A `problem`
-    ("CODE: why") was found while listing: the track fails without being fetched.
+    ("CODE: why") was found while listing: the track fails without being fetched. `n_failed_runs` counts
+    earlier runs in which the object failed with a code that may stand after some (`FailureCode`).
     """
 
     track_id: str
@@ -35,6 +36,7 @@ class Track:
     attempts: int = 0
     problem: str | None = None
     meta: tuple[tuple[str, str], ...] = ()
+    n_failed_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

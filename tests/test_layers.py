@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
     {"splitfire_batch.observations"},
-    {"splitfire_batch.errors", "splitfire_batch.heap", "splitfire_batch.records", "splitfire_batch.spelling"},
+    {
+        "splitfire_batch.errors",
+        "splitfire_batch.escapes",
+        "splitfire_batch.heap",
+        "splitfire_batch.records",
+        "splitfire_batch.spelling",
+    },
     {
         "splitfire_batch",
         "splitfire_batch.bottleneck",
@@ -50,13 +56,14 @@ ROWS = [
         "splitfire_batch.separation",
     },
     {
+        "splitfire_batch.failures",
         "splitfire_batch.findings",
         "splitfire_batch.measuring",
         "splitfire_batch.null_test",
         "splitfire_batch.stem_blocks",
         "splitfire_batch.workbench",
     },
-    {"splitfire_batch.rendering"},
+    {"splitfire_batch.rendering", "splitfire_batch.retries"},
     {"splitfire_batch.audit", "splitfire_batch.settling"},
     {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.verify", "splitfire_batch.worker"},
     {"splitfire_batch.job", "splitfire_batch.separator"},
@@ -102,9 +109,11 @@ HOMES = {
     "pyarrow": {
         "flows",
         "splitfire_batch.catalogue",
+        "splitfire_batch.failures",
         "splitfire_batch.job",
         "splitfire_batch.manifest",
         "splitfire_batch.plan",
+        "splitfire_batch.retries",
         "splitfire_batch.schema",
         "splitfire_batch.tables",
         "splitfire_batch.verify",
