@@ -111,6 +111,7 @@ FAILURE_CODES = {
     "SOURCE_CHANGED": FailureCode("the object changed after it was listed", True),
     "SOURCE_READ": FailureCode("the store did not deliver the object", True),
     "STORE_WRITE": FailureCode("the store did not take the stems", True),
+    "STEMS_CHANGED": FailureCode("stems were removed or written over before the run ended", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
     "OOM": FailureCode("out of memory, even with the smallest batch", True, stands_after=3),
     "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),

@@ -40,6 +40,8 @@ class Ledger:
     skipped: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     failed_runs: pa.Table = field(default_factory=_NO_RUNS.empty_table)
     """source_id and n_failed_runs of objects that failed in a way that stands after some runs."""
+    newest_run: str = ""
+    """The last run_id of all; a new one must be later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,8 @@ class StemFile:
     """Its sample peak lies below -60 dB, or below `skip_silent_stems`."""
     preserved_chunks: tuple[str, ...] = ()
     """Chunks (WAV, AIFF) or blocks (FLAC) before its samples that hold what the source says of itself."""
+    etag: str | None = field(default=None, compare=False)
+    """Of the object, as the store gave it when it was put under a plain name; None under an immutable one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ STEM = pa.struct(
         ("energy_share_db", pa.float32()),
         ("is_silent", pa.bool_()),
         ("preserved_chunks", pa.list_(pa.string())),
+        ("etag", pa.string()),
     ]
 )
 SCHEMA = pa.schema(

@@ -220,8 +220,8 @@ def _store(
             stored.append(stem)
             continue
         target = stem_path(track.target, stem.stem, ext, stem.sha256 if bench.is_immutable else None)
-        bench.destination.write(target, folder / stem.path)
-        stored.append(replace(stem, path=target))
+        etag = bench.put_stem(target, folder / stem.path)
+        stored.append(replace(stem, path=target, etag=etag))
     return tuple(stored)
 
 
@@ -230,7 +230,7 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
     if not bench.is_immutable:
         with suppress(AccessDenied):  # nothing that was asked for fails for want of the right to delete
             for stem in stems:
-                bench.destination.delete(stem_path(track.target, stem, ext, None))
+                bench.remove_stem(stem_path(track.target, stem, ext, None))
 
 
 def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:

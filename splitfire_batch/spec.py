@@ -44,6 +44,8 @@ class WorkerSpec:
     """Whether stem names end in the hash of their bytes."""
     device: str = "cpu"
     threads: int = 1
+    nonce: str = ""
+    """Of the lease that must be held whenever something is written; empty where that does not matter."""
 
     def __call__(self) -> Worker:
         """Load the model and open the stores; torch is imported here and not before."""

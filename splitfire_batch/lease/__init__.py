@@ -24,7 +24,7 @@ from splitfire_batch.lease.objects import ObjectLock
 from splitfire_batch.lease.record import PATH, Holder, Timing, read_holder
 from splitfire_batch.storage import RetryBudget, Store
 
-__all__ = ["BUDGET", "PATH", "TIMING", "Guard", "Holder", "Lease", "Timing", "hold", "no_lease"]
+__all__ = ["BUDGET", "PATH", "TIMING", "Guard", "Holder", "Lease", "Timing", "hold", "unheld"]
 
 TIMING = Timing()
 BUDGET = RetryBudget(tries=3, max_wait_s=1.0, connect_timeout_s=3.0, read_timeout_s=5.0)
@@ -177,21 +177,22 @@ def _do_without(store: Store, is_needed: bool) -> None:
     _log.warning("no_lease why=%r", f"{found}; see to it that one run at a time works there")
 
 
-@contextmanager
-def no_lease(run_id: str) -> Iterator[Lease]:
+def unheld(run_id: str = "") -> Lease:
     """Stands for a lease where none is wanted; it is never lost."""
-    yield Lease(Holder(run_id), None, TIMING)
+    return Lease(Holder(run_id), None, TIMING)
 
 
 class Guard:
     """Asks, for a worker that writes under plain names, whether its run still holds the destination.
+
+    Without a nonce it asks nobody.
 
     A worker may outlive its run: frozen, or on a machine that was cut off. It would write over the stems of
     the run that came after. Between an answer and the end of a put there is still a gap; what slips through
     it is found when the later run compares listing and rows.
     """
 
-    def __init__(self, store: Store, nonce: str) -> None:
+    def __init__(self, store: Store | None = None, nonce: str = "") -> None:
         self._store, self._nonce = store, nonce
         self._asked_at = float("-inf")
         self._turn = threading.Lock()
@@ -205,7 +206,7 @@ class Guard:
         """
         with self._turn:
             now = time.monotonic()
-            if not self._nonce or now - self._asked_at < max_age_s:
+            if self._store is None or not self._nonce or now - self._asked_at < max_age_s:
                 return
             holder = read_holder(self._store)
             if holder is None or holder.nonce != self._nonce or holder.is_released:

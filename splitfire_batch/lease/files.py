@@ -89,13 +89,14 @@ class FileLock:
         self._write(mine)
 
     def release(self, mine: Holder) -> None:
-        """Say that nobody holds the destination, and give up the lock.
+        """Remove the file and give up the lock; whoever has it open sees that it lost its name.
 
         Raises:
             LeaseLost: somebody else holds it.
         """
         try:
             self.renew(mine)
+            self._file.unlink()
         finally:
             self.close()
 

@@ -15,7 +15,7 @@ from splitfire_batch.errors import ObjectMissing
 from splitfire_batch.storage import Store
 
 PATH = "_splitfire/lease.json"
-"""Where the record lies in a destination; it stays there, released, when nobody holds it."""
+"""Where the record lies in a destination; on object stores it stays, released, when nobody holds it."""
 _WIDTH = 512
 _TORN_S = 0.5
 
