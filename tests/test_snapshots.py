@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
@@ -81,6 +81,8 @@ def take(store: Store, step: tuple[Any, ...], ids: list[str], clock: list[float]
 
 
 @given(STEPS)
+@example([("part", 0, 0, [(0, None)]), ("part", 0, 1, [(1, None)]), ("snapshot",), ("lose part",)])
+@example([("part", 0, 0, [(0, None)]), ("snapshot",), ("part", 0, 1, [(0, "OOM")]), ("damage",)])
 @settings(max_examples=25, deadline=None)
 def test_whatever_happened_a_snapshot_changes_nothing_that_is_read(steps):
     store = open_store(f"memory://snapshots-{secrets.token_hex(8)}", {})
@@ -91,6 +93,17 @@ def test_whatever_happened_a_snapshot_changes_nothing_that_is_read(steps):
     for path in snapshot_paths(store):
         store.delete(path)
     assert [seen(store, key) for key in ids] == with_snapshots
+
+
+def test_a_snapshot_does_not_bring_back_rows_whose_stems_were_replaced(store):
+    first = choose_holding(store, SETTINGS[0], is_immutable=False, replace=False)
+    record_holding(store, first)
+    write_part(store, table(row(), settings_id=first.settings_id))
+    second = choose_holding(store, SETTINGS[1], is_immutable=False, replace=True)
+    record_holding(store, second)
+    write_part(store, table(row("t2"), settings_id=second.settings_id))
+    write_snapshot(store, max_loose=0)
+    assert current_rows(store, COLUMNS)["track_id"].to_pylist() == ["t2"]
 
 
 def test_only_parts_that_the_snapshot_lacks_are_read(store, monkeypatch):
