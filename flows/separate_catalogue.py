@@ -37,6 +37,7 @@ from flows.summary import summary_markdown
 from splitfire_batch import job as story
 from splitfire_batch.catalogue import Catalogue
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.escapes import one_line
 from splitfire_batch.job import Job, Run
 from splitfire_batch.lease import Lease
 from splitfire_batch.report import Progress, Report, Tally
@@ -58,6 +59,7 @@ def separate_catalogue(
     catalogue: CatalogueConfig = CatalogueConfig(),  # noqa: B008
     runtime: RuntimeConfig = RuntimeConfig(),  # noqa: B008
     replace: bool = False,
+    retry: tuple[str, ...] | None = None,
 ) -> State[Report]:
     """Separate every track of a catalogue that is not done yet.
 
@@ -69,12 +71,13 @@ def separate_catalogue(
         catalogue: which tracks to take.
         runtime: where and how the work is done.
         replace: write over stems that were made with other settings (plain names only).
+        retry: in place of the whole catalogue, its tracks that failed with these codes; none named, with any.
     """
-    job = Job(source, destination, separation, output, catalogue, runtime, replace)
+    job = Job(source, destination, separation, output, catalogue, runtime, replace, retry)
     story.check(job)
     with story.leased(job, _say) as lease:
         run = plan(job, list_tracks(job), lease)
-        _name_flow_run(f"{run.context.catalogue} {run.context.run_id}")
+        _name_flow_run(one_line(f"{run.context.catalogue} {run.context.run_id}"))
         tally = separate(run) if len(run.plan.tracks) else Tally(0, 0.0)
         report = finalise(run, tally)
     return _final_state(report)
@@ -121,7 +124,7 @@ def finalise(run: Run, tally: Tally) -> Report:
         create_markdown_artifact(summary_markdown(report), key="summary", description="What the run did")
         if report.failures:
             create_table_artifact(
-                [asdict(failure) for failure in report.failures],
+                [{name: one_line(text) for name, text in asdict(item).items()} for item in report.failures],
                 key="failures",
                 description="Tracks without stems; failures.parquet in the destination has all",
             )

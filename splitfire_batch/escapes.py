@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 import traceback
 
 _FORMULA = re.compile("[=+\\-@\t\r\n\0＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+_COLOUR = re.compile(r"\x1b\[\d*m")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 
 
@@ -23,9 +25,19 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def lines(text: str) -> str:
+    """As `one_line` for each line of a text that has several; colours are left out."""
+    return "\n".join(map(one_line, _COLOUR.sub("", text).split("\n")))
+
+
 def markdown(text: str) -> str:
     """The text for a line or a table cell of Markdown: neither markup nor HTML."""
     return _MARKDOWN.sub(r"\\\1", html.escape(one_line(text), quote=False))
+
+
+def shell_word(text: str) -> str:
+    """The text as a word of a command line that can be pasted."""
+    return shlex.quote(one_line(text))
 
 
 def csv_cell(text: str) -> str:

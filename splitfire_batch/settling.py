@@ -29,6 +29,7 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
+from splitfire_batch.escapes import traced
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
     SourceMetadata,
@@ -86,7 +87,7 @@ def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> T
     except MemoryError:
         row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
     except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
-        _log.exception("track_bug track=%s", track.track_id)
+        _log.error("track_bug track=%s why=%s", track.track_id, traced(error))
         row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 

@@ -67,7 +67,7 @@ ROWS = [
     {"splitfire_batch.rendering", "splitfire_batch.retries"},
     {"splitfire_batch.audit", "splitfire_batch.settling"},
     {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.verify", "splitfire_batch.worker"},
-    {"splitfire_batch.runs"},
+    {"splitfire_batch.runs", "splitfire_batch.vacuum"},
     {"splitfire_batch.closing"},
     {"splitfire_batch.job", "splitfire_batch.separator"},
     {"cluster"},
@@ -122,6 +122,7 @@ HOMES = {
         "splitfire_batch.schema",
         "splitfire_batch.snapshots",
         "splitfire_batch.tables",
+        "splitfire_batch.vacuum",
         "splitfire_batch.verify",
     },
 }
