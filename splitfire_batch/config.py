@@ -147,6 +147,12 @@ class RuntimeConfig:
     """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""
     weights_mirror: str | None = None
     """URL under which `<model>/<file>` is looked for before the registry's own sources."""
+    codecs: Literal["children", "inline"] = "children"
+    """Decode and encode in processes of their own, whose crashes cost one track; or in the worker's."""
+    codec_mb: int = Field(default=1024, ge=64)
+    """Megabytes that decoding, or encoding, one track may allocate."""
+    codec_s: float = Field(default=120, gt=0)
+    """Seconds a codec may be silent; and compute, besides one more for every 100,000 samples."""
     max_duration_s: float = Field(default=86_400, gt=0)
     """Longer tracks fail with TOO_LONG."""
     max_bytes: int = Field(default=64 * 2**30, gt=0)

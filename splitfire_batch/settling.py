@@ -36,7 +36,6 @@ from splitfire_batch.metadata import (
     describe,
     lost_warnings,
     make_inserts,
-    read_metadata,
 )
 from splitfire_batch.naming import stem_path
 from splitfire_batch.quality import qc_flags
@@ -65,7 +64,7 @@ def settle(track: Track, bench: Workbench, begin: Callable[[], None] = lambda: N
     watch = Stopwatch(bench.engine.clock)
     with bench.budget.share(expected_need(track, bench).n_bytes, watch) as share:
         begin()
-        return _settle(track, bench, share, watch)
+        return _settle(track, bench.for_track(track), share, watch)
 
 
 def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> TrackRow:
@@ -111,7 +110,7 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
             row = replace(row, content_id=content_id, source=separated.source, warnings=bench.engine.warnings)
             with watch.measure("measure"):
                 row = _measured(row, separated, bench)
-                metadata = read_metadata(path)
+                metadata = bench.limits.codecs.read_metadata(path)
             row = replace(row, description=describe(metadata, track.path, separated.n_frames))
             if row.status == "skipped":
                 ext = choose_output(separated.source, bench.output).ext
@@ -193,6 +192,7 @@ def _render_settings(
         sums_to_mix=bench.sums_to_mix,
         inserts=inserts,
         measures_all=bench.measures_all,
+        codecs=bench.limits.codecs,
         skip_below_db=bench.output.skip_silent_stems,
     )
 

@@ -95,7 +95,7 @@ class Worker:
     def close(self) -> None:
         """End the threads; shards must have been run to their ends."""
         self._threads.shutdown(wait=True)
-        self._bench.engine.close()
+        self._bench.close()
 
     def stop_admitting(self) -> None:
         """Begin no further track; those in flight are finished and recorded."""

@@ -48,7 +48,7 @@ ROWS = [
         "splitfire_batch.quality",
         "splitfire_batch.tables",
     },
-    {"splitfire_batch.engine", "splitfire_batch.parts", "splitfire_batch.tuning"},
+    {"splitfire_batch.children", "splitfire_batch.engine", "splitfire_batch.parts", "splitfire_batch.tuning"},
     {"splitfire_batch.reconcile", "splitfire_batch.snapshots"},
     {
         "splitfire_batch.calibration",
