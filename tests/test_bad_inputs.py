@@ -108,6 +108,7 @@ def test_every_bad_input_ends_as_its_one_row_and_kills_nobody(
     source, out = tmp_path / "in", tmp_path / "out"
     fill(source)
     write(source / "good/folder.wav/inside.wav", noise(700))  # a folder that is called like a file
+    (source / "good/twin.wav").write_bytes(GOOD["plain.wav"][0])
     for name in ("changed", "gone"):
         write(source / f"bad/{name}.wav", noise(700))
     job = a_job(str(source), str(out))
@@ -117,7 +118,7 @@ def test_every_bad_input_ends_as_its_one_row_and_kills_nobody(
     with on_ray(RuntimeConfig(workers=1), Event()) as run_shards:
         report = finish(job, catalogue, run_shards)
 
-    n_bad, n_good = len(BAD) + 2, len(GOOD) + 1
+    n_bad, n_good = len(BAD) + 2, len(GOOD) + 2
     assert (report.n_done, report.n_failed, report.n_unsettled, report.exit_code) == (n_good, n_bad, 0, 3)
     store = open_store(str(out), {})
     rows = rows_of(store, tmp_path)
@@ -133,6 +134,7 @@ def test_every_bad_input_ends_as_its_one_row_and_kills_nobody(
     for name, (_, n_frames) in GOOD.items():
         check_good(rows[f"good/{name}"], n_frames, store, tmp_path)
     check_good(rows["good/folder.wav/inside.wav"], 700, store, tmp_path)
+    assert rows["good/twin.wav"]["content_id"] == rows["good/plain.wav"]["content_id"]
     found = verify(str(out), {}, Checks("deep"), lambda _: None)
     assert (found.findings, found.n_tracks, found.n_unreferenced) == ((), n_good, 0)
 
@@ -227,6 +229,13 @@ HOSTILE_KEYS = [
     "a.wav",
     "a_vocals.wav/b.wav",
     "-rf.wav",
+    "=eq.wav",
+    "+plus.wav",
+    "new\nline.wav",
+    "tab\t.wav",
+    "ctrl\x01\x7f.wav",
+    "q\"uo'te,.wav",
+    "&amp;<b>.wav",
     f"{'long' * 30}/{'name' * 50}.wav",
 ]
 
