@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flows.failures import csv_bytes, table_lines
+from flows.failures import csv_chunks, table_lines
 from flows.settings import Settings
 from flows.status import status_text
 from splitfire_batch import job as story
@@ -311,7 +311,9 @@ def test_a_hostile_destination_is_shown_on_one_line(tmp_path: Path, main: Main) 
 
 
 def test_the_csv_of_nothing_is_a_header() -> None:
-    assert csv_bytes([]).decode().startswith("uri,splitfire_status,")
+    (header,) = csv_chunks([], [])
+    assert header.decode().startswith("uri,splitfire_status,")
+    assert header.endswith(b"\r\n")
 
 
 def _texts(path: Path) -> tuple[set[str], set[str]]:
