@@ -91,8 +91,9 @@ FAILURE_CODES = {
     "SOURCE_READ": FailureCode("the store did not deliver the object", True),
     "STORE_WRITE": FailureCode("the store did not take the stems", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
-    "OOM": FailureCode("out of memory, even with the smallest batch", True),
+    "OOM": FailureCode("out of memory, even with the smallest batch or alone on its worker", True),
     "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),
+    "WORKER_HUNG": FailureCode("the worker hung more than once while this track was in flight"),
     "INTERNAL": FailureCode("a bug in splitfire; please report it", True),
 }
 

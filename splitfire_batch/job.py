@@ -10,26 +10,28 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Event
 
 import pyarrow.compute as pc
 
 from splitfire_batch import __version__
+from splitfire_batch.account import Account
 from splitfire_batch.catalogue import Catalogue, check_source
 from splitfire_batch.catalogue import list_tracks as list_source
-from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig, settings
+from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.holdings import Holding, choose_holding, record_holding
-from splitfire_batch.manifest import ROOT, latest, read_ledger, read_parts, refresh_views, write_part
+from splitfire_batch.identity import settings
+from splitfire_batch.manifest import ROOT, latest, read_ledger, read_parts, refresh_views
 from splitfire_batch.models import fetch_weights, find_card, weights_id
 from splitfire_batch.plan import Plan, PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
-from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, ShardDone, ShardEvent, TrackRow
+from splitfire_batch.records import PoolEvent, Shard
 from splitfire_batch.report import Progress, Report, Tally
-from splitfire_batch.schema import RunContext, parquet_bytes, to_table
+from splitfire_batch.schema import RunContext, parquet_bytes
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems
 from splitfire_batch.storage import Store, open_store, parse_url
@@ -39,7 +41,7 @@ SEGMENT_S = 524_288 / 44_100
 _REAL_TIME = 30.0
 """Seconds of audio a worker is taken to separate per second, for the size of shards."""
 
-RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[ShardEvent | Quarantined]]
+RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
 """Where the work is done: `cluster` does it on Ray."""
 
 
@@ -158,10 +160,16 @@ def save_plan(run: Run) -> None:
     store.write(f"{run.store_path}/plan/tracks.parquet", parquet_bytes(run.plan.tracks))
 
 
-def separate(run: Run, run_shards: RunShards, watch: Callable[[Progress], None]) -> Tally:
-    """Have every shard done, and tell `watch` how far it is after each event."""
+def separate(
+    run: Run, run_shards: RunShards, watch: Callable[[Progress], None], stop: Event | None = None
+) -> Tally:
+    """Have every shard done, and tell `watch` how far it is after each event.
+
+    `stop` is set when more tracks fail than `max_failures` allows; whoever runs the shards should heed it.
+    """
     store = _destination(run.job)
     tally = Tally(len(run.plan.tracks), run.plan.audio_s)
+    account = Account(store, run.context, tally, run.job.runtime.max_failures)
     spec = WorkerSpec(
         destination=store.url,
         separation=run.job.separation,
@@ -170,25 +178,12 @@ def separate(run: Run, run_shards: RunShards, watch: Callable[[Progress], None])
         context=run.context,
         is_immutable=is_immutable(run.job),
     )
-    for event in run_shards(run.plan.shards(), spec):
-        if isinstance(event, Committed):
-            for outcome in event.outcomes:
-                tally.add(outcome)
-        elif isinstance(event, Quarantined):
-            tally.add(_record_quarantined(store, event, run.context))
-        elif isinstance(event, ShardDone):
-            tally.add_shard(event)
+    for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
+        account.take(event)
+        if tally.stopped_by and stop:
+            stop.set()
         watch(tally.progress())
     return tally
-
-
-def _record_quarantined(store: Store, event: Quarantined, context: RunContext) -> Outcome:
-    """The row of a track that no worker survived, written by the driver."""
-    track, now = event.track, time.time()
-    message = f"{track.path}: {event.why}"
-    row = TrackRow(track, "failed", "WORKER_CRASH", message, started_at=now, finished_at=now)
-    write_part(store, to_table([row], context, "quarantine"))
-    return Outcome(track.track_id, track.path, "failed", row.code, message, 0.0, 0)
 
 
 def finalise(run: Run, tally: Tally) -> Report:
@@ -225,6 +220,7 @@ def finalise(run: Run, tally: Tally) -> Report:
         seconds=tally.total_seconds(),
         worker_s=tally.worker_s,
         device=tally.total_device(),
+        stopped_by=tally.stopped_by,
     )
     refresh_views(store, report.run_id)
     if report.n_planned:
