@@ -1,7 +1,7 @@
 """The command line, `splitfire`: data on stdout, talk on stderr, exit codes for scripts.
 
-    0 done    1 a bug    2 usage    3 finished with failed tracks    6 verification found a difference
-    75 try again later    130 interrupted
+    0 done    1 a bug    2 usage    3 finished with failed tracks    4 stopped by --max-failures
+    6 verification found a difference    75 try again later    130 interrupted
 
 Everything heavy is imported inside the commands, so that `--help` is quick.
 """
@@ -231,9 +231,11 @@ def print_report(report: Any, as_json: bool) -> None:
 
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1))
-        return
-    for line in (*summary_lines(report), *failure_lines(report)):
-        typer.echo(line)
+    else:
+        for line in (*summary_lines(report), *failure_lines(report)):
+            typer.echo(line)
+    if report.stopped_by:
+        typer.echo(f"splitfire: {report.stopped_by}", err=True)
 
 
 def run_exit_code(code: int) -> int:
