@@ -20,6 +20,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
+from splitfire_batch.masking import mask_logs
 from splitfire_batch.records import Shard, ShardEvent
 
 MAX_SHARDS = 2
@@ -85,6 +86,7 @@ class SeparatorActor:
 
     def start(self) -> int:
         """Make the worker; returns the process id."""
+        mask_logs()
         make_worker: MakeWorker = pickle.loads(self._make_worker)  # noqa: S301 - our own driver made it
         self._worker = make_worker()
         return os.getpid()

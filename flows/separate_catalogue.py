@@ -37,7 +37,9 @@ from splitfire_batch import job as story
 from splitfire_batch.catalogue import Catalogue
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.job import Job, Run
+from splitfire_batch.masking import mask_logs
 from splitfire_batch.report import Progress, Report, Tally
+from splitfire_batch.storage.urls import refuse_secrets
 
 _log = logging.getLogger(__name__)
 UPDATE_S = 2.0
@@ -68,6 +70,8 @@ def separate_catalogue(
         runtime: where and how the work is done.
         replace: write over stems that were made with other settings (plain names only).
     """
+    mask_logs()
+    refuse_secrets(source, destination, runtime.weights_mirror, *catalogue.allow_root)
     job = Job(source, destination, separation, output, catalogue, runtime, replace)
     story.check(job)
     run = plan(job, list_tracks(job))

