@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,12 @@ def _get(card: ModelCard, mirror: str | None, options: Options) -> tuple[Path, b
     folder = cache_folder()
     stem = f"{card.name}-{weights_id(card)[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & stat.S_IWOTH:
+            raise ConfigError(
+                f"everybody may write into the weights' folder {folder}, so what lies there may be anybody's; "
+                f"chmod o-w it and empty it, or set SPLITFIRE_CACHE to a folder of your own"
+            )
         found = _cached(folder, stem)
         if found:
             return found
