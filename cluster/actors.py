@@ -18,6 +18,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from cluster.losses import Lost, read_error
+from splitfire_batch.masking import mask_logs
 from splitfire_batch.records import Shard, ShardEvent
 
 MAX_SHARDS = 2
@@ -69,6 +70,7 @@ class SeparatorActor:
 
     def start(self) -> None:
         """Make the worker."""
+        mask_logs()
         make_worker: MakeWorker = pickle.loads(self._make_worker)  # noqa: S301 - our own driver made it
         self._worker = make_worker()
 

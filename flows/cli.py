@@ -27,6 +27,7 @@ from flows.verify import verify
 from splitfire_batch import __version__
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
 from splitfire_batch.escapes import one_line
+from splitfire_batch.masking import mask_logs
 
 EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY, EXIT_INTERRUPTED = 2, 3, 75, 130
 
@@ -50,6 +51,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Write over stems made 
 
 def main() -> None:
     """Entry point: our own errors become one line and an exit code, never a traceback."""
+    mask_logs()
     try:
         app()
     except SplitfireError as error:

@@ -40,7 +40,9 @@ from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig,
 from splitfire_batch.escapes import one_line
 from splitfire_batch.job import Job, Run
 from splitfire_batch.lease import Lease
+from splitfire_batch.masking import mask_logs
 from splitfire_batch.report import Progress, Report, Tally
+from splitfire_batch.storage.urls import refuse_secrets
 
 _log = logging.getLogger(__name__)
 UPDATE_S = 2.0
@@ -73,6 +75,8 @@ def separate_catalogue(
         replace: write over stems that were made with other settings (plain names only).
         retry: in place of the whole catalogue, its tracks that failed with these codes; none named, with any.
     """
+    mask_logs()
+    refuse_secrets(source, destination, runtime.weights_mirror, *catalogue.allow_root)
     job = Job(source, destination, separation, output, catalogue, runtime, replace, retry)
     story.check(job)
     with story.leased(job, _say) as lease:

@@ -30,6 +30,7 @@ from splitfire_batch.errors import (
     TransientError,
 )
 from splitfire_batch.escapes import traced
+from splitfire_batch.masking import masked
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
     SourceMetadata,
@@ -246,4 +247,4 @@ def _origin(error: Exception) -> str:
 
 
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:
-    return replace(row, status="failed", code=error.code, message=f"{row.track.path}: {error.why}")
+    return replace(row, status="failed", code=error.code, message=masked(f"{row.track.path}: {error.why}"))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
-    {"splitfire_batch.observations"},
+    {"splitfire_batch.masking", "splitfire_batch.observations"},
     {
         "splitfire_batch.errors",
         "splitfire_batch.escapes",
@@ -40,6 +40,7 @@ ROWS = [
         "splitfire_batch.schema",
         "splitfire_batch.stems",
         "splitfire_batch.storage",
+        "splitfire_batch.table_pages",
         "splitfire_batch.transfer",
     },
     {
@@ -136,6 +137,7 @@ HOMES = {
         "splitfire_batch.retries",
         "splitfire_batch.schema",
         "splitfire_batch.snapshots",
+        "splitfire_batch.table_pages",
         "splitfire_batch.tables",
         "splitfire_batch.vacuum",
         "splitfire_batch.verify",

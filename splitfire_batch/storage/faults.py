@@ -24,6 +24,7 @@ from splitfire_batch.errors import (
     StorageError,
     TransientError,
 )
+from splitfire_batch.masking import masked
 
 T = TypeVar("T")
 Types = tuple[type[Exception], ...]
@@ -120,7 +121,7 @@ class Faults:
     def translate(self, uri: str, error: Exception) -> SplitfireError:
         """Our exception for a foreign one; a TransientError is worth another try."""
         status, number = _http_status(error), getattr(error, "errno", None)
-        why = f"{type(error).__name__}: {error}"
+        why = masked(f"{type(error).__name__}: {error}")
         if status == 412 or isinstance(error, FileExistsError):
             return ObjectExists(uri, "it exists already")
         if status == 404 or isinstance(error, (FileNotFoundError, NotADirectoryError)):
