@@ -23,7 +23,9 @@ from urllib.parse import urlsplit
 
 from tests.http_messages import Message, read_message
 
-KINDS = ("latency", "status", "reset", "blackhole", "lostack", "truncate", "shortlen", "flip")
+KINDS = ("latency", "status", "reset", "blackhole", "lostack", "truncate", "shortlen", "flip", "flipsent")
+
+_DAMAGE = ("truncate", "shortlen", "flip")  # of the answer's body
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Rule:
     `is_done`. reset: the connection breaks before the request is sent upstream. lostack: it breaks after the
     request was answered there. blackhole: no answer, for `seconds` or until the client leaves. truncate: the
     body ends half-way, and so does the connection. shortlen: half the body, with a length that says so.
-    flip: one bit of the body.
+    flip: one bit of the body. flipsent: one bit of the body that was sent.
     """
     match: str = ""
     """Searched in "METHOD /path?query" as it is sent (a regular expression)."""
@@ -78,6 +80,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
         self._connections: set[asyncio.Task[None]] = set()
+        self._flips: Counter[str] = Counter()
         self.requests: list[str] = []
         """Every request line in the order of arrival."""
         self.log: list[Fault] = []
@@ -111,6 +114,7 @@ class FaultProxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _close(self) -> None:
+        await asyncio.sleep(0.02)  # asyncio leaves a connection open that it is just about to accept
         self._server.close()
         for task in self._connections:
             task.cancel()
@@ -121,13 +125,17 @@ class FaultProxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while (request := await read_message(reader, writer)) and await self._answer(
-                request, reader, writer
-            ):
-                await writer.drain()
-        self._connections.discard(task)
-        writer.close()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while request := await read_message(reader, writer):
+                    if not await self._answer(request, reader, writer):
+                        break
+                    await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()  # what a client does not read must not keep the connection open
+            self._connections.discard(task)
 
     async def _answer(
         self, request: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -148,10 +156,12 @@ class FaultProxy:
             if rule.is_done:
                 await self._forward(request)
             return _send(writer, _error(rule, line))
+        if kind == "flipsent" and request.body:
+            request = replace(request, body=self._flip(request.body, line))
         answer = await self._forward(request)
         if kind == "lostack":
             return _reset(writer)
-        if kind not in ("truncate", "shortlen", "flip"):
+        if kind not in _DAMAGE:
             return _send(writer, answer, is_head=line.startswith("HEAD "))
         if line.startswith("HEAD ") or not answer.start.startswith("HTTP/1.1 2") or len(answer.body) < 2:
             undo()  # there is nothing to damage
@@ -164,7 +174,7 @@ class FaultProxy:
             if not re.search(rule.match, line) or (rule.count is not None and seen[""] >= rule.count):
                 continue
             seen[line] += 1
-            if self._number(rule.kind, line, str(seen[line])) >= rule.chance * 2**64:
+            if self._number(repr(rule), line, str(seen[line])) >= rule.chance * 2**64:
                 continue
             seen[""] += 1
             fault = Fault(rule.kind, line)
@@ -191,9 +201,13 @@ class FaultProxy:
             headers = (*whole.headers, ("Content-Length", str(len(answer.body))))
             writer.write(replace(whole, headers=headers).head() + half)
             return False
-        body, bit = bytearray(answer.body), self._number("bit", line) % (8 * len(answer.body))
-        body[bit // 8] ^= 1 << bit % 8
-        return _send(writer, replace(answer, body=bytes(body)))
+        return _send(writer, replace(answer, body=self._flip(answer.body, line)))
+
+    def _flip(self, body: bytes, line: str) -> bytes:
+        self._flips[line] += 1  # never twice the same bit: damage on the way does not repeat itself
+        flipped, bit = bytearray(body), self._number(str(self._flips[line]), line) % (8 * len(body))
+        flipped[bit // 8] ^= 1 << bit % 8
+        return bytes(flipped)
 
     async def _forward(self, request: Message) -> Message:
         """The real server's answer, over a connection of its own."""

@@ -137,6 +137,14 @@ def test_bodies_are_cut_shortened_and_flipped(proxy: FaultProxy, path: str) -> N
     assert sum((a ^ b).bit_count() for a, b in zip(BODY, flipped, strict=True)) == 1
 
 
+def test_what_is_sent_may_arrive_with_a_flipped_bit(proxy: FaultProxy, path: str) -> None:
+    proxy.set_rules(Rule("flipsent", "^PUT"))
+
+    assert ask(proxy, "PUT", path, BODY)[0] == 200
+
+    assert sum((a ^ b).bit_count() for a, b in zip(BODY, ask(proxy, "GET", path)[1], strict=True)) == 1
+
+
 def test_what_has_no_body_is_not_damaged_and_not_counted(proxy: FaultProxy, path: str) -> None:
     proxy.set_rules(*(Rule(kind, count=1) for kind in ("flip", "truncate", "shortlen")))
 
@@ -173,4 +181,4 @@ def test_it_leaves_no_thread_behind(s3: S3Server, path: str) -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"explode.*latency"):
         Rule("explode")
-    assert len(set(KINDS)) == 8
+    assert len(set(KINDS)) == 9
