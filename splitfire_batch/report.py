@@ -10,6 +10,7 @@ from typing import Any
 from splitfire_batch.records import DeviceSeconds, Outcome, ShardDone, StageSeconds
 
 MAX_FAILURES_SHOWN = 100
+EXIT_TOO_MANY_FAILED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Report:
     def exit_code(self) -> int:
         """0 all done, 3 some tracks failed in this run, 4 too many did, 75 stopped before the end."""
         if self.stopped_by:
-            return 4
+            return EXIT_TOO_MANY_FAILED
         if self.n_unsettled:
             return 75
         return 3 if self.n_failed else 0

@@ -7,10 +7,8 @@ this module knows of other tracks, shards or machines.
 from __future__ import annotations
 
 import hashlib
-import logging
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -18,19 +16,16 @@ from functools import partial
 from pathlib import Path
 
 from splitfire_batch.audio import choose_output, losses
-from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
     CredentialsExpired,
-    NoSpace,
     ObjectMissing,
     StorageError,
     TrackError,
     TransientError,
 )
-from splitfire_batch.escapes import traced
 from splitfire_batch.masking import masked
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
@@ -39,6 +34,7 @@ from splitfire_batch.metadata import (
     lost_warnings,
     make_inserts,
 )
+from splitfire_batch.mishaps import mishap
 from splitfire_batch.naming import stem_path
 from splitfire_batch.quality import qc_flags
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
@@ -48,8 +44,6 @@ from splitfire_batch.stem_blocks import RenderSettings
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.workbench import Workbench, expected_need, need_of
-
-_log = logging.getLogger(__name__)
 
 
 def settle(track: Track, bench: Workbench, begin: Callable[[], None] = lambda: None) -> TrackRow:
@@ -73,23 +67,10 @@ def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> T
     row = TrackRow(track, "failed", started_at=time.time())
     try:
         row = _separate(row, bench, share, watch)
-    except TrackError as error:
-        row = _failed(row, error)
-    except NoSpace as error:
-        row = _failed(row, TrackError("NO_SPACE", f"{error}; free space or set scratch_dir"))
-    except StorageError as error:
-        row = _failed(row, TrackError("STORE_WRITE", str(error)))
-    except TransientError as error:
-        row = _failed(row, TrackError("STORE_WRITE", f"{error}; run the job again"))
-    except OSError as error:  # stores and decoders translate theirs: what is left befell the scratch folder
-        row = _failed(row, _scratch_trouble(error, bench.limits.scratch))
     except DeviceLost:
         raise
-    except MemoryError:
-        row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
-    except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
-        _log.error("track_bug track=%s why=%s", track.track_id, traced(error))
-        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
+    except Exception as error:  # noqa: BLE001 - the one broad catch: whatever it is costs one track
+        row = _failed(row, mishap(error, track.track_id, bench.limits.scratch))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
 
@@ -236,17 +217,6 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
         with suppress(AccessDenied):  # nothing that was asked for fails for want of the right to delete
             for stem in stems:
                 bench.remove_stem(stem_path(track.target, stem, ext, None))
-
-
-def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:
-    found = disk_error(f"scratch folder {scratch or 'of the system'}", error)
-    return TrackError("NO_SPACE" if isinstance(found, NoSpace) else "STORE_WRITE", str(found))
-
-
-def _origin(error: Exception) -> str:
-    """The line that raised, for a report: the actor's log, with the whole traceback, may be out of reach."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
 
 
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:
