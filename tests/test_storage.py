@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
@@ -230,44 +229,6 @@ def test_replacing_waits_for_a_lock_within_the_budget(
         store.replace("lease", b"2", etag)
 
     store.replace("lease", b"2", etag)
-
-
-def test_of_eight_rivals_exactly_one_creates_each_object(store: Store) -> None:
-    n_rivals, n_keys = 8, 20
-    barrier = threading.Barrier(n_rivals * n_keys)
-
-    def has_won(rival: tuple[int, int]) -> bool:
-        key, number = rival
-        barrier.wait(60)
-        try:
-            store.create(f"raced/{key}", f"rival {number}".encode())
-        except ObjectExists:
-            return False
-        return True
-
-    rivals = list(product(range(n_keys), range(n_rivals)))
-    with ThreadPoolExecutor(len(rivals)) as pool:
-        winners = [rival for rival, won in zip(rivals, pool.map(has_won, rivals), strict=True) if won]
-
-    assert [key for key, _ in winners] == list(range(n_keys))
-    assert [store.read(f"raced/{key}") for key, _ in winners] == [f"rival {n}".encode() for _, n in winners]
-
-
-def test_a_reader_sees_the_old_object_or_the_new_one(store: Store) -> None:
-    versions = [bytes([n]) * 200_000 for n in range(2)]
-    store.write("x", versions[0])
-    stop = threading.Event()
-
-    def write() -> None:
-        for n in range(30):
-            store.write("x", versions[n % 2])
-        stop.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(write)
-        while not stop.is_set() and not writing.done():
-            assert store.read("x") in versions
-        writing.result()
 
 
 def test_sixteen_threads_share_a_store(store: Store) -> None:
