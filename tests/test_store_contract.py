@@ -221,16 +221,28 @@ def test_a_server_that_checks_no_upload_is_found_out(bucket: str, monkeypatch: p
     assert list(open_store(bucket, {}).list()) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "sabotage", "broken", "is_needed"),
+    [
+        ("create", create_over, "exclusive create", False),  # in a folder the lease is a lock on a file
+        ("replace", replace_always, "conditional replace", True),
+    ],
+)
 def test_what_a_lease_needs_is_needed_where_a_run_needs_a_lease(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    sabotage: Any,
+    broken: str,
+    is_needed: bool,
 ) -> None:
-    monkeypatch.setattr(Store, "create", create_over)
+    monkeypatch.setattr(Store, method, sabotage)
     for needs_lease in (True, False):
         verdicts = try_promises(open_store(str(tmp_path), {}), PROMISES, needs_lease)
-        broken = {each.name: each for each in verdicts if not each.holds}
+        (verdict,) = [each for each in verdicts if not each.holds]
 
-        assert broken["exclusive create"].is_needed is needs_lease
-        assert "--no-lease" in broken["exclusive create"].found
+        assert (verdict.name, verdict.is_needed) == (broken, is_needed and needs_lease)
+        assert "--no-lease" in verdict.found
     assert tree(tmp_path) == {}
 
 

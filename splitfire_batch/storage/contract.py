@@ -48,7 +48,8 @@ class Promise:
     """Says what was seen, or raises Broken or an exception of ours."""
     otherwise: str = ""
     """What follows where it does not hold; "" where no run can do without."""
-    is_for_lease: bool = False
+    for_lease: frozenset[str] = frozenset()
+    """The kinds of store, of "folder" and "bucket", where a lease is kept by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def try_promises(store: Store, promises: Sequence[Promise], needs_lease: bool) -
 
 
 def _judge(promise: Promise, trial: Trial, needs_lease: bool) -> Verdict:
-    is_needed = not promise.otherwise or (needs_lease and promise.is_for_lease)
+    kind = "folder" if trial.store.is_local else "bucket"
+    is_needed = not promise.otherwise or (needs_lease and kind in promise.for_lease)
     try:
         return Verdict(promise.name, True, promise.look(trial), is_needed)
     except (Broken, SplitfireError) as error:

@@ -144,12 +144,13 @@ def _checks_uploads(trial: Trial) -> str:
 
 
 _NO_LEASE = "so a lease cannot keep a second run out (--no-lease): see to it that one runs at a time"
+_BUCKET, _ANY = frozenset({"bucket"}), frozenset({"bucket", "folder"})  # in a folder a lease is a lock
 PROMISES = (
     Promise("write", _is_written),
     Promise("overwrite", _is_whole),
     Promise("listing", _is_listed),
-    Promise("exclusive create", _creates, _NO_LEASE, is_for_lease=True),
-    Promise("conditional replace", _replaces, _NO_LEASE, is_for_lease=True),
+    Promise("exclusive create", _creates, f"in a bucket, {_NO_LEASE}", _BUCKET),
+    Promise("conditional replace", _replaces, _NO_LEASE, _ANY),
     Promise("delete", _deletes, "only `splitfire vacuum` has to, so grant it the right to delete"),
     Promise("names", _takes_keys, "sources with such names cannot be there; stems' have few of them"),
     Promise("checksums", _checks_uploads, "only `splitfire verify` finds a stem that was damaged on the way"),
