@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,7 +204,7 @@ import signal, sys, time
 from pathlib import Path
 from splitfire_batch.children import CodecLimits, InChildren
 if sys.argv[2] == "SIGINT":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *_: None)  # an ignored signal would stay so in children
 codecs = InChildren(CodecLimits(1024, 60))
 opened = [codecs.open_audio(Path(sys.argv[1]), 86_400, None) for _ in range(3)]
 blocks = opened[0].blocks(65_536)
@@ -268,13 +269,45 @@ def test_ctrl_c_at_the_terminal_leaves_the_children_at_work(owner_of):
 
 def test_a_frozen_child_is_replaced_and_its_track_goes_on_where_it_was(tmp_path, caplog):
     file = write(tmp_path / "a.wav", noise(900_000))
-    with in_children(CodecLimits(1024, 1.5)) as codecs, codecs.open_audio(file, 86_400, None) as decoder:
+    with in_children(CodecLimits(1024, 3)) as codecs, codecs.open_audio(file, 86_400, None) as decoder:
         blocks = decoder.blocks(65_536)
         found = [next(blocks)]
         os.kill(below()[-1], signal.SIGSTOP)
         found += blocks
     assert np.array_equal(np.concatenate(found), decoded(Inline(), file))
-    assert "said nothing for 1.5 s" in caplog.text
+    assert "said nothing for 3 s" in caplog.text
+
+
+def test_seconds_that_nobody_waits_for_are_told_at_the_end(tmp_path):
+    """Else a row's decode_s would be next to nothing where decoding is well ahead of the model."""
+    file = write(tmp_path / "a.flac", noise(900_000))
+    with in_children() as codecs, codecs.open_audio(file, 86_400, None) as decoder:
+        for _ in decoder.blocks(65_536):
+            assert decoder.extra_s == 0
+            time.sleep(0.05)
+        assert 0.005 < decoder.extra_s < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_every_job_sets_the_limit_of_what_it_may_write(tmp_path):
+    """Decoders copy files that do not say their length, after a child has read shorter ones too."""
+    short, long = write(tmp_path / "a.wav", noise(300)), write(tmp_path / "b.wav", noise(65_536))
+    mix = [noise(65_536).astype(np.float32)]
+    with in_children() as codecs:
+        codecs.read_metadata(short)
+        assert max_file_bytes(below()[-1]) == 2 * short.stat().st_size + 2**20
+        for job in (
+            lambda: decoded(codecs, long),
+            lambda: codecs.read_back({"vocals": long}, lambda: iter(mix), frozenset()),
+        ):
+            codecs.read_metadata(short)
+            job()
+            assert max_file_bytes(below()[-1]) == 2 * long.stat().st_size + 2**20
+
+
+def max_file_bytes(pid: int) -> int:
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    return int(limits.partition("Max file size")[2].split()[0])
 
 
 def test_a_killed_zygote_is_replaced(tmp_path):

@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,12 @@ def test_a_block_that_is_none_is_refused(fields):
         block_of(Message("block", fields, np.zeros(4 * 10 * 2, np.uint8)), 2, 10)
 
 
+@pytest.mark.parametrize("value", ["1", None, True, -1, [], float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(value):
+    with pytest.raises(WireError):
+        Message("end", {"busy_s": value}, np.zeros(0, np.uint8)).number("busy_s")
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -158,26 +165,53 @@ def test_metadata_arrive_as_they_were_read(ends, metadata):
     assert unpacked_metadata(receive(ends[0])) == metadata
 
 
+def test_metadata_of_megabytes_leave_the_header_short():
+    tags = (("LYRICS", "la \0" * 10**6),)
+    fields, body = packed_metadata(replace(METADATA, tags=tags))
+    assert len(json.dumps(fields)) < 1_000
+    found = unpacked_metadata(Message("metadata", fields, np.frombuffer(body, np.uint8)))
+    assert found.tags == tags
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "told",
     [
-        ("told", None),
-        ("told", {"chunks": ["x"]}),
-        ("told", {"family": 1}),
-        ("tags", None),
-        ("tags", [["A"]]),
-        ("tags", [["A", 1]]),
-        ("chunks", None),
-        ("chunks", [["chunks", "smpl", 10**9]]),
-        ("chunks", [["chunks", "smpl", "x"]]),
-        ("chunks", [["chunks", "\u1234", 1]]),
+        None,
+        b"",
+        b"no JSON",
+        b"[]",
+        b"{}",
+        b'{"tags": null, "mime_type": null}',
+        b'{"tags": [["A"]], "mime_type": null}',
+        b'{"tags": [["A", 1]], "mime_type": null}',
+        b'{"tags": [], "mime_type": null, "chunks": ["x"]}',
+        b'{"tags": [], "mime_type": null, "family": 1}',
+        b'{"tags": [], "mime_type": null, "warnings": "x"}',
     ],
 )
-def test_metadata_that_are_none_are_refused(name, value):
-    fields, body = packed_metadata(METADATA)
-    forged = json.loads(json.dumps({**fields, name: value}))
+def test_metadata_that_are_none_are_refused(told):
+    inserts = {} if told is None else {"told": [Insert(b"told", told)]}
+    listed, body = packed_inserts(inserts)
     with pytest.raises(WireError):
-        unpacked_metadata(Message("metadata", forged, np.frombuffer(body, np.uint8)))
+        unpacked_metadata(Message("metadata", {"chunks": listed}, np.frombuffer(body, np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        None,
+        7,
+        [["chunks", "smpl", 10**9]],
+        [["chunks", "smpl", -1]],
+        [["chunks", "smpl", "x"]],
+        [["chunks", "smpl"]],
+        [["chunks", "\u1234", 1]],
+        [["chunks", "smpl", 1]],
+    ],
+)
+def test_a_list_of_chunks_that_is_none_is_refused(listed):
+    with pytest.raises(WireError):
+        unpacked_inserts(listed, b"12345")
 
 
 def test_chunks_keep_their_stems():

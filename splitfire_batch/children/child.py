@@ -19,6 +19,7 @@ MAX_PEAK_BYTES = 400 * 2**20
 END_S = 5.0
 """How long the kernel may take to end a process."""
 _NOTE_BYTES = 2_000
+_DISK_BYTES_PER_S = 10e6
 
 
 class ChildLost(Exception):
@@ -44,11 +45,16 @@ class Child:
         """Own these open files: the socket, where its libraries print to, and what tells how it ended."""
         self._link, self._notes, self._status = link, notes, status
         self._code: int | None = None
+        self._timeout_s = 0.0
         self.pid = 0
         self.n_jobs = 0
         """How many it has done."""
         self.is_worn = False
         """Whether it should do no more."""
+
+    def be_patient(self, n_bytes: float = 0) -> None:
+        """Let it be silent for as long as a slow disk needs for so many bytes, beside its usual time."""
+        self._link.settimeout(self._timeout_s + n_bytes / _DISK_BYTES_PER_S)
 
     def greet(self, within_s: float, timeout_s: float) -> None:
         """Wait for its first words; from then on it may be silent for `timeout_s`.
@@ -56,9 +62,11 @@ class Child:
         Raises:
             ChildLost: it did not start.
         """
-        self._link.settimeout(within_s)
+        self._timeout_s = within_s
+        self.be_patient()
         self.pid = int(self.receive("hello").fields["pid"])
-        self._link.settimeout(timeout_s)
+        self._timeout_s = timeout_s
+        self.be_patient()
 
     def send(self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"") -> None:
         """Send a message.
@@ -88,6 +96,8 @@ class Child:
         """
         try:
             message = receive(self._link)
+            if message and message.number("peak_bytes") > MAX_PEAK_BYTES:
+                self.is_worn = True
         except TimeoutError as error:
             raise self._silent() from error
         except ConnectionError:
@@ -100,13 +110,11 @@ class Child:
             raise _error(message.fields)
         if message.kind not in kinds:
             raise self.forged(WireError(f"found {message.kind}, wanted {' or '.join(kinds)}"))
-        if message.fields.get("peak_bytes", 0) > MAX_PEAK_BYTES:
-            self.is_worn = True
         return message
 
     def is_ready(self) -> bool:
         """Whether it is alive and has nothing to say, as between jobs."""
-        return not select.select([self._link], [], [], 0)[0]
+        return not _can_read(self._link.fileno(), 0)
 
     def notes(self) -> str:
         """What its libraries have printed since the last call, in one line."""
@@ -155,22 +163,30 @@ class Child:
             return ChildLost("closed its connection")
         if self._code >= 0:
             return ChildLost(f"ended by itself with exit code {self._code}")
-        name = signal.Signals(-self._code).name
-        return ChildLost(f"was ended by {name}", "cpu" if -self._code == signal.SIGXCPU else None)
+        number = -self._code
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        return ChildLost(f"was ended by {name}", "cpu" if number == signal.SIGXCPU else None)
 
     def _silent(self) -> ChildLost:
         self.end()
-        return ChildLost(f"said nothing for {self._link.gettimeout() or 0:g} s", "silence")
+        return ChildLost(f"said nothing for {self._link.gettimeout() or 0:.3g} s", "silence")
 
     def _has_ended(self, within_s: float) -> bool:
         """Whether it has, and with which exit code, minus a signal's number, if the zygote could tell."""
         if self._code is not None:
             return True
-        if not select.select([self._status], [], [], within_s)[0]:
+        if not _can_read(self._status, within_s):
             return False
         if told := os.read(self._status, 16):
             self._code = int(told)
         return True
+
+
+def _can_read(file: int, within_s: float) -> bool:
+    """Whether there is something, or the end of it; `select` knows no file beyond the 1024th."""
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
 
 
 def _error(fields: Mapping[str, Any]) -> SplitfireError | ChildLost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -82,10 +83,11 @@ def packed_metadata(found: SourceMetadata) -> tuple[dict[str, Any], bytes]:
     """Fields and body of a message."""
     cover = found.cover
     pictures = () if cover is None else (Insert(b"cover", cover.data),)
-    chunks, data = packed_inserts({"chunks": found.chunks, "cover": pictures})
-    told = {"family": found.family, "warnings": found.warnings}
     mime = None if cover is None else cover.mime_type
-    return {"told": told, "tags": found.tags, "mime_type": mime, "chunks": chunks}, data
+    told = {"family": found.family, "warnings": found.warnings, "tags": found.tags, "mime_type": mime}
+    texts = (Insert(b"told", json.dumps(told).encode()),)  # too long for a header, perhaps
+    chunks, data = packed_inserts({"chunks": found.chunks, "cover": pictures, "told": texts})
+    return {"chunks": chunks}, data
 
 
 def unpacked_metadata(message: Message) -> SourceMetadata:
@@ -94,20 +96,24 @@ def unpacked_metadata(message: Message) -> SourceMetadata:
     Raises:
         WireError: it is none.
     """
-    told, tags, mime = (message.fields.get(name) for name in ("told", "tags", "mime_type"))
     inserts = unpacked_inserts(message.fields.get("chunks"), message.body.tobytes())
+    try:
+        told = json.loads(inserts["told"][0].data)
+        tags, mime = told.pop("tags"), told.pop("mime_type")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise WireError(f"found metadata that are none: {error}") from error
     is_pairs = isinstance(tags, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         for pair in tags
     )
-    if not isinstance(told, dict) or not set(told) <= {"family", "warnings"} or not is_pairs:
+    if not set(told) <= {"family", "warnings"} or not is_pairs:
         raise WireError("found metadata that are none")
     plain = made(SourceMetadata, told)
     pictures = inserts.get("cover", [])
     return SourceMetadata(
         family=plain.family,
         chunks=tuple(inserts.get("chunks", ())),
-        tags=tuple((name, text) for name, text in tags or ()),
+        tags=tuple((name, text) for name, text in tags),
         cover=Cover(mime, pictures[0].data) if isinstance(mime, str) and pictures else None,
         warnings=plain.warnings,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +31,7 @@ class RemoteAudio:
         """Read the header, see `serving`; raises what `open_audio` does."""
         self._children, self._limits = children, limits
         self._request, self._what = request, what
+        self._n_bytes = Path(request["path"]).stat().st_size
         self._child: Child | None = None
         self._is_reading = self._was_lost = False
         self._busy_s = self._waited_s = 0.0
@@ -83,7 +85,10 @@ class RemoteAudio:
         self._child = child = self._children.take()
         try:
             child.send("decode", self._request)
-            return audio_format(child.receive("format").fields)
+            child.be_patient(self._n_bytes)  # some files are copied, or walked through, for their length
+            found = audio_format(child.receive("format").fields)
+            child.be_patient()
+            return found
         except WireError as error:
             raise child.forged(error) from error
         except SplitfireError:  # a child comes back clean from a file that cannot be decoded
@@ -102,7 +107,7 @@ class RemoteAudio:
                 message = child.receive("block", "end")
                 self._waited_s += time.perf_counter() - begin
                 if message.kind == "end":
-                    self._busy_s = float(message.fields.get("busy_s", 0))
+                    self._busy_s = message.number("busy_s")
                     break
                 block = block_of(message, self.format.n_channels, n_frames)
                 self.n_frames += len(block)

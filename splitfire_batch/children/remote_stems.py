@@ -26,6 +26,7 @@ class RemoteStems:
     def __init__(self, children: Children, files: Mapping[str, Path], out: OutputFormat, what: str) -> None:
         self._children, self._files, self._out, self._what = children, files, out, what
         self._busy_s = self._waited_s = 0.0
+        self._n_samples = 0
         self._child: Child | None = None
 
     def begin(self, request: Mapping[str, Any], data: bytes) -> None:
@@ -47,6 +48,7 @@ class RemoteStems:
         joined = self._joined([blocks[stem] for stem in self._files])
         begin = time.perf_counter()
         self._busy().send_block(joined)
+        self._n_samples += joined.size
         self._waited_s += time.perf_counter() - begin
 
     def close(self) -> dict[str, Encoded]:
@@ -54,10 +56,12 @@ class RemoteStems:
         child = self._busy()
         begin = time.perf_counter()
         child.send("close")
+        child.be_patient(self._n_samples * 4 * 3)  # read back, hashed, and perhaps copied behind its chunks
         message = child.receive("written")
+        child.be_patient()
         self._waited_s += time.perf_counter() - begin
-        self._busy_s = float(message.fields.get("busy_s", 0))
         try:
+            self._busy_s = message.number("busy_s")
             told = [made(Encoded, values) for values in message.fields.get("files", ())]
             if len(told) != len(self._files):
                 raise WireError(f"found {len(told)} files, wanted {len(self._files)}")

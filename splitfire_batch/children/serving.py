@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from splitfire_batch.audio import OutputFormat, StemWriter, open_audio, read_back, to_float
 from splitfire_batch.children import limits
 from splitfire_batch.children.records import made, packed_metadata, plain, unpacked_inserts
-from splitfire_batch.children.wire import Message, block_of, receive, send, send_block
+from splitfire_batch.children.wire import MAX_REQUEST_BYTES, Message, block_of, receive, send, send_block
 from splitfire_batch.errors import NoSpace, SplitfireError, StorageError, TrackError
 from splitfire_batch.metadata import read_metadata
 
@@ -45,7 +45,7 @@ def serve(link: socket.socket, codec_s: float) -> None:
         codec_s: CPU-seconds that a job may take, beside what its samples and bytes allow.
     """
     send(link, "hello", {"pid": os.getpid()})
-    while request := receive(link):
+    while request := receive(link, MAX_REQUEST_BYTES):
         job = _Job(link, request, codec_s)
         try:
             getattr(job, f"do_{request.kind}")()
@@ -153,6 +153,8 @@ class _Job:
         """Decode stems beside the mix."""
         fields = self._request.fields
         files = {stem: Path(file) for stem, file in fields["files"].items()}
+        n_most = max(file.stat().st_size for file in files.values())
+        limits.allow_files(2 * n_most + _HEAD_BYTES)  # decoders copy MP3 files
         heard = read_back(files, self._mix(), frozenset(fields["summed"]))
         self._answer("heard", {"heard": plain(heard)})
 

@@ -8,6 +8,7 @@ queue: who is too fast waits in `send`.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from splitfire_batch.audio.formats import Samples
 
 MAX_BODY_BYTES = 64 * 2**20
-"""More than all chunks and tags that are read of one file, for every stem of it."""
+"""More than all chunks and tags that are read of one file."""
+MAX_REQUEST_BYTES = 512 * 2**20
+"""More than they are in all its stems."""
 _MAX_HEAD_BYTES = 2**20
 _SIZES = struct.Struct("<IQ")
 _DTYPES: dict[str, type[np.int32 | np.float32]] = {"int32": np.int32, "float32": np.float32}
@@ -40,6 +43,17 @@ class Message:
     fields: dict[str, Any]
     body: NDArray[np.uint8]
 
+    def number(self, name: str) -> float:
+        """A value that is a number from 0 up; 0 where it is not named.
+
+        Raises:
+            WireError: it is none.
+        """
+        value = self.fields.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise WireError(f"found {name} = {value!r:.200}, wanted a number")
+        return value
+
 
 def send(
     link: socket.socket, kind: str, fields: Mapping[str, Any] | None = None, body: bytes | memoryview = b""
@@ -58,8 +72,8 @@ def send(
     link.sendall(body)
 
 
-def receive(link: socket.socket) -> Message | None:
-    """The next message; None once the other end is gone.
+def receive(link: socket.socket, max_bytes: int = MAX_BODY_BYTES) -> Message | None:
+    """The next message, with a body of at most `max_bytes`; None once the other end is gone.
 
     Raises:
         WireError: it is no message, or too large.
@@ -69,7 +83,7 @@ def receive(link: socket.socket) -> Message | None:
     if sizes is None:
         return None
     n_head, n_body = _SIZES.unpack(sizes.tobytes())
-    if n_head > _MAX_HEAD_BYTES or n_body > MAX_BODY_BYTES:
+    if n_head > _MAX_HEAD_BYTES or n_body > max_bytes:
         raise WireError(f"found a message of {n_head} and {n_body} bytes")
     head, body = _read(link, n_head), _read(link, n_body)
     if head is None or body is None:
