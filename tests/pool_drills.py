@@ -56,14 +56,14 @@ class Record(logging.Handler):
         self.suspected: list[str] = []
         self.given_up: dict[str, str] = {}
         self.pids: set[str | None] = set()
-        self.pids_since_loss: set[str | None] = set()
+        self.pids_before_loss: set[str | None] = set()
         self.causes: list[str] = []
         logging.getLogger("cluster.pool").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         if str(record.msg).startswith("worker_lost"):
             self.causes.append(str(record.args[2]))  # type: ignore[index]
-            self.pids_since_loss.clear()
+            self.pids_before_loss = set(self.pids)
 
     def take(self, events: Iterator[PoolEvent]) -> Iterator[PoolEvent]:
         for event in events:
@@ -77,7 +77,6 @@ class Record(logging.Handler):
             elif isinstance(event, Committed):
                 self.settled.update(outcome.track_id for outcome in event.outcomes)
                 self.pids |= {outcome.message for outcome in event.outcomes}
-                self.pids_since_loss |= {outcome.message for outcome in event.outcomes}
             yield event
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class Record(logging.Handler):
             "suspected": self.suspected,
             "given_up": self.given_up,
             "n_workers": len(self.pids),
-            "n_workers_since_loss": len(self.pids_since_loss),
+            "n_new_since_loss": len(self.pids - self.pids_before_loss),
             "causes": self.causes,
         }
 
@@ -96,8 +95,10 @@ def full_memory() -> dict[str, Any]:
     """A track fills the memory whenever it is tried."""
     facts = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
     used = 1 - int(facts["MemAvailable:"]) / int(facts["MemTotal:"])
-    os.environ["RAY_memory_usage_threshold"] = f"{used + 0.08:.3f}"
-    os.environ["RAY_memory_monitor_refresh_ms"] = "100"
+    os.environ |= {
+        "RAY_memory_usage_threshold": f"{used + 0.08:.3f}",
+        "RAY_memory_monitor_refresh_ms": "100",
+    }
     return _alone(2, partial(FakeWorker, leaking=frozenset(["s0t1"])))
 
 

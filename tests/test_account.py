@@ -26,10 +26,9 @@ def context(run_id: str = "run1", settings_id: str = "settings") -> RunContext:
     return RunContext(run_id, settings_id, "catalogue", "passthrough", "weights", "fp32")
 
 
-def account(
-    store: Store, run_id: str = "run1", max_failures: str | None = None, n_planned: int = 10
-) -> Account:
-    return Account(store, context(run_id), Tally(n_planned, 0.0), max_failures)
+def account(store: Store, run_id: str = "run1", max_failures: str | None = None) -> Account:
+    """That of a run with ten tracks."""
+    return Account(store, context(run_id), Tally(10, 0.0), max_failures)
 
 
 def track(name: str, attempts: int = 0) -> Track:
@@ -75,7 +74,7 @@ def test_shards_without_suspects_are_passed_on_as_they_are(store: Store) -> None
     assert [found is shard for found in account(store).suspicions.mark([shard])] == [True]
 
 
-def test_a_track_that_is_given_up_gets_its_row_from_the_driver_and_is_no_suspect_any_more(
+def test_a_track_that_is_given_up_gets_its_row_from_the_driver_and_is_no_suspect(
     store: Store,
 ) -> None:
     driver = account(store)
@@ -98,9 +97,7 @@ def test_a_track_that_is_given_up_gets_its_row_from_the_driver_and_is_no_suspect
     ("limit", "n_planned", "allowed"),
     [("0", 10, 0), ("7", 10, 7), ("5%", 1000, 50), ("5%", 39, 1), ("0%", 10, 0), ("0.1%", 10_000, 10)],
 )
-def test_a_limit_is_a_number_or_a_part_of_the_planned_tracks(
-    limit: str, n_planned: int, allowed: int
-) -> None:
+def test_a_limit_is_a_number_or_a_part_of_the_planned(limit: str, n_planned: int, allowed: int) -> None:
     assert allowed_failures(limit, n_planned) == allowed
 
 

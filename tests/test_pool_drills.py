@@ -44,7 +44,7 @@ def test_a_node_that_dies_blames_no_track_and_a_new_one_is_used() -> None:
     assert told["causes"] == ["node"]
     assert (told["suspected"], told["given_up"]) == ([], {})
     assert len(told["started_again"]) <= 4  # what one worker had in flight
-    assert told["n_workers_since_loss"] == 2
+    assert told["n_new_since_loss"] == 1
 
 
 @pytest.mark.slow
