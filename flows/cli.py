@@ -1,7 +1,7 @@
 """The command line, `splitfire`: data on stdout, talk on stderr, exit codes for scripts.
 
-    0 done    1 a bug    2 usage    3 finished with failed tracks    6 verification found a difference
-    75 try again later    130 interrupted
+    0 done    1 a bug    2 usage    3 finished with failed tracks    4 stopped by --max-failures
+    6 verification found a difference    75 try again later    130 interrupted
 
 Everything heavy is imported inside the commands, so that `--help` is quick.
 """
@@ -90,6 +90,8 @@ def run(
     with redirect_stdout(sys.stderr):  # Ray prints a line whenever a worker dies
         report = run_flow(source, destination, settings, replace, quiet)
     print_report(report, as_json)
+    if report.stopped_by:
+        typer.echo(f"splitfire: {report.stopped_by}", err=True)
     raise typer.Exit(run_exit_code(report.exit_code))
 
 

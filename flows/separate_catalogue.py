@@ -113,7 +113,7 @@ def separate(run: Run) -> Tally:
     from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
     with draining() as stop, on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:
-        return story.separate(run, run_shards, _watch())
+        return story.separate(run, run_shards, _watch(), stop)
 
 
 @task(name="finalise", cache_policy=NO_CACHE, persist_result=False)
@@ -179,7 +179,9 @@ def _final_state(report: Report) -> State[Report]:
     message += f", {report.n_skipped} skipped" if report.n_skipped else ""
     state: Any = Completed
     name = "Completed with failures" if report.n_failed else "Completed"
-    if report.n_unsettled:
+    if report.stopped_by:
+        state, name, message = Failed, "Stopped by max_failures", f"{message}: {report.stopped_by}"
+    elif report.n_unsettled:
         state, name = Failed, "Stopped"
         message += f", {report.n_unsettled} left: run it again"
     final: State[Report] = state(name=name, message=message, data=report)

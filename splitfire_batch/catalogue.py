@@ -21,8 +21,9 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from splitfire_batch.config import CatalogueConfig, is_sampled
+from splitfire_batch.config import CatalogueConfig
 from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.identity import is_sampled
 from splitfire_batch.storage import Options, Store, Stores, check_path, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
 from splitfire_batch.tables import TABLE_EXTENSIONS, Row, read_rows, with_sizes

@@ -118,8 +118,11 @@ FAILURE_CODES = {
     "STORE_WRITE": FailureCode("the store did not take the stems", True),
     "STEMS_CHANGED": FailureCode("stems were removed or written over before the run ended", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
-    "OOM": FailureCode("out of memory, even with the smallest batch", True, stands_after=3),
+    "OOM": FailureCode(
+        "out of memory, even with the smallest batch or alone on its worker", True, stands_after=3
+    ),
     "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),
+    "WORKER_HUNG": FailureCode("the worker hung more than once while this track was in flight"),
     "INTERNAL": FailureCode("a bug in splitfire; please report it", True, stands_after=3),
 }
 
