@@ -73,7 +73,8 @@ def find_retries(
     Raises:
         ConfigError: an unknown code, no manifest, or settings that this version cannot repeat.
     """
-    rows = read_failures(store, Query(tuple(codes))).to_pylist()
+    columns = ["uri", "path", "code", "catalogue", "settings_id", "run_id"]
+    rows = read_failures(store, Query(tuple(codes))).select(columns).to_pylist()
     holdings = {item.settings_id: item for item in read_holdings(store)}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -182,4 +183,4 @@ def _place(row: Mapping[str, Any], source: str, allow_root: Sequence[str]) -> di
         return None
     if row["code"] != "BAD_URI":  # such a one had no path yet
         path = row["path"]
-    return {"track_id": row["track_id"], "uri": uri, "path": path, "meta": row["meta"]}
+    return {**row, "uri": uri, "path": path}

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -30,7 +29,7 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
-from splitfire_batch.escapes import traced
+from splitfire_batch.escapes import origin, traced
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
     SourceMetadata,
@@ -89,7 +88,7 @@ def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> T
         row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
     except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
         _log.error("track_bug track=%s why=%s", track.track_id, traced(error))
-        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
+        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({origin(error)})"))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
 
@@ -240,12 +239,6 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
 def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:
     found = disk_error(f"scratch folder {scratch or 'of the system'}", error)
     return TrackError("NO_SPACE" if isinstance(found, NoSpace) else "STORE_WRITE", str(found))
-
-
-def _origin(error: Exception) -> str:
-    """The line that raised, for a report: the actor's log, with the whole traceback, may be out of reach."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
 
 
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:
