@@ -1,7 +1,7 @@
 """A worker that only waits: for tests of the pool, and for benchmarks of what it adds.
 
-It tells what a real worker tells, in the same order, and can be made to die, raise, hang or fill the memory
-on chosen tracks. Needs neither torch nor storage.
+It tells what a real worker tells, in the same order, and can be made to die, raise, hang, fill the memory or
+take its node down on chosen tracks. Needs neither torch nor storage.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class FakeWorker:
     """Tracks that are at work for ever."""
     leaking: frozenset[str] = frozenset()
     """Tracks that take ever more memory."""
+    felling: frozenset[str] = frozenset()
+    """Tracks that take their node down."""
     beat_s: float = 1.0
     """How often it shows that it gets on."""
     stop: threading.Event = field(default_factory=threading.Event)
@@ -85,6 +87,9 @@ class FakeWorker:
         if track.track_id in self.freezing:
             os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(3600)  # the signal takes a moment
+        if track.track_id in self.felling:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(3600)
         hoard = []
         while track.track_id in self.leaking:
             hoard.append(b"x" * 2**25)

@@ -25,6 +25,7 @@ preemption: its node was taken away with notice. node: its node died. connection
 what it told was lost. unclear: to be asked.
 """
 
+_WHY_CHARS = 400
 _CODES = {"memory": "OOM", "hung": "WORKER_HUNG"}
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,13 @@ def read_error(error: RayError) -> Lost:
         cause = "node"
     elif getattr(error, "preempted", False):
         cause = "preemption"
-    return Lost(cause, " ".join(str(error).split()))
+    return Lost(cause, _short(str(error)))
+
+
+def _short(text: str) -> str:
+    """What is said first, for a row; Ray goes on for a page."""
+    words = " ".join(text.split())
+    return words if len(words) <= _WHY_CHARS else f"{words[:_WHY_CHARS]}..."
 
 
 def _read_exception(error: RayTaskError) -> Lost:

@@ -80,8 +80,7 @@ def list_tracks(
 
     Raises:
         ConfigError: a missing source, one without any track, or an unreadable table.
-        StorageError: the store refuses.
-        TransientError: the store does not answer.
+        StorageError, TransientError: the store refuses, or does not answer.
     """
     store, path = _open_source(source, options)
     ignored: Counter[str] = Counter()

@@ -6,12 +6,11 @@ Stores and decoders translate their own exceptions; here it is decided what thos
 from __future__ import annotations
 
 import logging
-import traceback
 from pathlib import Path
 
 from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.errors import NoSpace, StorageError, TrackError, TransientError
-from splitfire_batch.escapes import traced
+from splitfire_batch.escapes import origin, traced
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +37,4 @@ def mishap(error: Exception, track_id: str, scratch: Path | None) -> TrackError:
     if isinstance(error, MemoryError):
         return TrackError("OOM", "the worker's memory is full; lower audio_mb")
     _log.error("track_bug track=%s why=%s", track_id, traced(error))
-    return TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})")
-
-
-def _origin(error: Exception) -> str:
-    """The line that raised, for a report: the actor's log, with the whole traceback, may be out of reach."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
+    return TrackError("INTERNAL", f"{type(error).__name__}: {error} ({origin(error)})")

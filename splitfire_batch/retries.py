@@ -183,4 +183,4 @@ def _place(row: Mapping[str, Any], source: str, allow_root: Sequence[str]) -> di
         return None
     if row["code"] != "BAD_URI":  # such a one had no path yet
         path = row["path"]
-    return {"track_id": row["track_id"], "uri": uri, "path": path, "meta": row["meta"]}
+    return {**row, "uri": uri, "path": path}
