@@ -20,6 +20,7 @@ from prefect.client.orchestration import get_client  # noqa: E402 - Prefect read
 from prefect.exceptions import TerminationSignal  # noqa: E402
 
 from flows.console import showing  # noqa: E402
+from flows.guardian import guarded  # noqa: E402
 from flows.separate_catalogue import WATCH, separate_catalogue  # noqa: E402
 from flows.settings import Settings  # noqa: E402
 from splitfire_batch import job as story  # noqa: E402
@@ -38,8 +39,8 @@ def run_flow(source: str, destination: str, settings: Settings, replace: bool, i
     story.check(job)  # bad usage need not wait for Prefect's server
     before = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        _reach_prefect()
-        with showing(is_quiet) as show:
+        with guarded(), showing(is_quiet) as show:
+            _reach_prefect()
             WATCH.set(show)
             state = separate_catalogue(
                 source=job.source,
