@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from flows.advisories import advice
 from flows.settings import Settings
-from splitfire_batch.errors import SplitfireError
+from splitfire_batch.errors import ConfigError, SplitfireError
+from splitfire_batch.masking import masked
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.storage.contract import try_promises
 from splitfire_batch.storage.promises import PROMISES
@@ -59,6 +61,9 @@ def diagnose(settings: Settings, destination: str | None) -> list[Check]:
     checks = [
         Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(_check(package, partial(importlib.metadata.version, package)) for package in _PACKAGES),
+        _check("advisories", advice),
+        _check("ray access", lambda: _ray_access(settings)),
+        _check("prefect access", _prefect_access),
         _check("codecs", _codecs),
         _check("devices", _devices),
         _check("scratch", lambda: _scratch(settings)),
@@ -80,6 +85,37 @@ def _codecs() -> str:
     from splitfire_batch.audio import codec_versions
 
     return codec_versions()
+
+
+def _ray_access(settings: Settings) -> str:
+    """What keeps strangers from the Ray that a run would use."""
+    if settings.runtime.ray is None:
+        return "a Ray of its own for each run: token authentication, this machine and this user only"
+    from cluster.access import check_cluster
+    from cluster.session import find_cluster, knock
+
+    address = find_cluster(settings.runtime.ray)
+    knock(address)
+    return f"{address}: {check_cluster(address)}"
+
+
+def _prefect_access() -> str:
+    """What keeps strangers from Prefect's API; asked without a password."""
+    import httpx
+
+    from flows.own_server import api_url
+
+    url = api_url()
+    if url is None:
+        return "a server of its own for each run: a random password, this machine and this user only"
+    try:
+        status = httpx.get(f"{url}/admin/version", timeout=10).status_code
+    except httpx.HTTPError as error:
+        raise ConnectionError(masked(f"{url} does not answer: {error}")) from error
+    if status in (401, 403):
+        return masked(f"{url} asks for a password")
+    remedy = "set PREFECT_SERVER_API_AUTH_STRING, and see infra/README.md"
+    raise ConfigError(masked(f"{url} answers {status} to somebody without a password: {remedy}"))
 
 
 def _devices() -> str:

@@ -43,7 +43,7 @@ def reached() -> Iterator[None]:
         ConfigError: Prefect's home folder cannot be kept from others.
         TransientError: the API does not answer.
     """
-    if known.PREFECT_API_URL.value():
+    if api_url():
         _reach()
         yield
         return
@@ -59,6 +59,11 @@ def reached() -> Iterator[None]:
     with known.temporary_settings(changes):
         _reach()
         yield
+
+
+def api_url() -> str | None:
+    """URL of the API that is configured; None where a run starts a server of its own."""
+    return known.PREFECT_API_URL.value() or None
 
 
 def _reach() -> None:

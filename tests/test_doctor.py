@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from flows import advisories
 from flows.doctor import Check, diagnose
 from flows.settings import Settings
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
@@ -91,3 +94,50 @@ def test_the_command_says_with_its_exit_code_whether_all_is_well(
     found, out, err = run_main(monkeypatch, capsys, "doctor", "--destination", url)
     (line,) = [line for line in out.splitlines() if " destination: " in line]
     assert (found, line[:4], err) == (code, mark, "")
+
+
+def test_versions_with_a_fixed_successor_fail_and_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = advisories.installed() | {"torch": "2.9.1+cpu", "libsndfile": "1.2.2"}
+    monkeypatch.setattr(advisories, "installed", lambda: found)
+    check = by_name(diagnose(QUICK, None))["advisories"]
+    assert not check.is_ok
+    assert "torch 2.9.1+cpu: weights_only" in check.found
+    assert "install at least torch 2.10" in check.found
+    del found["torch"]
+    assert advisories.advice().startswith("no release is better than libsndfile 1.2.2: ")
+
+
+@pytest.mark.parametrize(
+    ("version", "stands"), [("2.53.9", True), ("2.54", False), ("2.54.0rc1", False), ("2.60.0+x", False)]
+)
+def test_an_advisory_ends_with_the_version_that_fixes_it(version: str, stands: bool) -> None:
+    assert bool(list(advisories.standing({"ray": version}))) is stands
+
+
+def test_a_cluster_that_is_away_fails_that_check_only() -> None:
+    settings = QUICK.model_copy(update={"runtime": RuntimeConfig(ray="127.0.0.1:1")})
+    failed = [check for check in diagnose(settings, None) if not check.is_ok]
+    assert [check.name for check in failed] == ["ray access"]
+    assert "127.0.0.1:1" in failed[0].found
+
+
+@pytest.mark.parametrize(("status", "is_ok"), [(401, True), (403, True), (200, False)])
+def test_a_prefect_server_must_ask_for_a_password(
+    status: int, is_ok: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        monkeypatch.setattr("flows.own_server.api_url", lambda: url)
+        check = by_name(diagnose(QUICK, None))["prefect access"]
+        server.shutdown()
+    assert check.is_ok is is_ok, check.found
+    assert url in check.found

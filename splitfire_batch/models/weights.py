@@ -84,8 +84,8 @@ def _get(card: ModelCard, mirror: str | None, options: Options) -> tuple[Path, b
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_mode & stat.S_IWOTH:
             raise ConfigError(
-                f"everybody may write into the weights' folder {folder}, whoever that was; "
-                f"chmod o-w it and empty it, or set SPLITFIRE_CACHE to a folder of your own"
+                f"everybody may write into the weights' folder {folder}, so its files may be anybody's; "
+                "chmod o-w it and empty it, or set SPLITFIRE_CACHE to a folder of your own"
             )
         found = _cached(folder, stem)
         if found:
