@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -80,8 +81,13 @@ class Forks:
         self._running.discard(pid)
         return int(code)
 
+    @staticmethod
+    def is_running(pid: int) -> bool:
+        """Whether it has not come to an end."""
+        return _state(pid) not in ("", "Z")
+
     def kill(self, pid: int) -> int:
-        """End it at once, with SIGKILL; the exit code."""
+        """End it at once, with SIGKILL; the exit code: its own if it was quicker."""
         os.kill(pid, signal.SIGKILL)
         return self.wait(pid)
 
@@ -93,6 +99,14 @@ class Forks:
         with self._lock:
             self._connection.send(request)
             return self._connection.recv()
+
+
+def _state(pid: int) -> str:
+    """One letter, as `ps` shows it; "" when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
 
 
 def survivors(session: int) -> list[str]:

@@ -6,9 +6,11 @@ is named by its bytes, a stem is as its row says, every track has one row that c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow.parquet as pq
+import s3fs
 import soundfile
 
 Row = dict[str, Any]
@@ -49,9 +52,7 @@ class BucketObjects:
     """A destination on the S3 server that the environment names."""
 
     def __init__(self, url: str) -> None:
-        import s3fs
-
-        self._fs = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+        self._fs = _filesystem(os.environ["AWS_ENDPOINT_URL"])
         self._root = url.removeprefix("s3://")
 
     def paths(self) -> list[str]:
@@ -60,6 +61,11 @@ class BucketObjects:
     def read(self, path: str) -> bytes:
         data: bytes = self._fs.cat_file(f"{self._root}/{path}")
         return data
+
+
+@functools.cache
+def _filesystem(endpoint: str) -> s3fs.S3FileSystem:
+    return s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False, skip_instance_cache=True)
 
 
 def objects_at(url: str) -> Objects:

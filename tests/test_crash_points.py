@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -23,12 +22,11 @@ from tests.crash_points import (
     Crash,
     read_journal,
     step_of,
-    tracks_in,
 )
-from tests.forks import Forks, survivors
+from tests.forks import Forks
 from tests.in_process_job import JobOrder
-from tests.invariants import committed, inspect, objects_at
 from tests.small_library import Library
+from tests.trials import SETTLED, Trial
 
 SEED = 5
 
@@ -37,37 +35,35 @@ class Stage:
     """A place for many jobs, each with a destination of its own."""
 
     def __init__(self, forks: Forks, library: Library, kind: str, root: str, folder: Path) -> None:
-        self.forks, self.library, self.kind = forks, library, kind
-        self.is_bucket, self.is_immutable = "s3" in kind, "immutable" in kind
+        self.kind, self.is_bucket = kind, "s3" in kind
+        self._forks, self._library = forks, library
         self._root, self._folder, self._numbers = root, folder, count()
 
-    def order(self) -> JobOrder:
+    def trial(self, has_history: bool) -> Trial:
+        """With a history, an earlier run has done the first track: views and settings are there already."""
         number = next(self._numbers)
-        return JobOrder(
-            source=str(self.library.folder),
+        order = JobOrder(
+            source=str(self._library.folder),
             destination=f"{self._root}/out{number}",
             journal=str(self._folder / f"{number}.jsonl"),
-            names="immutable" if self.is_immutable else "plain",
+            names="immutable" if "immutable" in self.kind else "plain",
         )
-
-    def prepare(self, order: JobOrder, has_history: bool) -> None:
-        """With a history, an earlier run has done the first track: views and settings are there already."""
+        trial = Trial(self._forks, self._library, order)
         if has_history:
-            assert self.forks.run(replace(order, limit=1)) in (0, 3)
-            Path(order.journal).unlink()
+            pid = trial.start(limit=1)
+            assert self._forks.wait(pid) in SETTLED, trial.told()
+            trial.look(pid)
+        return trial
 
     def crashes(self, has_history: bool) -> list[Crash]:
         """Each operation of a job that nothing disturbs, cut off at each moment it has; in a seeded order."""
-        order = self.order()
-        self.prepare(order, has_history)
-        assert self.forks.run(order, f"{order.journal}.log") in (0, 3), Path(
-            f"{order.journal}.log"
-        ).read_text()
-        steps = Counter(event["step"] for event in read_journal(Path(order.journal)) if "op" in event)
+        trial = self.trial(has_history)
+        assert self._forks.run(trial.order, trial.log) in SETTLED, trial.told()
+        journal = read_journal(Path(trial.order.journal))
         moments = IN_BUCKET if self.is_bucket else IN_FOLDER
         crashes = [
             Crash(step, nth, when)
-            for step, n_times in sorted(steps.items())
+            for step, n_times in sorted(Counter(event["step"] for event in journal if "op" in event).items())
             for nth in range(1, n_times + 1)
             for when in (IN_BUCKET if step == "probe" else moments)  # it writes nothing
         ]
@@ -75,30 +71,13 @@ class Stage:
 
     def crash_and_resume(self, crash: Crash, has_history: bool) -> None:
         """The job with a crash, what it left, the job again, and once more."""
-        order = self.order()
-        self.prepare(order, has_history)
-        log, journal = f"{order.journal}.log", Path(order.journal)
-        objects = objects_at(order.destination)
-        pid = self.forks.start(replace(order, crash=crash), log)
-        assert self.forks.wait(pid) == EXIT_CODE, Path(log).read_text()
-        assert survivors(pid) == []
-        assert read_journal(journal)[-1]["step"] == crash.step
-        left = inspect(objects, self.library.wanted, self.is_immutable, is_complete=False)
-        assert (left.wrong, left.duplicate, left.redone) == ([], [], [])
-        before = committed(objects)
-        assert set(tracks_in(read_journal(journal), "committed")) <= before
-
-        journal.unlink()
-        assert self.forks.run(order, log) in (0, 3), Path(log).read_text()
-        assert not before & set(tracks_in(read_journal(journal), "started"))
-        found = inspect(objects, self.library.wanted, self.is_immutable)
-        assert (found.lost, found.wrong, found.duplicate, found.redone) == ([], [], [], []), str(found)
-
-        journal.unlink()
-        assert self.forks.run(order, log) == 0, Path(log).read_text()
-        again = read_journal(journal)
-        assert tracks_in(again, "planned") == []
-        assert [event["step"] for event in again if "op" in event and event["step"] != "probe"] == []
+        trial = self.trial(has_history)
+        pid = trial.start(crash=crash)
+        assert self._forks.wait(pid) == EXIT_CODE, trial.told()
+        assert read_journal(Path(trial.order.journal))[-1]["step"] == crash.step
+        trial.look(pid)
+        trial.resume()
+        trial.idle()
 
 
 @pytest.fixture(params=["folder plain", "folder immutable", "s3 plain", "s3 immutable"])
