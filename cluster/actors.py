@@ -20,6 +20,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
+from splitfire_batch.escapes import lines
 from splitfire_batch.records import Shard, ShardEvent
 
 MAX_SHARDS = 2
@@ -224,6 +225,6 @@ def _lost(error: RayError) -> Lost:
     cause = error.cause
     if isinstance(cause, ConfigError):
         raise cause from error
-    _log.warning("worker_raised", exc_info=error)  # its text is the traceback in the worker
+    _log.warning("worker_raised why=%s", lines(str(error)))  # its text is the traceback in the worker
     outage = cause if isinstance(cause, TransientError | StorageError) else None
     return Lost(f"{type(cause).__name__}: {cause}", is_death=False, outage=outage)

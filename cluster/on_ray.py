@@ -17,12 +17,13 @@ from splitfire_batch.spec import WorkerSpec
 
 
 @contextmanager
-def on_ray(runtime: RuntimeConfig, stop: Event) -> Iterator[RunShards]:
+def on_ray(runtime: RuntimeConfig, stop: Event, abort: Event | None = None) -> Iterator[RunShards]:
     """A function that runs shards on a local Ray or the cluster that `runtime` names, while it is open.
 
     Args:
         runtime: address, number of workers, device.
         stop: when set, tracks in flight are finished and no other begins.
+        abort: when set, the actors are killed at once, and the events end.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with connect(runtime.ray):
@@ -32,6 +33,6 @@ def on_ray(runtime: RuntimeConfig, stop: Event) -> Iterator[RunShards]:
 
         def run(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent | Quarantined]:
             here = replace(spec, device="cuda" if size.gpus else "cpu", threads=size.threads)
-            return run_shards(shards, here, size, stop)
+            return run_shards(shards, here, size, stop, abort)
 
         yield run

@@ -41,7 +41,11 @@ _log = logging.getLogger(__name__)
 
 
 def run_shards(
-    shards: Iterable[Shard], make_worker: MakeWorker, size: PoolSize, stop: Event | None = None
+    shards: Iterable[Shard],
+    make_worker: MakeWorker,
+    size: PoolSize,
+    stop: Event | None = None,
+    abort: Event | None = None,
 ) -> Iterator[ShardEvent | Quarantined]:
     """Events of all shards as they come, in order within a shard, until every track is settled.
 
@@ -54,6 +58,7 @@ def run_shards(
         make_worker: called in every actor.
         size: `workers` actors at most; no more than there are shards.
         stop: when set, no further track begins; the iterator ends with those in flight.
+        abort: when set, the actors are killed and the iterator ends, whatever is in flight.
 
     Raises:
         ConfigError: raised by a worker, for unknown weights and the like.
@@ -62,7 +67,7 @@ def run_shards(
     """
     iterator = iter(shards)
     first = list(islice(iterator, size.workers))
-    pool = _Pool(Ledger(chain(first, iterator)), make_worker, size, stop or Event())
+    pool = _Pool(Ledger(chain(first, iterator)), make_worker, size, stop or Event(), abort or Event())
     try:
         for _ in first:
             pool.add_seat(n_false_starts=0)
@@ -92,8 +97,11 @@ class _Seat:
 class _Pool:
     """The state of one run."""
 
-    def __init__(self, ledger: Ledger, make_worker: MakeWorker, size: PoolSize, stop: Event) -> None:
-        self._ledger, self._make_worker, self._size, self._stop = ledger, make_worker, size, stop
+    def __init__(
+        self, ledger: Ledger, make_worker: MakeWorker, size: PoolSize, stop: Event, abort: Event
+    ) -> None:
+        self._ledger, self._make_worker, self._size = ledger, make_worker, size
+        self._stop, self._abort = stop, abort
         self._seats: dict[RemoteWorker, _Seat] = {}
         self._is_stopping = False
         self._n_outages = 0
@@ -106,7 +114,7 @@ class _Pool:
 
     def events(self) -> Iterator[ShardEvent | Quarantined]:
         """The loop of the run."""
-        while any(worker.shard_ids for worker in self._seats) or self._has_more():
+        while not self._abort.is_set() and self._is_at_work():
             if self._stop.is_set() and not self._is_stopping:
                 self._is_stopping = True
                 for worker in self._seats:
@@ -115,15 +123,21 @@ class _Pool:
             self._warn_if_none_started()
             for news in wait_for_news(list(self._seats), _POLL_S):
                 yield from self._hear(self._seats[news.worker], news)
+                if self._abort.is_set():
+                    return
 
     def close(self) -> None:
         """Let the workers end in good order."""
-        close_all(list(self._seats))
+        if not self._abort.is_set():
+            close_all(list(self._seats))
 
     def kill(self) -> None:
         """End all actors now."""
         for worker in self._seats:
             worker.kill()
+
+    def _is_at_work(self) -> bool:
+        return any(worker.shard_ids for worker in self._seats) or self._has_more()
 
     def _has_more(self) -> bool:
         return not self._stop.is_set() and self._ledger.has_next()

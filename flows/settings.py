@@ -58,11 +58,12 @@ class Settings(BaseSettings):
     catalogue: CatalogueConfig = CatalogueConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
-    def job(self, source: str, destination: str, replace: bool) -> Job:
+    def job(self, source: str, destination: str, replace: bool, retry: tuple[str, ...] | None = None) -> Job:
         """The job with these settings."""
         from splitfire_batch.job import Job  # it brings pyarrow, which `--help` does not need
 
-        return Job(source, destination, self.separation, self.output, self.catalogue, self.runtime, replace)
+        configs = (self.separation, self.output, self.catalogue, self.runtime)
+        return Job(source, destination, *configs, replace, retry)
 
 
 def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) -> Settings:

@@ -135,6 +135,8 @@ class RuntimeConfig:
     open_tracks: int | None = Field(default=None, ge=1)
     """Tracks a worker has in hand at most, if audio_mb has room; default: 16 on a CPU, 256 on a GPU. With 1,
     short clips do not share batches, which changes their stems by rounding."""
+    lease: bool = True
+    """Hold the destination, so that a second run refuses; only immutable names are safe without."""
     scratch_dir: str | None = None
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)

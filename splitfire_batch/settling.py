@@ -29,6 +29,7 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
+from splitfire_batch.escapes import traced
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
     SourceMetadata,
@@ -86,7 +87,7 @@ def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> T
     except MemoryError:
         row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
     except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
-        _log.exception("track_bug track=%s", track.track_id)
+        _log.error("track_bug track=%s why=%s", track.track_id, traced(error))
         row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
@@ -220,8 +221,8 @@ def _store(
             stored.append(stem)
             continue
         target = stem_path(track.target, stem.stem, ext, stem.sha256 if bench.is_immutable else None)
-        bench.destination.write(target, folder / stem.path)
-        stored.append(replace(stem, path=target))
+        etag = bench.put_stem(target, folder / stem.path)
+        stored.append(replace(stem, path=target, etag=etag))
     return tuple(stored)
 
 
@@ -230,7 +231,7 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
     if not bench.is_immutable:
         with suppress(AccessDenied):  # nothing that was asked for fails for want of the right to delete
             for stem in stems:
-                bench.destination.delete(stem_path(track.target, stem, ext, None))
+                bench.remove_stem(stem_path(track.target, stem, ext, None))
 
 
 def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:

@@ -62,7 +62,7 @@ def read_rows(store: Store, path: str, allow_root: tuple[str, ...]) -> Iterator[
         table = table.cast(pa.schema([(field.name, _type_of(field)) for field in table.schema]))
     except pa.ArrowException as error:
         raise ConfigError(f"{table_uri} cannot be read as a table: {error}") from error
-    roots = [store.url, *(_plain(root) for root in allow_root)]
+    roots = [store.url, *(plain_url(root) for root in allow_root)]
     for batch in table.to_batches(max_chunksize=1_000):
         for values in batch.to_pylist():
             uri = values.pop("uri")
@@ -114,9 +114,11 @@ def _read(extension: str, data: bytes) -> pa.Table:
     if extension != "csv":
         return pa.json.read_json(source)
     # As text, so that the id 007 stays 007; `cast` finds the numbers in our own columns.
-    names = pa.csv.open_csv(source).schema.names
+    layout = pa.csv.ParseOptions(newlines_in_values=True)
+    names = pa.csv.open_csv(source, parse_options=layout).schema.names
     return pa.csv.read_csv(
         pa.BufferReader(data),
+        parse_options=layout,
         convert_options=pa.csv.ConvertOptions(
             column_types={name: pa.string() for name in names}, null_values=[""], strings_can_be_null=True
         ),
@@ -132,7 +134,7 @@ def _type_of(field: pa.Field) -> pa.DataType:
 
 def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
     n_bytes, etag, duration_s = (values.pop(name, None) for name in ("n_bytes", "etag", "duration_s"))
-    full, path, name, problem = _locate(uri, roots)
+    full, path, name, problem = locate(uri, roots)
     return Row(
         uri=full,
         path=path,
@@ -145,12 +147,12 @@ def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
     )
 
 
-def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
+def locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
     """Absolute URI, path below its root, name for the id, and problem; roots[0] is the table's own."""
     try:
         if "://" not in uri and not uri.startswith("/"):
             return f"{roots[0].rstrip('/')}/{check_path(uri)}", uri, uri, None
-        full = _plain(uri)
+        full = plain_url(uri)
     except (ConfigError, ValueError) as error:
         return uri, uri, uri, f"BAD_URI: {error}"
     for i, root in enumerate(roots):
@@ -166,7 +168,7 @@ def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
     )
 
 
-def _plain(url: str) -> str:
+def plain_url(url: str) -> str:
     """The one spelling of a URL that stores use themselves."""
     scheme, root = parse_url(url)
     return root if scheme == "file" else f"{scheme}://{root}"

@@ -18,7 +18,8 @@ from dataclasses import fields, replace
 import torch
 
 from splitfire_batch import heap
-from splitfire_batch.errors import TransientError
+from splitfire_batch.errors import LeaseLost, TransientError
+from splitfire_batch.lease import Guard
 from splitfire_batch.manifest import write_part
 from splitfire_batch.models import load_model
 from splitfire_batch.records import (
@@ -83,9 +84,8 @@ class Worker:
             self._tuning.is_channels_last,
         )
         runtime = replace(runtime, batch=self._tuning.batch)
-        self._bench = open_bench(
-            model, spec.destination, spec.separation, spec.output, runtime, spec.is_immutable
-        )
+        bench = open_bench(model, spec.destination, spec.separation, spec.output, runtime, spec.is_immutable)
+        self._bench = replace(bench, guard=Guard(bench.destination, spec.nonce))
         self._spec = spec
         self._context = replace(spec.context, device=_device_name(model.device))
         n_threads = CPU_OPEN_TRACKS if model.device.type == "cpu" else GPU_OPEN_TRACKS
@@ -155,15 +155,18 @@ class Worker:
         """Put a part; an outage of minutes need not cost the work of minutes."""
         context = replace(self._context, numerics=self._numerics())
         table = with_usage(to_table(rows, context, shard.shard_id), wall_s, device)
-        for pause_s in COMMIT_PAUSES_S:
+        for pause_s in (*COMMIT_PAUSES_S, None):
             try:
+                self._bench.guard.check()
                 write_part(self._bench.destination, table)
                 break
+            except LeaseLost:
+                raise
             except TransientError as error:
+                if pause_s is None:
+                    raise
                 _log.warning("part_waits shard=%s pause_s=%g why=%r", shard.shard_id, pause_s, str(error))
                 time.sleep(pause_s)
-        else:
-            write_part(self._bench.destination, table)
         heap.give_back()
         return Committed(shard.shard_id, tuple(_outcome(row) for row in rows))
 

@@ -286,6 +286,27 @@ def test_a_stop_before_the_start_begins_no_track() -> None:
     assert list(run_shards(make_shards(2, 2), FakeWorker, ONE, stop)) == []
 
 
+def test_an_abort_kills_the_actors_and_ends_the_events_at_once() -> None:
+    abort = threading.Event()
+    events = run_shards(make_shards(1, 4), partial(FakeWorker, track_s=60), ONE, abort=abort)
+    assert isinstance(next(events), Started)
+    begin = time.monotonic()
+    abort.set()
+    assert not any(isinstance(event, Committed | Quarantined) for event in events)
+    assert time.monotonic() - begin < 3
+
+
+def test_after_an_abort_no_actor_is_left() -> None:
+    abort = threading.Event()
+    found = []
+    for event in run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), ONE, abort=abort):
+        if isinstance(event, Committed):
+            found.append(event)
+            abort.set()
+    (pid,) = pids(found)
+    assert ends(pid)
+
+
 def test_closing_the_iterator_kills_the_actors() -> None:
     events = run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), ONE)
     (pid,) = pids(islice((event for event in events if isinstance(event, Committed)), 1))
