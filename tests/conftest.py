@@ -45,8 +45,8 @@ def forks(s3: S3Server) -> Iterator[Forks]:
 
 @pytest.fixture(scope="session")
 def one_shot_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """Three real one-shots, and a file that is no audio."""
-    return write_one_shots(tmp_path_factory.mktemp("one-shots"), 3)
+    """Four real one-shots, and a file that is no audio."""
+    return write_one_shots(tmp_path_factory.mktemp("one-shots"), 4)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,11 +13,13 @@ import re
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from splitfire_batch.lease.files import FileLock
 from splitfire_batch.storage.buckets import Bucket
 from splitfire_batch.storage.folder import Folder
 
@@ -25,35 +27,60 @@ EXIT_CODE = 137
 """What a shell shows for SIGKILL."""
 
 When = Literal["before", "torn", "unnamed", "unsynced", "after"]
-IN_BUCKET: tuple[When, ...] = ("before", "after")
-"""A put is whole or nothing; a crash after it is an answer that nobody heard."""
-IN_FOLDER: tuple[When, ...] = ("before", "torn", "unnamed", "unsynced", "after")
-"""Also with half the bytes in the temporary file, before it has its name, and before the name is synced."""
+"""A put into a bucket is whole or nothing, so there is only a before and an after (an answer that nobody
+heard). In a folder also: with half the bytes written, before the file has its name, before that is synced."""
 
 _STEPS = {
-    "probe": r"",
     "settings": r"_splitfire/settings/\w+\.json",
+    "job record": r"_splitfire/runs/[^/]+/job\.json",
     "plan": r"_splitfire/runs/[^/]+/plan/tracks\.parquet",
     "part": r"_splitfire/parts/\w+/[^/]+/[^/]+\.parquet",
+    "snapshot": r"_splitfire/ledger/snapshot-\d+-\w+\.parquet",
     "tracks view": r"_splitfire/views/tracks\.parquet",
     "stems view": r"_splitfire/views/stems\.parquet",
     "view switch": r"_splitfire/views/view\.json",
+    "check mark": r"_splitfire/runs/[^/]+/checked\.json",
     "failures": r"_splitfire/runs/[^/]+/failures\.parquet",
     "run record": r"_splitfire/runs/[^/]+/run\.json",
     "stem": r"(?!_splitfire/).+\.(wav|flac|aiff|ogg)",
+    "clock": r"_splitfire/clock-\w+",
 }
-STEPS = frozenset(_STEPS)
+LEASE_STEPS = frozenset({"lease taken", "lease renewed", "lease released"})
+VACUUM_STEPS = frozenset({"clock", "clock removed", "stem removed", "snapshot removed", "leftover removed"})
+STEPS = frozenset({*_STEPS, *LEASE_STEPS, *VACUUM_STEPS, "probe"})
 """Every step of the protocol that leaves something in the destination."""
+_LEASE = "_splitfire/lease.json"
 
 
-def step_of(path: str) -> str:
-    """The step that writes to this path of the destination. Raises ValueError for a path of no step."""
+def step_of(operation: str, path: str, data: bytes = b"") -> str:
+    """The step that an operation on this path of the destination belongs to.
+
+    Raises:
+        ValueError: it belongs to none.
+    """
+    if not path:
+        return "probe"
+    if path == _LEASE:
+        holder = json.loads(data)
+        first = "taken" if holder["count"] == 0 else "renewed"
+        return f"lease {'released' if holder['is_released'] else first}"
     for step, pattern in _STEPS.items():
         if re.fullmatch(pattern, path):
-            return step
-    raise ValueError(
-        f"{path} belongs to no step of the protocol known to tests/crash_points.py; add it there"
-    )
+            name = f"{step} removed" if operation == "delete" else step
+            if name in STEPS:
+                return name
+    if operation == "delete" and re.search(r"\.splitfire-\w+\.tmp$", path):
+        return "leftover removed"
+    raise ValueError(f"{operation} {path} is no step of the protocol known to tests/crash_points.py; add it")
+
+
+def moments(step: str, is_bucket: bool) -> tuple[When, ...]:
+    """When a process can end in an operation of that step."""
+    if is_bucket or step == "probe" or step.endswith(" removed"):
+        return ("before", "after")
+    if step in LEASE_STEPS:  # a file that is written in place, and removed
+        return ("before", "after") if step == "lease released" else ("before", "torn", "after")
+    return ("before", "torn", "unnamed", "unsynced", "after")
 
 
 @dataclass(frozen=True)
@@ -97,9 +124,13 @@ def watch_stores(journal: Journal, crash: Crash | None) -> None:
             original = getattr(backend, name, None)
             if original is not None and not (backend is Bucket and name == "check_writable"):
                 setattr(backend, name, watcher.watched(name, original))
-    os.fsync = watcher.at("torn", os.fsync)  # type: ignore[assignment]
-    os.link = watcher.at("unnamed", os.link, "unsynced")
-    os.replace = watcher.at("unnamed", os.replace, "unsynced")
+    FileLock.take = watcher.watched_lock("taken", FileLock.take)  # type: ignore[method-assign]
+    FileLock.renew = watcher.watched_lock("renewed", FileLock.renew)  # type: ignore[method-assign]
+    FileLock.release = watcher.watched_lock("released", FileLock.release)  # type: ignore[method-assign]
+    os.pwrite = watcher.tearing_in_place(os.pwrite)  # type: ignore[assignment]
+    os.fsync = watcher.tearing(os.fsync)  # type: ignore[assignment]
+    os.link = watcher.around(os.link)
+    os.replace = watcher.around(os.replace)
 
 
 class _Watcher:
@@ -111,41 +142,78 @@ class _Watcher:
     def watched(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         """A backend's method that tells of itself, and may not return, or not even begin."""
 
-        def method(backend: object, path: str = "", *arguments: object) -> Any:
-            step = step_of(path)
-            with self._lock:
-                self._counts[step] += 1
-                nth = self._counts[step]
-            crash = self._crash
-            is_due = crash is not None and (crash.step, crash.nth) == (step, nth)
-            self._journal.note(op=name, step=step, path=path, nth=nth)
-            self._here.when = crash.when if crash is not None and is_due else None
-            self._end_if("before")
-            result = original(backend, path, *arguments) if path else original(backend)
-            self._end_if("after")
-            self._here.when = None
-            self._journal.note(ended=name, step=step, path=path)
-            return result
+        def method(backend: object, path: str = "", *arguments: Any) -> Any:
+            data = arguments[0] if arguments and isinstance(arguments[0], bytes) else b""
+            with self._operation(name, step_of(name, path, data), path):
+                return original(backend, path, *arguments) if path else original(backend)
 
         return method
 
-    def at(self, before: When, original: Callable[..., Any], after: When | None = None) -> Callable[..., Any]:
-        """A call of the system that may be the last one inside an operation."""
+    def watched_lock(self, step: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for the lease on a folder, which is a locked file."""
 
-        def call(*arguments: Any, **options: Any) -> Any:
-            if before == "torn" and getattr(self._here, "when", None) == "torn":
-                found = os.fstat(arguments[0])
-                if not stat.S_ISREG(found.st_mode):  # new folders are synced too
-                    return original(*arguments, **options)
-                os.ftruncate(arguments[0], found.st_size // 2)
-            self._end_if(before)
-            result = original(*arguments, **options)
-            if after is not None:
-                self._end_if(after)
-            return result
+        def method(*arguments: Any) -> Any:
+            if getattr(self._here, "is_inside", False):  # a release shows one more sign of life
+                return original(*arguments)
+            with self._operation("lock", f"lease {step}", _LEASE):
+                return original(*arguments)
+
+        return method
+
+    @contextmanager
+    def _operation(self, name: str, step: str, path: str) -> Iterator[None]:
+        with self._lock:
+            self._counts[step] += 1
+            nth = self._counts[step]
+        crash = self._crash
+        is_due = crash is not None and (crash.step, crash.nth) == (step, nth)
+        self._journal.note(op=name, step=step, path=path, nth=nth)
+        self._here.when = crash.when if crash is not None and is_due else None
+        self._here.is_inside = True
+        self._end_if("before")
+        try:
+            yield
+            self._end_if("after")
+        finally:
+            self._here.when, self._here.is_inside = None, False
+        self._journal.note(ended=name, step=step, path=path)
+
+    def tearing(self, fsync: Callable[[int], None]) -> Callable[[int], None]:
+        """For `os.fsync` of a new file: half of it was written when the process ended."""
+
+        def call(descriptor: int) -> None:
+            found = os.fstat(descriptor)
+            if self._is_now("torn") and stat.S_ISREG(found.st_mode):  # new folders are synced too
+                os.ftruncate(descriptor, found.st_size // 2)
+                os._exit(EXIT_CODE)
+            fsync(descriptor)
 
         return call
 
+    def tearing_in_place(self, pwrite: Callable[[int, bytes, int], int]) -> Callable[[int, bytes, int], int]:
+        """For `os.pwrite`: the process ended when half the bytes were over the old ones."""
+
+        def call(descriptor: int, data: bytes, offset: int) -> int:
+            if self._is_now("torn"):
+                pwrite(descriptor, data[: len(data) // 2], offset)
+                os._exit(EXIT_CODE)
+            return pwrite(descriptor, data, offset)
+
+        return call
+
+    def around(self, naming: Callable[..., None]) -> Callable[..., None]:
+        """For what gives a file its name: the process ended just before, or before that was synced."""
+
+        def call(*arguments: Any, **options: Any) -> None:
+            self._end_if("unnamed")
+            naming(*arguments, **options)
+            self._end_if("unsynced")
+
+        return call
+
+    def _is_now(self, when: When) -> bool:
+        return getattr(self._here, "when", None) == when
+
     def _end_if(self, when: When) -> None:
-        if getattr(self._here, "when", None) == when:
+        if self._is_now(when):
             os._exit(EXIT_CODE)

@@ -95,7 +95,11 @@ class Findings:
 
 
 def inspect(
-    objects: Objects, wanted: Mapping[str, int | str], is_immutable: bool, is_complete: bool = True
+    objects: Objects,
+    wanted: Mapping[str, int | str],
+    is_immutable: bool,
+    is_complete: bool = True,
+    is_vacuumed: bool = False,
 ) -> Findings:
     """What is not as promised in a destination.
 
@@ -104,18 +108,20 @@ def inspect(
         wanted: by path in the catalogue, the frames that each track's stems have, or the code of its failure.
         is_immutable: names end in the hash of their bytes, so rows of older runs must hold too.
         is_complete: the job has been run to its end; else tracks may be without rows, and views be old.
+        is_vacuumed: stems that only rows of the past name have been removed.
     """
     found = Findings()
     paths = objects.paths()
     rows = _rows(objects, paths, found)
     current = _current(rows)
-    for row in rows if is_immutable else current:
+    holding = rows if is_immutable and not is_vacuumed else current
+    for row in holding:
         _check_row(objects, set(paths), row, wanted, found)
     done = [
         (row["track_id"], row["source_id"], row["settings_id"]) for row in rows if row["status"] != "failed"
     ]
     found.redone += sorted({key[0] for key in done if done.count(key) > 1})
-    referenced = {stem["path"] for row in rows for stem in row["stems"]}
+    referenced = {stem["path"] for row in (current if is_vacuumed else rows) for stem in row["stems"]}
     for path in paths:
         if re.search(r"(^|/)\.splitfire-\w+\.tmp$", path):
             found.temporary.append(path)

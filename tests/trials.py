@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.crash_points import read_journal, tracks_in
+from tests.crash_points import LEASE_STEPS, read_journal, tracks_in
 from tests.forks import Forks, survivors
 from tests.in_process_job import JobOrder
 from tests.invariants import Findings, committed, inspect, objects_at
@@ -78,22 +78,22 @@ class Trial:
         """A run is gone before its end: what it left holds, and no process of it is alive."""
         self.counts.surviving += self._wait_for_end(pid)
         assert survivors(pid) == []
-        found = inspect(objects_at(self.order.destination), self.library.wanted, self.is_immutable, False)
-        self._judge(found)
+        found = inspect(
+            objects_at(self.order.destination), self.library.wanted, self.is_immutable, is_complete=False
+        )
+        self._judge(replace(found, unreferenced=[]))  # they are what is to be removed later
 
     def resume(self) -> None:
-        """The same job again, to its end; then everything holds, and what was settled was not begun."""
+        """The same job again, to its end, and a vacuum; then everything holds and nothing is left over."""
         self.counts.resumes += 1
-        code = self.forks.run(self.order, self.log)
+        code = self.forks.run(replace(self.order, vacuums=True), self.log)
         assert code in SETTLED, self.told()
-        self.finish()
-
-    def finish(self) -> None:
-        """A run has come to its end: everything is there, once, and the views agree."""
-        found = inspect(objects_at(self.order.destination), self.library.wanted, self.is_immutable)
+        found = inspect(
+            objects_at(self.order.destination), self.library.wanted, self.is_immutable, is_vacuumed=True
+        )
         self._judge(found)
-        assert not found.lost, f"{found}\n{self.told()}"
         self.counts.tracks += len(self.library.wanted)
+        assert (found.lost, found.unreferenced, found.temporary) == ([], [], []), f"{found}\n{self.told()}"
 
     def idle(self) -> None:
         """Once more: there is nothing to do, so nothing is planned and nothing written."""
@@ -102,11 +102,11 @@ class Trial:
         assert self.forks.run(self.order, self.log) == 0, self.told()
         events = read_journal(journal)
         assert tracks_in(events, "planned") == []
-        assert {event["step"] for event in events if "op" in event} <= {"probe"}
+        assert {event["step"] for event in events if "op" in event} <= {"probe", *LEASE_STEPS}
 
     def _judge(self, found: Findings) -> None:
         """What was committed stays so; what was settled before the last run was not begun again."""
-        self.counts.add(replace(found, unreferenced=[]))
+        self.counts.add(found)
         assert (found.wrong, found.duplicate, found.redone) == ([], [], []), f"{found}\n{self.told()}"
         journal = Path(self.order.journal)
         events = read_journal(journal)
