@@ -113,7 +113,7 @@ def inspect(
     found = Findings()
     paths = objects.paths()
     rows = _rows(objects, paths, found)
-    current = _current(rows)
+    current = resolve(rows)
     holding = rows if is_immutable and not is_vacuumed else current
     for row in holding:
         _check_row(objects, set(paths), row, wanted, found)
@@ -153,7 +153,7 @@ def _rows(objects: Objects, paths: Iterable[str], found: Findings) -> list[Row]:
     return rows
 
 
-def _current(rows: Iterable[Row]) -> list[Row]:
+def resolve(rows: Iterable[Row]) -> list[Row]:
     """Per track and settings the newest run's row; in a run the earliest done one, else the latest failed."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
