@@ -9,6 +9,7 @@
     `-- StorageError     one object could not be had; the caller knows whether that ends a track or a job
         |-- ObjectMissing
         |-- AccessDenied
+        |   `-- CredentialsExpired   everything else will be refused as well
         |-- ObjectExists     an exclusive create lost the race
         |-- ObjectChanged    so did a conditional replace
         `-- NoSpace
@@ -63,6 +64,10 @@ class ObjectMissing(StorageError):
 
 class AccessDenied(StorageError):
     """The store refuses these credentials."""
+
+
+class CredentialsExpired(AccessDenied):
+    """The store takes these credentials no longer: nothing is said of the object, and nothing else works."""
 
 
 class ObjectExists(StorageError):

@@ -23,6 +23,7 @@ from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
+    CredentialsExpired,
     NoSpace,
     ObjectMissing,
     StorageError,
@@ -163,6 +164,8 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError(
             "SOURCE_MISSING", "it is listed, and not there; bring it back, or run the job again"
         ) from error
+    except CredentialsExpired as error:  # no fault of the object: the next run tries it again
+        raise TrackError("SOURCE_READ", error.why) from error
     except AccessDenied as error:
         raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:

@@ -334,6 +334,7 @@ class FaultyServer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # or clients wait for "100 Continue" in vain
     answers: ClassVar[list[int]]
     stored: ClassVar[bytes]
+    etag: ClassVar[str]
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -350,7 +351,7 @@ class FaultyServer(BaseHTTPRequestHandler):
         self.send_response(status)
         n_bytes = len(self.stored) if status == 200 and self.command != "PUT" else 0
         self.send_header("Content-Length", str(n_bytes))
-        self.send_header("ETag", '"of-what-is-stored"')
+        self.send_header("ETag", f'"{self.etag}"')
         self.send_header("Connection", "close")
         self.end_headers()
         if status == 200 and self.command == "GET":
@@ -364,7 +365,7 @@ class FaultyServer(BaseHTTPRequestHandler):
 def faulty(s3: S3Server) -> Iterator[Store]:
     """A store of five tries whose server does what `FaultyServer.answers` says."""
     assert s3.endpoint  # for the credentials that it leaves in the environment
-    FaultyServer.answers, FaultyServer.stored = [], b"the object"
+    FaultyServer.answers, FaultyServer.stored, FaultyServer.etag = [], b"the object", "of-what-is-stored"
     with ThreadingHTTPServer(("127.0.0.1", 0), FaultyServer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -400,6 +401,17 @@ def test_a_refusal_is_final(faulty: Store, status: int, error: type[StorageError
         faulty.read("x")
 
 
+def test_an_etag_that_only_looks_like_an_md5_keeps_nothing_from_being_read(faulty: Store) -> None:
+    FaultyServer.etag = "0" * 32  # as of objects that are encrypted with a key of the customer's
+    FaultyServer.answers += [200, 200, 200, 200]
+
+    assert faulty.read("x") == b"the object"  # a second GET gave the same, and HEAD the length
+    assert len(FaultyServer.answers) == 1
+    assert faulty.read("y") == b"the object"
+
+    assert FaultyServer.answers == []
+
+
 def test_a_bucket_that_disappears_between_two_pages_ends_no_listing_silently(faulty: Store) -> None:
     FaultyServer.answers += [200, 404]
     FaultyServer.stored = b"""<ListBucketResult><IsTruncated>true</IsTruncated>
@@ -416,7 +428,7 @@ def test_a_bucket_that_disappears_between_two_pages_ends_no_listing_silently(fau
 def test_a_write_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
     FaultyServer.stored = b"mine"
     for write in (lambda: faulty.create("lease", b"mine"), lambda: faulty.replace("lease", b"mine", "old")):
-        FaultyServer.answers += [503, 412, 200, 200]
+        FaultyServer.answers += [503, 412, 200]
 
         assert write() == "of-what-is-stored"
 
@@ -424,7 +436,7 @@ def test_a_write_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
 
 
 def test_a_write_of_which_no_answer_ever_came_is_looked_for(faulty: Store) -> None:
-    FaultyServer.answers += [503] * 5 + [200, 200]
+    FaultyServer.answers += [503] * 5 + [200]
     FaultyServer.stored = b"mine"
 
     assert faulty.create("lease", b"mine") == "of-what-is-stored"
@@ -436,7 +448,7 @@ def test_a_write_that_lost_after_a_retry_says_so(faulty: Store) -> None:
         (lambda: faulty.create("lease", b"mine"), ObjectExists),
         (lambda: faulty.replace("lease", b"mine", "old"), ObjectChanged),
     ):
-        FaultyServer.answers += [503, 412, 200, 200]
+        FaultyServer.answers += [503, 412, 200]
 
         with pytest.raises(error, match="lease"):
             write()

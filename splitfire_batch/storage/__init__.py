@@ -1,6 +1,6 @@
 """A store: a local folder or a prefix of a bucket, whose objects are read and written whole.
 
-The only package that knows fsspec (in `buckets`). Nothing is ever streamed into a store:
+The only package that knows fsspec (in `buckets` and `s3`). Nothing is ever streamed into a store:
 fsspec publishes what was written so far when such a stream is interrupted. A Store may be used by many
 threads. It is never pickled, and must not be used after a fork (fsspec runs one event loop per process):
 every worker opens its own from the URL and the options.
@@ -11,9 +11,10 @@ from __future__ import annotations
 import threading
 
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.storage.buckets import Bucket, connect, plain_etag
+from splitfire_batch.storage.buckets import Bucket, connect
 from splitfire_batch.storage.faults import SCHEMES, Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, StoredObject
+from splitfire_batch.storage.s3 import S3, plain_etag
 from splitfire_batch.storage.store import Store
 from splitfire_batch.storage.urls import Options, check_path, matching_options, parse_url
 
@@ -29,6 +30,8 @@ __all__ = [
     "plain_etag",
 ]
 
+_PATIENCE_S = 60.0  # object stores answer 503 for as long as they need to spread a load
+
 
 def open_store(url: str, options: Options, budget: RetryBudget | None = None) -> Store:
     """The store at `url`; nothing is asked of it yet.
@@ -42,7 +45,7 @@ def open_store(url: str, options: Options, budget: RetryBudget | None = None) ->
         ConfigError: a URL or option of no known kind, or a package that is not installed.
     """
     scheme, root = parse_url(url)
-    budget = budget or RetryBudget()
+    budget = budget or RetryBudget(patience_s=_PATIENCE_S)
     given = matching_options(options, scheme, root)
     unknown = sorted(set(given) - set(SCHEMES[scheme].options))
     if unknown:
@@ -50,7 +53,8 @@ def open_store(url: str, options: Options, budget: RetryBudget | None = None) ->
         raise ConfigError(f"{scheme}:// has no option {', '.join(unknown)}; known are {known}")
     if scheme == "file":
         return Store(root, Folder(root), Faults(SCHEMES[scheme], budget))
-    bucket = Bucket(connect(scheme, given, budget), scheme, root)
+    fs = connect(scheme, given, budget)
+    bucket = S3(fs, root) if scheme == "s3" else Bucket(fs, scheme, root)
     return Store(f"{scheme}://{root}", bucket, Faults(SCHEMES[scheme], budget))
 
 

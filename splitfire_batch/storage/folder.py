@@ -94,10 +94,11 @@ class Folder:
             raise FileNotFoundError(f"{path} is no file")
         return _object(path, found)
 
-    def read(self, path: str) -> bytes:
-        """All bytes of the object."""
-        self.stat(path)
-        return self.file_of(path).read_bytes()
+    def read(self, path: str) -> tuple[bytes, str]:
+        """All bytes of the object, and the etag of just these bytes."""
+        self.stat(path)  # before opening: that of a pipe would wait
+        with self.file_of(path).open("rb") as file:
+            return file.read(), etag_of(os.fstat(file.fileno()))
 
     def fetch(self, path: str, to: Path) -> None:
         """Copy the object to the file `to`."""

@@ -12,10 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from splitfire_batch.errors import ConfigError, ObjectChanged, ObjectExists, ObjectMissing, TransientError
+from splitfire_batch.errors import (
+    ConfigError,
+    ObjectChanged,
+    ObjectExists,
+    ObjectMissing,
+    StorageError,
+    TransientError,
+)
 from splitfire_batch.storage.buckets import Bucket
-from splitfire_batch.storage.faults import Faults
+from splitfire_batch.storage.digests import EtagCheck
+from splitfire_batch.storage.faults import Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, StoredObject
+from splitfire_batch.storage.s3 import S3
 from splitfire_batch.storage.urls import check_path
 
 
@@ -26,13 +35,17 @@ class Store:
     StorageError, and ValueError for a path that is absolute, empty, or has `..` or NUL in it.
     """
 
-    def __init__(self, url: str, backend: Folder | Bucket, faults: Faults) -> None:
+    def __init__(self, url: str, backend: Folder | Bucket | S3, faults: Faults) -> None:
         self.url = url
         """Absolute path of a local folder, else scheme://bucket/prefix."""
-        self._backend, self._faults = backend, faults
+        self._backend, self._faults, self._etags = backend, faults, EtagCheck()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Store holds connections and secrets; send its URL and open it there")
+
+    def within(self, budget: RetryBudget) -> Store:
+        """The same objects over the same connections, with another budget."""
+        return Store(self.url, self._backend, self._faults.within(budget))
 
     @property
     def is_local(self) -> bool:
@@ -99,9 +112,14 @@ class Store:
         """All bytes of an object; of exactly `n_bytes` where the caller knows. Raises ObjectMissing."""
         check_path(path)
 
+        seen: set[str] = set()
+
         def attempt() -> bytes:
-            data = self._backend.read(path)
-            _check_length(len(data), len(data) if n_bytes is None else n_bytes)
+            data, etag = self._backend.read(path)
+            wanted = len(data) if n_bytes is None else n_bytes
+            # What is cut short may be so again, and must not be believed for coming twice.
+            _check_length(len(data), self._backend.stat(path).n_bytes if seen else wanted)
+            self._etags.check(self.uri_of(path), data, etag, seen)
             return data
 
         return self._faults.attempt(self.uri_of(path), attempt)
@@ -112,7 +130,7 @@ class Store:
         Args:
             path: the object.
             to: where to put it; its folder exists. It appears whole or not at all.
-            n_bytes: length the object must have; asked of the store when it is not given.
+            n_bytes: length the object must have; by default what the store says it has.
 
         Raises:
             ObjectMissing: there is no such object.
@@ -122,11 +140,13 @@ class Store:
             self.stat(path)
             return self._backend.file_of(path)
         temporary = to.with_name(f".{secrets.token_hex(8)}.tmp")
+        seen: set[str] = set()
 
         def attempt() -> Path:
-            wanted = self._backend.stat(path).n_bytes if n_bytes is None else n_bytes
+            found = self._backend.stat(path)
             self._backend.fetch(path, temporary)
-            _check_length(temporary.stat().st_size, wanted)
+            _check_length(temporary.stat().st_size, found.n_bytes if n_bytes is None else n_bytes)
+            self._etags.check(self.uri_of(path), temporary, found.etag, seen)
             return temporary.replace(to)
 
         try:
@@ -186,21 +206,29 @@ class Store:
 
         try:
             return self._faults.attempt(self.uri_of(path), attempt)
-        except (ObjectExists, ObjectMissing, TransientError) as error:
-            is_first_answer = n_tries == 1 and not isinstance(error, TransientError)
-            etag = None if is_first_answer else self._etag_of(path, data)
+        except (StorageError, TransientError) as error:
+            if n_tries == 1 and not isinstance(error, TransientError):
+                raise  # the first and only answer, so it is true
+            etag = self._etag_of(path, data, error)
             if etag is None:
                 raise
             return etag
 
-    def _etag_of(self, path: str, data: bytes) -> str | None:
-        """The etag of the object at `path` if its bytes are `data`; None also when no answer comes."""
+    def _etag_of(self, path: str, data: bytes, doubt: Exception) -> str | None:
+        """The etag of the object at `path` if its bytes are `data`.
+
+        While that is unknown, nothing must pass for a lost race: such a `doubt` becomes a TransientError.
+        """
+        uri = self.uri_of(path)
         try:
-            # In this order: of an object that replaced ours in between, the etag must not be taken for ours.
-            etag = self.stat(path).etag
-            return etag if self.read(path) == data else None
-        except (ObjectMissing, TransientError):
+            found, etag = self._faults.attempt(uri, lambda: self._backend.read(path))
+        except ObjectMissing:
             return None
+        except (StorageError, TransientError) as error:
+            if not isinstance(doubt, (ObjectExists, ObjectMissing)):
+                return None
+            raise TransientError(f"{uri}: nobody can say whether it was written: {error}") from error
+        return (etag or self.stat(path).etag) if found == data else None
 
     def delete(self, path: str) -> None:
         """Remove an object; no error when there is none."""
