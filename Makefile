@@ -22,10 +22,13 @@ check: install ## lint, format, strict types, layers
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 test: install ## the gate: every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not chaos"
 
-test-all: install ## every test
-	$(BIN)/python -m pytest
+test-all: install ## also the slow tests
+	$(BIN)/python -m pytest -m "not chaos"
+
+chaos: install ## crashes at every step, a storm of kills, stores that fail: tens of minutes
+	$(BIN)/python -m pytest -m chaos
 
 demo: install ## real music through a real S3 server, Ray and Prefect, into ./demo
 	$(BIN)/python -m tests.demo
@@ -40,4 +43,4 @@ lock: install ## write constraints.txt from what is installed
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .cache demo build dist .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: help install check test test-all demo bench lock clean
+.PHONY: help install check test test-all chaos demo bench lock clean
