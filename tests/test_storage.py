@@ -736,11 +736,13 @@ def test_a_clock_that_jumps_changes_no_outcome(
 
 
 def test_an_etag_never_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store(str(tmp_path), {})
-    etags = [store.create("lease", b"0")]
     monkeypatch.setattr(time, "time_ns", lambda: 10**18)  # a clock that stands still; inodes are used again
+    store = open_store(str(tmp_path), {})
+    etags, times = [store.create("lease", b"0")], []
 
-    for _ in range(40):
+    for _ in range(20):
+        times.append((tmp_path / "lease").stat().st_mtime_ns)
         etags.append(store.replace("lease", b"1", etags[-1]))
 
-    assert len(set(etags)) == 41
+    assert len(set(etags)) == 21
+    assert times == [10**18 + 1000 * n for n in range(20)]  # whatever the kernel's clock would have said
