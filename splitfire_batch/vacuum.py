@@ -38,7 +38,7 @@ from splitfire_batch.storage.leftovers import Leftover, list_leftovers, remove_l
 
 _AUDIO = ("wav", "flac", "aiff", "ogg", "opus", "mp3")
 _HASHED = re.compile(rf"-([0-9a-f]{{16}})\.(?:{'|'.join(_AUDIO)})$")
-_OWN = re.compile(rf"{ROOT}/(?:doctor|clock)-[0-9a-f]+")
+_OWN = re.compile(rf"{ROOT}/(?:doctor-[0-9a-f]+(?:/.+)?|clock-[0-9a-f]+)")
 _KEPT_SNAPSHOTS = 2
 _UPLOAD_S = 86_400.0
 """An upload in parts that is older than a day has no writer any more."""

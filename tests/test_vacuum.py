@@ -118,7 +118,9 @@ def test_our_own_leftovers_go(store):
         write_part(store, table(done(store, f"t{n}", {hashed(b"t"): b"t"}), settings_id=settings_id))
         write_snapshot(store, max_loose=0)
     snapshots = snapshot_paths(store)
-    store.write("_splitfire/doctor-00ff00ff", b"one")
+    probes = ["_splitfire/doctor-00ff00ff", "_splitfire/doctor-00ff00fe/list/1"]
+    for path in [*probes, "_splitfire/doctor-mine"]:
+        store.write(path, b"one")
     if store.is_local:
         temporary = Path(store.url) / "m/d/.splitfire-0011223344556677.tmp"
         temporary.write_bytes(b"half")
@@ -127,7 +129,7 @@ def test_our_own_leftovers_go(store):
     kinds = {
         kind: [item.path for item in found.garbage if item.kind == kind] for kind in ("snapshot", "probe")
     }
-    assert kinds == {"snapshot": sorted(snapshots[2:]), "probe": ["_splitfire/doctor-00ff00ff"]}
+    assert kinds == {"snapshot": sorted(snapshots[2:]), "probe": sorted(probes)}
     assert snapshot_paths(store) == snapshots[:2]
     if store.is_local:
         assert not temporary.exists()
