@@ -182,10 +182,14 @@ def _check_parts(store: Store) -> None:
 def _are_ours(store: Store, objects: pa.Table, ever: pa.Array) -> list[bool]:
     """Whether each is certainly ours."""
     was_named = pc.is_in(objects["path"], value_set=ever).to_pylist()
-    paths = objects["path"].to_pylist()
     with ThreadPoolExecutor(_THREADS) as pool:
-        is_hashed = pool.map(lambda path: _is_named_by_its_bytes(store, path), paths)
-        return [one or other for one, other in zip(was_named, is_hashed, strict=True)]
+        return list(
+            pool.map(
+                lambda path, is_known: is_known or _is_named_by_its_bytes(store, path),
+                objects["path"].to_pylist(),
+                was_named,
+            )
+        )
 
 
 def _is_named_by_its_bytes(store: Store, path: str) -> bool:
