@@ -189,6 +189,21 @@ def test_a_stem_of_the_container_before_goes_when_the_settings_were_replaced(tmp
     assert run(make_job(tmp_path / "in", out, output=OutputConfig(format="flac"))).n_planned == 0
 
 
+def test_a_destination_inside_another_keeps_its_stems(store):
+    settings_id = recorded(store)[0]
+    write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
+    inner = open_store(f"{store.url}/albums/inner", {})
+    for where in (store, inner):
+        where.write(f"albums/{hashed(b'orphan')}", b"orphan")
+    write_part(inner, table(done(inner, "u", {hashed(b"u"): b"u"}), settings_id=recorded(inner)[0]))
+    if store.is_local:
+        (Path(inner.url) / ".splitfire-0011223344556677.tmp").write_bytes(b"half")
+    assert [item.path for item in clean(store).garbage] == [f"albums/{hashed(b'orphan')}"]
+    if store.is_local:
+        (Path(inner.url) / ".splitfire-0011223344556677.tmp").unlink()
+    assert [item.path for item in clean(inner).garbage] == [f"albums/{hashed(b'orphan')}"]
+
+
 def test_a_lost_lease_ends_it_before_it_removes(store):
     settings_id = recorded(store)[0]
     write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
