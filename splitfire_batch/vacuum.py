@@ -1,6 +1,7 @@
 """What a destination holds and nothing needs: stems that no row that counts names, and our own leftovers.
 
-Only what is certainly ours is garbage; everything else is counted and left alone. Ours is
+Only what is certainly ours is garbage; everything else is counted and left alone, and a destination that lies
+in this one is not looked at. Ours is
   - a path that some row once named as its stem, of whatever run and settings, replaced ones included: what a
     changed source, other settings or another format left behind;
   - an audio file whose name ends in the hash of its own bytes, as immutable names do: what was put before a
@@ -38,7 +39,7 @@ from splitfire_batch.storage.leftovers import Leftover, list_leftovers, remove_l
 
 _AUDIO = ("wav", "flac", "aiff", "ogg", "opus", "mp3")
 _HASHED = re.compile(rf"-([0-9a-f]{{16}})\.(?:{'|'.join(_AUDIO)})$")
-_OWN = re.compile(rf"{ROOT}/(?:doctor|clock)-[0-9a-f]+")
+_OWN = re.compile(rf"{ROOT}/(?:doctor-[0-9a-f]+(?:/.+)?|clock-[0-9a-f]+)")
 _KEPT_SNAPSHOTS = 2
 _UPLOAD_S = 86_400.0
 """An upload in parts that is older than a day has no writer any more."""
@@ -98,14 +99,14 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
         TransientError: it does not answer.
     """
     now = _clock(store)
-    listed = _listing(store)
+    listed, inner = _listing(store)
     named, ever = _named(store)
     is_named = pc.is_in(listed["path"], value_set=named)
     rest = listed.filter(pc.invert(is_named))
     old = rest.filter(pc.less_equal(rest["modified"], now - older_than_s))
     ours = old.filter(pa.array(_are_ours(store, old, ever), pa.bool_()))
     garbage = [Garbage("stem", row["path"], row["n_bytes"]) for row in ours.to_pylist()]
-    garbage += _leftovers(store, now, older_than_s)
+    garbage += (item for item in _leftovers(store, now, older_than_s) if not item.path.startswith(inner))
     if not is_dry:
         _remove(store, lease, garbage)
     return Vacuumed(
@@ -129,8 +130,8 @@ def _clock(store: Store) -> float:
         store.delete(path)
 
 
-def _listing(store: Store) -> pa.Table:
-    """Everything but the manifest's own, no object kept of each."""
+def _listing(store: Store) -> tuple[pa.Table, tuple[str, ...]]:
+    """Everything but manifests and what lies in destinations inside this one; and where those are."""
     schema = pa.schema([("path", pa.string()), ("n_bytes", pa.int64()), ("modified", pa.float64())])
     found = (item for item in store.list() if not item.path.startswith(f"{ROOT}/"))
     batches = []
@@ -140,7 +141,13 @@ def _listing(store: Store) -> pa.Table:
         columns = ([getattr(item, name) for item in page] for name in schema.names)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    return pa.Table.from_batches(batches, schema)
+    listed = pa.Table.from_batches(batches, schema)
+    inside = f"/{ROOT}/"
+    manifests = listed["path"].filter(pc.match_substring(listed["path"], inside)).to_pylist()
+    inner = tuple(sorted({path.partition(inside)[0] + "/" for path in manifests}))
+    for root in inner:
+        listed = listed.filter(pc.invert(pc.starts_with(listed["path"], root)))
+    return listed, inner
 
 
 def _named(store: Store) -> tuple[pa.Array, pa.Array]:
@@ -182,10 +189,14 @@ def _check_parts(store: Store) -> None:
 def _are_ours(store: Store, objects: pa.Table, ever: pa.Array) -> list[bool]:
     """Whether each is certainly ours."""
     was_named = pc.is_in(objects["path"], value_set=ever).to_pylist()
-    paths = objects["path"].to_pylist()
     with ThreadPoolExecutor(_THREADS) as pool:
-        is_hashed = pool.map(lambda path: _is_named_by_its_bytes(store, path), paths)
-        return [one or other for one, other in zip(was_named, is_hashed, strict=True)]
+        return list(
+            pool.map(
+                lambda path, is_known: is_known or _is_named_by_its_bytes(store, path),
+                objects["path"].to_pylist(),
+                was_named,
+            )
+        )
 
 
 def _is_named_by_its_bytes(store: Store, path: str) -> bool:

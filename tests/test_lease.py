@@ -19,7 +19,9 @@ from splitfire_batch.errors import ConfigError, LeaseHeld, LeaseLost, TransientE
 from splitfire_batch.lease import PATH, Guard, Lease, Timing, hold, unheld
 from splitfire_batch.storage import Store, open_store
 
-QUICK = Timing(renew_s=0.4, expire_s=1.6, look_s=0.1)
+QUICK = Timing(renew_s=0.5, expire_s=2.5, look_s=0.1)
+QUICKER = Timing(renew_s=0.1, expire_s=0.4, look_s=0.05)
+"""Where nobody is alive who could be late."""
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -34,7 +36,7 @@ time.time = lambda: true_time() + skew
 time.sleep(max(0.0, float(begin_at) - true_time()))
 try:
     tell = lambda text: print("waits", flush=True)
-    with hold(store, name, timing=Timing(0.4, 1.6, 0.1), tell=tell) as lease:
+    with hold(store, name, timing=Timing(0.5, 2.5, 0.1), tell=tell) as lease:
         print("holds", flush=True)
         while not lease.is_lost.wait(0.02) and not Path(sys.argv[5]).exists():
             continue
@@ -97,19 +99,17 @@ def quiet(_: str) -> None:
     """Nobody wants to know who is waited for."""
 
 
-def try_to_hold(store: Store, name: str = "second") -> Lease:
+def try_to_hold(store: Store, timing: Timing = QUICK) -> Lease:
     """The lease, held and released at once."""
-    with hold(store, name, timing=QUICK, tell=quiet) as lease:
+    with hold(store, "second", timing=timing, tell=quiet) as lease:
         return lease
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_destination(url, start):
     first = start(url, "run-1")
     assert first.said() == "holds"
-    begin = time.monotonic()
     with pytest.raises(LeaseHeld, match=rf"run-1 \(process {first.popen.pid} on .*, since 20"):
         try_to_hold(open_store(url, {}))
-    assert time.monotonic() - begin < 1.6, "it waited although it saw a sign of life"
 
 
 def is_released(store: Store) -> bool:
@@ -119,13 +119,13 @@ def is_released(store: Store) -> bool:
 
 def test_a_released_lease_is_free_at_once(url):
     store = open_store(url, {})
+    told: list[str] = []
     for name in ("one", "two"):
-        begin = time.monotonic()
-        with hold(store, name, timing=QUICK) as lease:
+        with hold(store, name, timing=QUICK, tell=told.append) as lease:
             assert (record(store)["run_id"], record(store)["nonce"]) == (name, lease.nonce)
             assert len(store.read(PATH)) > 100
-        assert time.monotonic() - begin < 1
         assert is_released(store)
+    assert told == [], "somebody was waited for"
 
 
 def test_a_lease_is_released_when_the_run_ends_with_an_error(url):
@@ -159,11 +159,10 @@ def test_a_killed_holder_is_replaced_locally_at_once_and_on_a_store_when_it_stay
     with hold(open_store(url, {}), "second", timing=QUICK, tell=told.append):
         waited_s = time.monotonic() - begin
     if url.startswith("s3"):
-        assert 1.6 <= waited_s < 4
+        assert waited_s >= QUICK.expire_s
         assert "is held by first" in told[0]
     else:
-        assert waited_s < 0.5
-        assert not told
+        assert told == [], "somebody was waited for"
 
 
 def test_a_holder_that_was_frozen_finds_that_it_has_lost(bucket, start):
@@ -184,7 +183,7 @@ def test_a_frozen_local_holder_keeps_the_lease(tmp_path, start):
     first = start(str(tmp_path))
     assert first.said() == "holds"
     first.signal(signal.SIGSTOP)
-    time.sleep(2.5)
+    time.sleep(1.2 * QUICK.expire_s)
     with pytest.raises(LeaseHeld, match=f"process {first.popen.pid} "):
         try_to_hold(open_store(str(tmp_path), {}))
 
@@ -200,7 +199,7 @@ def test_clocks_that_differ_by_an_hour_change_nothing(bucket, start, skew_s):
     first.popen.wait()
     begin = time.monotonic()
     try_to_hold(store)
-    assert 1.6 <= time.monotonic() - begin < 4
+    assert QUICK.expire_s <= time.monotonic() - begin < 60
 
 
 def test_a_process_that_ends_well_leaves_no_wait_behind(url, start):
@@ -208,9 +207,9 @@ def test_a_process_that_ends_well_leaves_no_wait_behind(url, start):
     assert first.said() == "holds"
     first.end()
     assert first.said() == "ends"
-    begin = time.monotonic()
-    try_to_hold(open_store(url, {}))
-    assert time.monotonic() - begin < 0.5
+    told: list[str] = []
+    with hold(open_store(url, {}), "second", timing=QUICK, tell=told.append):
+        assert told == [], "somebody was waited for"
 
 
 @pytest.mark.parametrize("left", [b"{", b"null", b'{"run_id": "x", "colour": 1}'])
@@ -218,8 +217,8 @@ def test_an_unreadable_record_counts_as_a_holder_until_it_stayed_silent(bucket, 
     store = open_store(bucket, {})
     store.write(PATH, left)
     begin = time.monotonic()
-    lease = try_to_hold(store)
-    assert time.monotonic() - begin >= QUICK.expire_s
+    lease = try_to_hold(store, QUICKER)
+    assert time.monotonic() - begin >= QUICKER.expire_s
     assert record(store)["nonce"] == lease.nonce
 
 
@@ -260,13 +259,13 @@ def test_an_outage_is_waited_out(monkeypatch):
             raise TransientError("the store is away")
         return true_replace(*arguments)  # type: ignore[arg-type]
 
-    with hold(store, "first", timing=QUICK) as lease:
+    with hold(store, "first", timing=QUICKER) as lease:
         monkeypatch.setattr(store, "replace", replace)
-        time.sleep(1.5 * QUICK.expire_s)
+        time.sleep(1.5 * QUICKER.expire_s)
         assert not lease.is_lost.is_set()
         away[0] = False
         before = record(store)["count"]
-        time.sleep(3 * QUICK.renew_s)
+        time.sleep(5 * QUICKER.renew_s)
         assert record(store)["count"] > before
         assert not lease.is_lost.is_set()
 
@@ -277,8 +276,8 @@ def test_a_machine_that_the_file_lock_does_not_reach_is_seen_by_its_record(tmp_p
         foreign = {**record(store), "host": "another"}
     store.write(PATH, json.dumps(foreign).encode())
     begin = time.monotonic()
-    try_to_hold(store)
-    assert time.monotonic() - begin >= QUICK.expire_s
+    try_to_hold(store, QUICKER)
+    assert time.monotonic() - begin >= QUICKER.expire_s
 
 
 def test_a_store_without_conditional_writes_has_no_lease(monkeypatch, caplog):

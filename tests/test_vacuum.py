@@ -118,7 +118,9 @@ def test_our_own_leftovers_go(store):
         write_part(store, table(done(store, f"t{n}", {hashed(b"t"): b"t"}), settings_id=settings_id))
         write_snapshot(store, max_loose=0)
     snapshots = snapshot_paths(store)
-    store.write("_splitfire/doctor-00ff00ff", b"one")
+    probes = ["_splitfire/doctor-00ff00ff", "_splitfire/doctor-00ff00fe/list/1"]
+    for path in [*probes, "_splitfire/doctor-mine"]:
+        store.write(path, b"one")
     if store.is_local:
         temporary = Path(store.url) / "m/d/.splitfire-0011223344556677.tmp"
         temporary.write_bytes(b"half")
@@ -127,7 +129,7 @@ def test_our_own_leftovers_go(store):
     kinds = {
         kind: [item.path for item in found.garbage if item.kind == kind] for kind in ("snapshot", "probe")
     }
-    assert kinds == {"snapshot": sorted(snapshots[2:]), "probe": ["_splitfire/doctor-00ff00ff"]}
+    assert kinds == {"snapshot": sorted(snapshots[2:]), "probe": sorted(probes)}
     assert snapshot_paths(store) == snapshots[:2]
     if store.is_local:
         assert not temporary.exists()
@@ -185,6 +187,21 @@ def test_a_stem_of_the_container_before_goes_when_the_settings_were_replaced(tmp
     assert mine.exists()
     check_stems(out, 1)
     assert run(make_job(tmp_path / "in", out, output=OutputConfig(format="flac"))).n_planned == 0
+
+
+def test_a_destination_inside_another_keeps_its_stems(store):
+    settings_id = recorded(store)[0]
+    write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
+    inner = open_store(f"{store.url}/albums/inner", {})
+    for where in (store, inner):
+        where.write(f"albums/{hashed(b'orphan')}", b"orphan")
+    write_part(inner, table(done(inner, "u", {hashed(b"u"): b"u"}), settings_id=recorded(inner)[0]))
+    if store.is_local:
+        (Path(inner.url) / ".splitfire-0011223344556677.tmp").write_bytes(b"half")
+    assert [item.path for item in clean(store).garbage] == [f"albums/{hashed(b'orphan')}"]
+    if store.is_local:
+        (Path(inner.url) / ".splitfire-0011223344556677.tmp").unlink()
+    assert [item.path for item in clean(inner).garbage] == [f"albums/{hashed(b'orphan')}"]
 
 
 def test_a_lost_lease_ends_it_before_it_removes(store):
