@@ -37,6 +37,8 @@ class Blame:
     code: str = "WORKER_CRASH"
     is_mishap: bool = False
     """Nobody is charged, but a track to which it happens again and again is given up."""
+    is_unseen: bool = False
+    """A death with nothing known to be in flight: a mishap of every track that might have begun."""
 
 
 @dataclass(slots=True)
@@ -124,17 +126,18 @@ class Ledger:
         Returns:
             Whom it made suspects, and who is given up.
         """
-        was_alone = len(self.in_flight(shard_ids)) == 1
         lost = [self._open.pop(shard_id) for shard_id in shard_ids]
+        struck = {id(shard): _struck(shard, blame) for shard in lost}
+        was_alone = sum(map(len, struck.values())) == 1
         suspected: list[Track] = []
         given_up: list[Suspected | Quarantined] = []
         for shard in lost:
-            for track in shard.in_flight():
+            for track in struck[id(shard)]:
                 self._charges[track.track_id] += track.track_id in blame.track_ids
-                self._mishaps[track.track_id] += blame.is_mishap
+                self._mishaps[track.track_id] += blame.is_mishap or blame.is_unseen
                 if was_alone and self._is_too_often(track, blame):
                     del shard.unsettled[track.track_id]
-                    n_times = self._mishaps if blame.is_mishap else self._charges
+                    n_times = self._charges if track.track_id in blame.track_ids else self._mishaps
                     charged = replace(track, attempts=n_times[track.track_id])
                     given_up.append(Quarantined(charged, blame.why, blame.code))
                 elif track.track_id in blame.track_ids or self._must_be_alone(track, blame):
@@ -146,12 +149,12 @@ class Ledger:
         return ([Suspected(charged_now, blame.why)] if charged_now else []) + given_up
 
     def _is_too_often(self, track: Track, blame: Blame) -> bool:
-        if blame.is_mishap:
+        if blame.is_mishap or blame.is_unseen:
             return self._mishaps[track.track_id] >= MAX_MISHAPS
         return track.track_id in blame.track_ids and self._charges[track.track_id] >= MAX_ATTEMPTS
 
     def _must_be_alone(self, track: Track, blame: Blame) -> bool:
-        return blame.is_mishap and self._mishaps[track.track_id] >= MAX_MISHAPS - 1
+        return (blame.is_mishap or blame.is_unseen) and self._mishaps[track.track_id] >= MAX_MISHAPS - 1
 
     def _admit(self, shard: Shard) -> None:
         """A fresh shard; those of its tracks that were charged before it are set apart."""
@@ -187,3 +190,8 @@ class Ledger:
         """A name of its own for every retry, so that late events cannot be mistaken."""
         self._n_retries += 1
         return f"{shard_id.partition('-retry')[0]}-retry{self._n_retries}"
+
+
+def _struck(shard: _OpenShard, blame: Blame) -> list[Track]:
+    """The tracks of a lost shard that its loss may be the fault, or the misfortune, of."""
+    return list(shard.unsettled.values()) if blame.is_unseen else shard.in_flight()

@@ -10,7 +10,7 @@ from cluster.ledger import Blame, Ledger
 from cluster.losses import Lost
 from cluster.nodes import is_alive
 
-MAX_FALSE_STARTS = 3
+MAX_FALSE_STARTS = 5
 """An actor that was replaced this often without beginning a track is not replaced again."""
 START_S = 900.0
 """A process that has not loaded its model by then hangs; weights may come from afar."""
@@ -80,7 +80,8 @@ class Seat:
             track_ids = ledger.in_flight(self.lost_shards if lost.blames_all else self.raised)
         else:
             track_ids = []
-        return Blame(track_ids, lost.why, lost.code, lost.is_mishap)
+        is_unseen = lost.blames_all and not track_ids
+        return Blame(track_ids, lost.why, lost.code, lost.is_mishap, is_unseen)
 
     def false_starts(self) -> int:
         """How often this place was lost before a track was begun, this loss included."""

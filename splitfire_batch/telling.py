@@ -11,7 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from threading import Event
 
 from splitfire_batch.pulse import Pulse
@@ -31,8 +31,18 @@ class Dropped(Exception):
     """A track that was not begun because the worker is stopping."""
 
 
-News = Started | TrackRow | Dropped | DeviceLost | None
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A track is about to begin; `is_told` is set once that has been told."""
+
+    track_id: str
+    is_told: Event
+
+
+News = Begun | TrackRow | Dropped | DeviceLost | None
 """What the threads report; None asks to look again."""
+_TELL_S = 1.0
+"""How long a track waits until its beginning is told."""
 
 
 class Telling:
@@ -61,6 +71,15 @@ class Telling:
         self._seconds: list[StageSeconds] = []
         self._putting: Future[Committed] | None = None
         self._told_at = time.monotonic()
+
+    def begin(self, track_id: str) -> None:
+        """Called by a track's thread before it does anything that might kill the process.
+
+        Returns when the news is on its way, so that an accident finds its culprit.
+        """
+        begun = Begun(track_id, Event())
+        self.report(begun)
+        begun.is_told.wait(_TELL_S)
 
     def report(self, news: News) -> None:
         """Called by any thread."""
@@ -103,15 +122,16 @@ class Telling:
 
     def _tell(self, item: News) -> Iterator[ShardEvent]:
         """Take down a report, and pass on that a track has begun."""
-        if isinstance(item, Started):
+        if isinstance(item, Begun):
             self._told_at = time.monotonic()
-            yield item
+            yield Started(self._shard_id, item.track_id)
+            item.is_told.set()
         elif isinstance(item, TrackRow):
             self._rows.append(item)
             self._seconds.append(item.seconds)
-        self._n_waiting -= isinstance(item, Started | Dropped)
+        self._n_waiting -= isinstance(item, Begun | Dropped)
         self._n_open -= isinstance(item, TrackRow | Dropped)
-        if isinstance(item, Started) and self._n_waiting == 0:
+        if isinstance(item, Begun) and self._n_waiting == 0:
             yield Draining(self._shard_id)
 
     def _commit_all(self) -> Iterator[Committed]:

@@ -29,7 +29,6 @@ from splitfire_batch.records import (
     Shard,
     ShardDone,
     ShardEvent,
-    Started,
     Track,
     TrackRow,
 )
@@ -119,20 +118,20 @@ class Worker:
         self._open.add(telling)
         try:
             for track in shard.tracks:
-                self._threads.submit(self._begin, track, shard.shard_id, telling)
+                self._threads.submit(self._begin, track, telling)
             yield from telling.events()
         finally:
             self._open.discard(telling)
         wall_s, device = usage()
         yield ShardDone(shard.shard_id, wall_s, telling.seconds(), device)
 
-    def _begin(self, track: Track, shard_id: str, telling: Telling) -> None:
+    def _begin(self, track: Track, telling: Telling) -> None:
         """Runs in a thread of its own."""
 
         def begin() -> None:
             if self._is_stopping.is_set():
                 raise Dropped
-            telling.report(Started(shard_id, track.track_id))
+            telling.begin(track.track_id)
 
         try:
             telling.report(settle(track, self._bench, begin))

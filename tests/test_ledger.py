@@ -184,6 +184,24 @@ def test_lost_nodes_charge_nobody_until_it_is_always_the_same_track() -> None:
     assert tracks_of(take(ledger)) == ["beside"]
 
 
+def test_a_track_that_kills_before_anyone_is_told_is_found_all_the_same() -> None:
+    ledger = Ledger([shard("s1", "a", "kills at once", "b")])
+    given_up: list[str] = []
+    settled: list[str] = []
+    n_deaths = 0
+    while ledger.has_next():
+        sent = take(ledger)
+        if "kills at once" in tracks_of(sent):
+            n_deaths += 1
+            events = ledger.lose([sent.shard.shard_id], Blame(why="killed", is_unseen=True))
+            given_up += [event.track.track_id for event in events if isinstance(event, Quarantined)]
+        else:
+            settled += tracks_of(sent)
+            ledger.note(committed(sent.shard.shard_id, *tracks_of(sent)))
+            ledger.close(sent.shard.shard_id)
+    assert (sorted(settled), given_up, n_deaths) == (["a", "b"], ["kills at once"], MAX_MISHAPS)
+
+
 def test_shards_are_read_lazily() -> None:
     n_read = 0
 
