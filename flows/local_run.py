@@ -18,14 +18,21 @@ from splitfire_batch.errors import TransientError
 from splitfire_batch.report import Report
 
 
-def run_flow(source: str, destination: str, settings: Settings, replace: bool, is_quiet: bool) -> Report:
-    """Run the flow and return its report.
+def run_flow(
+    source: str,
+    destination: str,
+    settings: Settings,
+    replace: bool,
+    is_quiet: bool,
+    retry: tuple[str, ...] | None = None,
+) -> Report:
+    """Run the flow and return its report; with `retry`, over the tracks that failed with these codes.
 
     Raises:
         SplitfireError: what ended the flow before its report.
         TransientError: Prefect's API does not answer.
     """
-    job = settings.job(source, destination, replace)
+    job = settings.job(source, destination, replace, retry)
     story.check(job)  # bad usage need not wait for Prefect's server
     before = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
@@ -39,6 +46,7 @@ def run_flow(source: str, destination: str, settings: Settings, replace: bool, i
                 catalogue=job.catalogue,
                 runtime=job.runtime,
                 replace=job.replace,
+                retry=job.retry,
                 return_state=True,
             )
     except TerminationSignal as error:

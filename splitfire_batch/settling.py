@@ -10,7 +10,6 @@ import hashlib
 import logging
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,12 +22,14 @@ from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
+    CredentialsExpired,
     NoSpace,
     ObjectMissing,
     StorageError,
     TrackError,
     TransientError,
 )
+from splitfire_batch.escapes import origin, traced
 from splitfire_batch.masking import masked
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
@@ -87,8 +88,8 @@ def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> T
     except MemoryError:
         row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
     except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
-        _log.exception("track_bug track=%s", track.track_id)
-        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
+        _log.error("track_bug track=%s why=%s", track.track_id, traced(error))
+        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({origin(error)})"))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
 
@@ -163,6 +164,8 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError(
             "SOURCE_MISSING", "it is listed, and not there; bring it back, or run the job again"
         ) from error
+    except CredentialsExpired as error:  # no fault of the object: the next run tries it again
+        raise TrackError("SOURCE_READ", error.why) from error
     except AccessDenied as error:
         raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:
@@ -221,8 +224,8 @@ def _store(
             stored.append(stem)
             continue
         target = stem_path(track.target, stem.stem, ext, stem.sha256 if bench.is_immutable else None)
-        bench.destination.write(target, folder / stem.path)
-        stored.append(replace(stem, path=target))
+        etag = bench.put_stem(target, folder / stem.path)
+        stored.append(replace(stem, path=target, etag=etag))
     return tuple(stored)
 
 
@@ -231,18 +234,12 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
     if not bench.is_immutable:
         with suppress(AccessDenied):  # nothing that was asked for fails for want of the right to delete
             for stem in stems:
-                bench.destination.delete(stem_path(track.target, stem, ext, None))
+                bench.remove_stem(stem_path(track.target, stem, ext, None))
 
 
 def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:
     found = disk_error(f"scratch folder {scratch or 'of the system'}", error)
     return TrackError("NO_SPACE" if isinstance(found, NoSpace) else "STORE_WRITE", str(found))
-
-
-def _origin(error: Exception) -> str:
-    """The line that raised, for a report: the actor's log, with the whole traceback, may be out of reach."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
 
 
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:

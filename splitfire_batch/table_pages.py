@@ -64,13 +64,14 @@ def _arrow_pages(extension: str, data: bytes) -> Iterator[list[dict[str, Any]]]:
 
 def _csv_batches(data: bytes) -> Iterator[pa.RecordBatch]:
     """Everything as text, so that the id 007 stays 007; `cast` finds the numbers in our own columns."""
-    with pa.csv.open_csv(pa.BufferReader(data)) as reader:
+    layout = pa.csv.ParseOptions(newlines_in_values=True)
+    with pa.csv.open_csv(pa.BufferReader(data), parse_options=layout) as reader:
         names = reader.schema.names
     _check_columns(names)
     options = pa.csv.ConvertOptions(
         column_types={name: pa.string() for name in names}, null_values=[""], strings_can_be_null=True
     )
-    with pa.csv.open_csv(pa.BufferReader(data), convert_options=options) as reader:
+    with pa.csv.open_csv(pa.BufferReader(data), parse_options=layout, convert_options=options) as reader:
         yield from reader
 
 

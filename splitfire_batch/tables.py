@@ -59,7 +59,7 @@ def read_rows(store: Store, path: str, allow_root: tuple[str, ...]) -> Iterator[
     n_bytes = store.stat(path).n_bytes
     if n_bytes > MAX_BYTES:
         raise ConfigError(f"{table_uri} has {n_bytes} bytes, the limit is {MAX_BYTES}; split it")
-    roots = [store.url, *(_plain(root) for root in allow_root)]
+    roots = [store.url, *(plain_url(root) for root in allow_root)]
     try:
         for page in pages(path.rpartition(".")[2].lower(), store.read(path)):
             for values in page:
@@ -109,7 +109,7 @@ def _size_of(
 
 def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
     n_bytes, etag, duration_s = (values.pop(name, None) for name in ("n_bytes", "etag", "duration_s"))
-    full, path, name, problem = _locate(uri, roots)
+    full, path, name, problem = locate(uri, roots)
     return Row(
         uri=full,
         path=path,
@@ -122,7 +122,7 @@ def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
     )
 
 
-def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
+def locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
     """Absolute URI, path below its root, name for the id, and problem; roots[0] is the table's own."""
     if holds_secret(uri):
         shown = without_secret(uri)
@@ -134,7 +134,7 @@ def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
     try:
         if "://" not in uri and not uri.startswith("/"):
             return f"{roots[0].rstrip('/')}/{check_path(uri)}", uri, uri, None
-        full = _plain(uri)
+        full = plain_url(uri)
     except (ConfigError, ValueError) as error:
         return uri, uri, uri, f"BAD_URI: {error}"
     for i, root in enumerate(roots):
@@ -150,7 +150,7 @@ def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
     )
 
 
-def _plain(url: str) -> str:
+def plain_url(url: str) -> str:
     """The one spelling of a URL that stores use themselves."""
     scheme, root = parse_url(url)
     return root if scheme == "file" else f"{scheme}://{root}"

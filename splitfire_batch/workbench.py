@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from splitfire_batch.audio import channel_groups
@@ -16,6 +16,7 @@ from splitfire_batch.budget import AudioBudget
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.lease import GUARD_S, Guard
 from splitfire_batch.models import find_card
 from splitfire_batch.records import AudioFormat, Track
 from splitfire_batch.segments import Model
@@ -44,12 +45,25 @@ class Workbench:
     is_immutable: bool
     measures_all: bool = True
     """Whether to measure loudness and true peak too."""
+    guard: Guard = field(default_factory=Guard)
+    """Asked before anything is written that could be written over."""
 
     @property
     def estimates(self) -> tuple[str, ...]:
         """The model's stems that a track needs."""
         judged = () if self.output.skip_without_vocals is None else ("vocals",)
         return tuple(dict.fromkeys((*needed_estimates(self.recipes), *judged)))
+
+    def put_stem(self, path: str, file: Path) -> str | None:
+        """Put a stem whole; its etag, if it has a name that another could write over."""
+        self.guard.check(GUARD_S)
+        self.destination.write(path, file)
+        return None if self.is_immutable else self.destination.stat(path).etag
+
+    def remove_stem(self, path: str) -> None:
+        """Remove a stem of a plain name."""
+        self.guard.check(GUARD_S)
+        self.destination.delete(path)
 
 
 def open_bench(

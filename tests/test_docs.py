@@ -15,6 +15,7 @@ from flows import cli
 from flows.settings import SECTIONS
 from flows.verify import EXIT_MISMATCH
 from splitfire_batch.config import configure
+from splitfire_batch.errors import FAILURE_CODES, FailureCode
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -102,4 +103,13 @@ def test_the_python_of_the_readme_uses_what_there_is() -> None:
 
 
 def test_no_document_holds_a_placeholder() -> None:
-    assert not re.findall(r"[A-Z]+_OUTPUT", README)
+    assert not set(re.findall(r"[A-Z]+_OUTPUT", README)) - set(FAILURE_CODES)
+
+
+def test_the_readme_has_a_row_for_every_failure_code_and_no_other() -> None:
+    def told(code: FailureCode) -> str:
+        return "no" if not code.is_retryable else f"{code.stands_after} runs" if code.stands_after else "yes"
+
+    wanted = [f"| `{name}` | {code.meaning} | {told(code)} |" for name, code in FAILURE_CODES.items()]
+    found = re.findall(r"^\| `[A-Z_]+` \|.*\|$", README, re.MULTILINE)
+    assert sorted(found) == sorted(wanted), "the table of README should be:\n" + "\n".join(wanted)

@@ -25,12 +25,13 @@ from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
     NoSpace,
+    ObjectChanged,
     ObjectExists,
     ObjectMissing,
     StorageError,
     TransientError,
 )
-from splitfire_batch.storage import RetryBudget, Store, Stores, check_path, open_store, parse_url
+from splitfire_batch.storage import RetryBudget, Store, Stores, check_path, files, open_store, parse_url
 from splitfire_batch.storage.faults import SCHEMES
 from tests.s3_server import S3Server
 
@@ -198,6 +199,39 @@ def test_create_refuses_what_exists_and_leaves_it(store: Store) -> None:
     assert store.read("lease") == b"first"
 
 
+def test_replace_changes_the_object_it_was_meant_for(store: Store) -> None:
+    first = store.create("lease", b"1")
+
+    second = store.replace("lease", b"22", first)
+
+    assert store.read("lease") == b"22"
+    assert first != second == store.stat("lease").etag
+
+
+@pytest.mark.parametrize("path", ["lease", "nowhere"])
+def test_replace_refuses_what_changed_or_is_gone(store: Store, path: str) -> None:
+    first = store.create("lease", b"1")
+    store.replace("lease", b"2", first)
+
+    with pytest.raises(ObjectChanged, match=path):
+        store.replace(path, b"3", first)
+
+    assert [(each.path, store.read(each.path)) for each in store.list()] == [("lease", b"2")]
+
+
+def test_replacing_waits_for_a_lock_within_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path), {}, QUICK)
+    etag = store.create("lease", b"1")
+    monkeypatch.setattr(files, "_LOCKED_WITHIN_S", 0.1)
+
+    with files.locked(tmp_path / "lease"), pytest.raises(TransientError, match="lease is locked"):
+        store.replace("lease", b"2", etag)
+
+    store.replace("lease", b"2", etag)
+
+
 def test_of_eight_rivals_exactly_one_creates_each_object(store: Store) -> None:
     n_rivals, n_keys = 8, 20
     barrier = threading.Barrier(n_rivals * n_keys)
@@ -300,6 +334,7 @@ class FaultyServer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # or clients wait for "100 Continue" in vain
     answers: ClassVar[list[int]]
     stored: ClassVar[bytes]
+    etag: ClassVar[str]
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -308,13 +343,18 @@ class FaultyServer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_HEAD(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         status = self.answers.pop(0)
         self.send_response(status)
-        self.send_header("Content-Length", str(len(self.stored) if status == 200 else 0))
+        n_bytes = len(self.stored) if status == 200 and self.command != "PUT" else 0
+        self.send_header("Content-Length", str(n_bytes))
+        self.send_header("ETag", f'"{self.etag}"')
         self.send_header("Connection", "close")
         self.end_headers()
-        if status == 200:
+        if status == 200 and self.command == "GET":
             self.wfile.write(self.stored)
 
     def log_message(self, *args: object) -> None:
@@ -325,7 +365,7 @@ class FaultyServer(BaseHTTPRequestHandler):
 def faulty(s3: S3Server) -> Iterator[Store]:
     """A store of five tries whose server does what `FaultyServer.answers` says."""
     assert s3.endpoint  # for the credentials that it leaves in the environment
-    FaultyServer.answers, FaultyServer.stored = [], b"the object"
+    FaultyServer.answers, FaultyServer.stored, FaultyServer.etag = [], b"the object", "of-what-is-stored"
     with ThreadingHTTPServer(("127.0.0.1", 0), FaultyServer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -361,6 +401,17 @@ def test_a_refusal_is_final(faulty: Store, status: int, error: type[StorageError
         faulty.read("x")
 
 
+def test_an_etag_that_only_looks_like_an_md5_keeps_nothing_from_being_read(faulty: Store) -> None:
+    FaultyServer.etag = "0" * 32  # as of objects that are encrypted with a key of the customer's
+    FaultyServer.answers += [200, 200, 200, 200]
+
+    assert faulty.read("x") == b"the object"  # a second GET gave the same, and HEAD the length
+    assert len(FaultyServer.answers) == 1
+    assert faulty.read("y") == b"the object"
+
+    assert FaultyServer.answers == []
+
+
 def test_a_bucket_that_disappears_between_two_pages_ends_no_listing_silently(faulty: Store) -> None:
     FaultyServer.answers += [200, 404]
     FaultyServer.stored = b"""<ListBucketResult><IsTruncated>true</IsTruncated>
@@ -374,21 +425,39 @@ def test_a_bucket_that_disappears_between_two_pages_ends_no_listing_silently(fau
         next(listing)
 
 
-def test_a_create_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
-    FaultyServer.answers += [503, 412, 200]
+def test_a_write_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
+    FaultyServer.stored = b"mine"
+    for write in (lambda: faulty.create("lease", b"mine"), lambda: faulty.replace("lease", b"mine", "old")):
+        FaultyServer.answers += [503, 412, 200]
+
+        assert write() == "of-what-is-stored"
+
+        assert FaultyServer.answers == []
+
+
+def test_a_write_of_which_no_answer_ever_came_is_looked_for(faulty: Store) -> None:
+    FaultyServer.answers += [503] * 5 + [200]
     FaultyServer.stored = b"mine"
 
-    faulty.create("lease", b"mine")
-
-    assert FaultyServer.answers == []
+    assert faulty.create("lease", b"mine") == "of-what-is-stored"
 
 
-def test_a_create_that_lost_after_a_retry_says_so(faulty: Store) -> None:
-    FaultyServer.answers += [503, 412, 200]
+def test_a_write_that_lost_after_a_retry_says_so(faulty: Store) -> None:
     FaultyServer.stored = b"theirs"
+    for write, error in (
+        (lambda: faulty.create("lease", b"mine"), ObjectExists),
+        (lambda: faulty.replace("lease", b"mine", "old"), ObjectChanged),
+    ):
+        FaultyServer.answers += [503, 412, 200]
 
-    with pytest.raises(ObjectExists):
-        faulty.create("lease", b"mine")
+        with pytest.raises(error, match="lease"):
+            write()
+
+
+def test_a_write_may_be_tried_again_after_a_conflict(faulty: Store) -> None:
+    FaultyServer.answers += [409, 200]
+
+    assert faulty.replace("lease", b"mine", "old") == "of-what-is-stored"
 
 
 @pytest.mark.parametrize(
