@@ -161,7 +161,7 @@ def doctor(
     flags: Flags,
     config: Config = None,
     destination: Annotated[
-        str | None, typer.Option(help="Also try a destination: write, read, list.")
+        str | None, typer.Option(help="Also try what a destination promises, on objects of its own.")
     ] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure batch, threads and precisions here, and keep the best.")
@@ -183,8 +183,8 @@ def doctor(
         typer.echo(json.dumps([check.as_dict() for check in checks], indent=1))
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name}: {one_line(check.found)}")
-    raise typer.Exit(0 if all(check.is_ok for check in checks) else 1)
+            typer.echo(f"{check.mark:4} {check.name}: {one_line(check.found)}")
+    raise typer.Exit(1 if any(check.mark == "FAIL" for check in checks) else 0)
 
 
 @models_app.command("list")

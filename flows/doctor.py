@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,9 +14,11 @@ from typing import Any
 
 from flows.advisories import advice
 from flows.settings import Settings
-from splitfire_batch.errors import ConfigError, ObjectExists, SplitfireError
+from splitfire_batch.errors import ConfigError, SplitfireError
 from splitfire_batch.masking import masked
-from splitfire_batch.storage import open_store
+from splitfire_batch.storage import Store, open_store
+from splitfire_batch.storage.contract import try_promises
+from splitfire_batch.storage.promises import PROMISES
 
 _PACKAGES = (
     "splitfire-batch",
@@ -40,6 +41,15 @@ class Check:
     name: str
     is_ok: bool
     found: str
+    is_needed: bool = True
+    """Whether no run can do without."""
+
+    @property
+    def mark(self) -> str:
+        """The word for the first column."""
+        if self.is_ok:
+            return "ok"
+        return "FAIL" if self.is_needed else "warn"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,7 +70,7 @@ def diagnose(settings: Settings, destination: str | None) -> list[Check]:
         _check("weights", lambda: _weights(settings)),
     ]
     if destination is not None:
-        checks.append(_check("destination", lambda: _destination(destination, settings)))
+        checks += _destination(destination, settings)
     return checks
 
 
@@ -129,19 +139,21 @@ def _weights(settings: Settings) -> str:
     return f"{card.name} needs none" if path is None else str(path)
 
 
-def _destination(url: str, settings: Settings) -> str:
-    """Write, read, list, exclusive create, delete: what a run needs, tried on an object of our own."""
-    store = open_store(url, settings.runtime.storage)
-    path = f"_splitfire/doctor-{secrets.token_hex(4)}"
-    store.check_writable()
-    store.write(path, b"one")
-    try:
-        if store.read(path) != b"one" or path not in {found.path for found in store.list_under("_splitfire")}:
-            raise RuntimeError("what was written is not what is read or listed")
-        try:
-            store.create(path, b"two")
-        except ObjectExists:
-            return f"{store.url}: write, read, list and exclusive create work"
-        raise RuntimeError("exclusive create wrote over an object")
-    finally:
-        store.delete(path)
+def _destination(url: str, settings: Settings) -> list[Check]:
+    """Whether it can be written to, and if so, which promises of a store it keeps."""
+    stores: list[Store] = []
+
+    def reach() -> str:
+        store = open_store(url, settings.runtime.storage)
+        store.check_writable()
+        stores.append(store)
+        return f"{store.url} answers"
+
+    checks = [_check("destination", reach)]
+    for store in stores:
+        names = settings.output.names
+        is_plain = names == "plain" or (names == "auto" and store.is_local)
+        for verdict in try_promises(store, PROMISES, needs_lease=is_plain):
+            name = f"destination {verdict.name}"
+            checks.append(Check(name, verdict.holds, verdict.found, verdict.is_needed))
+    return checks

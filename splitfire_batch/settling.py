@@ -164,10 +164,9 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError(
             "SOURCE_MISSING", "it is listed, and not there; bring it back, or run the job again"
         ) from error
-    except CredentialsExpired as error:  # no fault of the object: the next run tries it again
-        raise TrackError("SOURCE_READ", error.why) from error
-    except AccessDenied as error:
-        raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
+    except AccessDenied as error:  # expired credentials are no fault of the object: the next run tries again
+        code = "SOURCE_READ" if isinstance(error, CredentialsExpired) else "SOURCE_DENIED"
+        raise TrackError(code, f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:
         raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
     with path.open("rb") as file:

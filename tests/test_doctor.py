@@ -12,8 +12,9 @@ import pytest
 from flows import advisories
 from flows.doctor import Check, diagnose
 from flows.settings import Settings
-from splitfire_batch.config import RuntimeConfig, SeparationConfig
-from splitfire_batch.storage import Store
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.storage import Store, open_store
+from splitfire_batch.storage.promises import PROMISES
 from tests.small_library import run_main, tree
 
 QUICK = Settings(separation=SeparationConfig(model="passthrough"))
@@ -31,17 +32,20 @@ def test_this_installation_is_in_order() -> None:
     assert "destination" not in checks
 
 
+def destination(checks: list[Check]) -> dict[str, Check]:
+    return {name: check for name, check in by_name(checks).items() if name.startswith("destination")}
+
+
 def test_a_folder_that_works_is_left_without_a_file(tmp_path: Path) -> None:
-    check = by_name(diagnose(QUICK, str(tmp_path)))["destination"]
-    assert check.is_ok, check.found
+    checks = destination(diagnose(QUICK, str(tmp_path)))
+    assert {check.mark for check in checks.values()} == {"ok"}
+    assert list(checks) == ["destination", *(f"destination {promise.name}" for promise in PROMISES)]
     assert tree(tmp_path) == {}
 
 
 def test_a_bucket_that_works_is_left_empty(bucket: str) -> None:
-    from splitfire_batch.storage import open_store
-
-    check = by_name(diagnose(QUICK, bucket))["destination"]
-    assert check.is_ok, check.found
+    checks = destination(diagnose(QUICK, bucket))
+    assert {check.mark for check in checks.values()} == {"ok"}
     assert list(open_store(bucket, {}).list()) == []
 
 
@@ -51,14 +55,22 @@ def test_a_missing_bucket_fails_that_check_only(bucket: str) -> None:
     assert f"{bucket}-gone" in checks["destination"].found
 
 
-def test_a_store_whose_create_overwrites_is_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("names", "mark"), [("auto", "warn"), ("immutable", "warn"), ("plain", "FAIL")])
+def test_a_store_whose_create_overwrites_fails_where_plain_names_need_the_lease(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, names: str, mark: str
 ) -> None:
-    monkeypatch.setattr(Store, "create", Store.write)  # as several object stores behave
-    check = by_name(diagnose(QUICK, str(tmp_path)))["destination"]
-    assert not check.is_ok
+    def create(store: Store, path: str, data: bytes) -> str:  # as several object stores behave
+        store.write(path, data)
+        return store.stat(path).etag
+
+    monkeypatch.setattr(Store, "create", create)
+    settings = QUICK.model_copy(update={"output": OutputConfig(names=names)})
+    checks = destination(diagnose(settings, bucket))
+    assert {check.name for check in checks.values() if not check.is_ok} == {"destination exclusive create"}
+    check = checks["destination exclusive create"]
+    assert (check.mark, check.as_dict()["is_needed"]) == (mark, mark == "FAIL")
     assert "exclusive create wrote over an object" in check.found
-    assert tree(tmp_path) == {}
+    assert list(open_store(bucket, {}).list()) == []
 
 
 def test_a_scratch_folder_that_is_missing_is_a_failed_check(tmp_path: Path) -> None:

@@ -169,8 +169,8 @@ class Faults:
         """The same meaning of exceptions, with another budget."""
         return Faults(self._scheme, budget)
 
-    def attempt(self, uri: str, action: Callable[[], T]) -> T:
-        """What `action` returns, tried again within the budget; foreign exceptions become ours."""
+    def attempt(self, uri: str, action: Callable[[], T], is_once: bool = False) -> T:
+        """What `action` returns, tried again within the budget, or once; foreign exceptions become ours."""
         begin, n_tries = time.monotonic(), 0
         while True:
             try:
@@ -182,7 +182,7 @@ class Faults:
                     self._has_answered = True
                     raise ours from error
                 spent_s = time.monotonic() - begin
-                if self._is_spent(n_tries, spent_s):
+                if is_once or self._is_spent(n_tries, spent_s):
                     spent = f"{n_tries} tries in {spent_s:.1f} s"
                     raise TransientError(f"{ours}; {spent}; is the store up, its address right?") from error
             else:
