@@ -31,6 +31,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.guardian import guarded
 from flows.settings import expected_workers
 from flows.signals import draining
 from flows.summary import summary_markdown
@@ -116,7 +117,7 @@ def separate(run: Run) -> Tally:
     """Feed the shards to the actors, and show how far it is."""
     from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
-    with draining() as stop, on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:
+    with draining() as stop, guarded(), on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:
         return story.separate(run, run_shards, _watch(), stop)
 
 
