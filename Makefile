@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AUDIT := .venv-audit/bin
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -36,11 +37,24 @@ demo: install ## real music through a real S3 server, Ray and Prefect, into ./de
 bench: install ## benchmarks, each with its table
 	$(BIN)/python -m tests.benchmarks
 
+audit: .venv-audit/.installed ## ask for known vulnerabilities of the exact versions; needs pypi.org
+	$(AUDIT)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
+
+sbom: install .venv-audit/.installed ## write dist/sbom.cdx.json, what the product consists of (CycloneDX)
+	mkdir -p dist
+	$(AUDIT)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o dist/sbom.cdx.json $(BIN)/python
+
+.venv-audit/.installed: .ci/audit-requirements.txt
+	$(PYTHON) -m venv .venv-audit
+	$(AUDIT)/python -m pip install --quiet -r .ci/audit-requirements.txt
+	touch $@
+
 lock: install ## write constraints.txt from what is installed
 	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .cache demo build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-audit .cache demo build dist .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: help install check test test-all chaos demo bench lock clean
+.PHONY: help install check test test-all chaos demo bench audit sbom lock clean

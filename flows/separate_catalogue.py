@@ -117,8 +117,7 @@ def separate(run: Run) -> Tally:
     """Feed the shards to the actors, and show how far it is."""
     from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
-    is_lost = run.lease.is_lost
-    with draining() as stop, guarded(), on_ray(run.job.runtime, stop, is_lost) as run_shards:
+    with draining() as stop, guarded(), on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:
         return story.separate(run, run_shards, _watch(), stop)
 
 

@@ -71,8 +71,7 @@ def _csv_batches(data: bytes) -> Iterator[pa.RecordBatch]:
     options = pa.csv.ConvertOptions(
         column_types={name: pa.string() for name in names}, null_values=[""], strings_can_be_null=True
     )
-    source = pa.BufferReader(data)
-    with pa.csv.open_csv(source, parse_options=layout, convert_options=options) as reader:
+    with pa.csv.open_csv(pa.BufferReader(data), parse_options=layout, convert_options=options) as reader:
         yield from reader
 
 
