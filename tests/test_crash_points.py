@@ -172,9 +172,8 @@ def test_a_run_that_was_cut_off_and_then_replaced_takes_nothing_back(
     forks: Forks, one_shot_library: Library, tmp_path: Path
 ) -> None:
     """Under plain names: none of its rows counts any more, and its stems were written over since."""
-    name, other = [path for path, expected in one_shot_library.wanted.items() if isinstance(expected, int)][
-        :2
-    ]
+    wanted = one_shot_library.wanted
+    name, other = [path for path, expected in wanted.items() if isinstance(expected, int)][:2]
     source = tmp_path / "library"
     source.mkdir()
     shutil.copy(one_shot_library.folder / name, source / name)
