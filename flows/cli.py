@@ -1,7 +1,7 @@
 """The command line, `splitfire`: data on stdout, talk on stderr, exit codes for scripts.
 
-    0 done    1 a bug    2 usage    3 finished with failed tracks    6 verification found a difference
-    75 try again later    130 interrupted
+    0 done    1 a bug    2 usage    3 finished with failed tracks    4 stopped by --max-failures
+    6 verification found a difference    75 try again later    130 interrupted
 
 Everything heavy is imported inside the commands, so that `--help` is quick.
 """
@@ -27,6 +27,7 @@ from flows.verify import verify
 from splitfire_batch import __version__
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
 from splitfire_batch.escapes import one_line
+from splitfire_batch.masking import mask_logs
 
 EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY, EXIT_INTERRUPTED = 2, 3, 75, 130
 
@@ -50,6 +51,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Write over stems made 
 
 def main() -> None:
     """Entry point: our own errors become one line and an exit code, never a traceback."""
+    mask_logs()
     try:
         app()
     except SplitfireError as error:
@@ -157,7 +159,7 @@ def doctor(
     flags: Flags,
     config: Config = None,
     destination: Annotated[
-        str | None, typer.Option(help="Also try a destination: write, read, list.")
+        str | None, typer.Option(help="Also try what a destination promises, on objects of its own.")
     ] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure batch, threads and precisions here, and keep the best.")
@@ -179,8 +181,8 @@ def doctor(
         typer.echo(json.dumps([check.as_dict() for check in checks], indent=1))
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name}: {one_line(check.found)}")
-    raise typer.Exit(0 if all(check.is_ok for check in checks) else 1)
+            typer.echo(f"{check.mark:4} {check.name}: {one_line(check.found)}")
+    raise typer.Exit(1 if any(check.mark == "FAIL" for check in checks) else 0)
 
 
 @models_app.command("list")
@@ -231,9 +233,11 @@ def print_report(report: Any, as_json: bool) -> None:
 
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1))
-        return
-    for line in (*summary_lines(report), *failure_lines(report)):
-        typer.echo(line)
+    else:
+        for line in (*summary_lines(report), *failure_lines(report)):
+            typer.echo(line)
+    if report.stopped_by:
+        typer.echo(f"splitfire: {report.stopped_by}", err=True)
 
 
 def run_exit_code(code: int) -> int:

@@ -30,6 +30,7 @@ OWN_COLUMNS: tuple[str, ...] = (
     "path",
 )
 OWN_COLUMNS += ("track_id", "run_id", "settings_id", "model", "catalogue", "finished_at")
+_PAGE = 10_000
 PREFIX = "splitfire_"
 """Before our own columns of a CSV: a catalogue may well have a `code` or a `model` of its own."""
 
@@ -63,15 +64,16 @@ def failures(
     store = open_store(destination, load_settings({}, config).runtime.storage)
     store.check_readable()
     table = read_failures(store, Query(split_codes(code), retryable, run, skipped))
-    rows = [as_record(row) for batch in table.to_batches() for row in batch.to_pylist()]
     if as_csv:
-        typer.echo(csv_bytes(rows), nl=False)
-        for line in run_hints(rows):
+        for chunk in csv_chunks(meta_columns(table["meta"].to_pylist()), as_records(table)):
+            typer.echo(chunk, nl=False)
+        for line in run_hints(zip(table["uri"].to_pylist(), table["path"].to_pylist(), strict=True)):
             typer.echo(line, err=True)
     elif as_json:
-        for row in rows:
-            typer.echo(json.dumps(row))
+        for record in as_records(table):
+            typer.echo(json.dumps(record))
     else:
+        rows = list(as_records(table))
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in table_lines(rows, width):
             typer.echo(line)
@@ -84,36 +86,55 @@ def split_codes(given: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(code.strip().upper() for text in given or () for code in text.split(",") if code.strip())
 
 
-def as_record(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the manifest as plain values: what JSON shows, and a CSV in its own way."""
+def as_records(table: Any) -> Iterator[dict[str, Any]]:
+    """Rows of the manifest as plain values, a page at a time: what JSON shows, and a CSV in its own way."""
+    for batch in table.to_batches(max_chunksize=_PAGE):
+        yield from map(_as_record, batch.to_pylist())
+
+
+def _as_record(row: dict[str, Any]) -> dict[str, Any]:
     code = row["code"] or ""
     meaning = FAILURE_CODES[code].meaning if code in FAILURE_CODES else SKIP_CODES.get(code)
     known = {**row, "meaning": meaning, "finished_at": row["finished_at"].isoformat()}
     return {"uri": row["uri"], **{name: known[name] for name in OWN_COLUMNS}, "meta": dict(row["meta"] or ())}
 
 
-def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
-    """A catalogue table (RFC 4180): `uri`, the catalogue's own columns, then ours with their prefix.
+def meta_columns(metas: Iterable[Sequence[tuple[str, str]] | None]) -> list[str]:
+    """The catalogue's own columns, in their order; those of an earlier export of ours are none."""
+    own = {PREFIX + name for name in OWN_COLUMNS}
+    return list(dict.fromkeys(key for meta in metas for key, _ in meta or () if key not in own))
+
+
+def csv_chunks(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """A catalogue table (RFC 4180), a row at a time: `uri`, the catalogue's columns, then ours, prefixed.
 
     Cells that a spreadsheet would compute begin with `'`. A uri never does: it begins with `/` or a scheme,
     unless the catalogue had one that could not be read, which stays unreadable.
     """
-    own = [PREFIX + name for name in OWN_COLUMNS]
-    columns = dict.fromkeys(
-        key for row in rows for key in row["meta"] if key not in own
-    )  # of an earlier export
     sink = io.StringIO()
     writer = csv.writer(sink)
-    writer.writerow(["uri", *map(csv_cell, columns), *own])
+    writer.writerow(["uri", *map(csv_cell, columns), *(PREFIX + name for name in OWN_COLUMNS)])
     for row in rows:
+        yield _taken(sink)
         cells = [row["uri"], *map(row["meta"].get, columns), *(row[name] for name in OWN_COLUMNS)]
         writer.writerow(["" if cell is None else csv_cell(_text(cell)) for cell in cells])
-    return sink.getvalue().encode()
+    yield _taken(sink)
 
 
-def run_hints(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """How to run the CSV as a catalogue: what its rows name must be allowed, wherever the file lies."""
-    roots = {row["uri"].removesuffix(f"/{row['path']}") or "/" for row in rows if row["path"] != row["uri"]}
+def _taken(sink: io.StringIO) -> bytes:
+    data = sink.getvalue().encode()
+    sink.seek(0)
+    sink.truncate()
+    return data
+
+
+def run_hints(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """How to run the CSV as a catalogue: what its rows name must be allowed, wherever the file lies.
+
+    Args:
+        rows: uri and path.
+    """
+    roots = {uri.removesuffix(f"/{path}") or "/" for uri, path in rows if path != uri}
     allowed = "".join(f" --allow-root {shell_word(root)}" for root in sorted(roots))
     return [f"to run them elsewhere: splitfire run FILE.csv DESTINATION{allowed}"] if roots else []
 

@@ -21,7 +21,8 @@ from splitfire_batch.escapes import one_line, shell_word
 if TYPE_CHECKING:
     from splitfire_batch.retries import FoundRetry
 
-_EXIT_TEMPORARY = 75
+_FINISHED = (0, 3)
+"""Exit codes of runs that came to their end; after any other the next one is not begun."""
 
 
 @takes_settings("runtime")
@@ -71,7 +72,7 @@ def _run_all(
             report = run_flow(item.retry.source, destination, asked, False, is_quiet, item.retry.codes)
         cli.print_report(report, as_json)
         worst = max(worst, cli.run_exit_code(report.exit_code))
-        if report.exit_code == _EXIT_TEMPORARY:
+        if report.exit_code not in _FINISHED:
             break
     return worst
 

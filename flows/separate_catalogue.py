@@ -31,6 +31,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.guardian import guarded
 from flows.settings import expected_workers
 from flows.signals import draining
 from flows.summary import summary_markdown
@@ -40,7 +41,9 @@ from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig,
 from splitfire_batch.escapes import one_line
 from splitfire_batch.job import Job, Run
 from splitfire_batch.lease import Lease
+from splitfire_batch.masking import mask_logs
 from splitfire_batch.report import Progress, Report, Tally
+from splitfire_batch.storage.urls import refuse_secrets
 
 _log = logging.getLogger(__name__)
 UPDATE_S = 2.0
@@ -73,6 +76,8 @@ def separate_catalogue(
         replace: write over stems that were made with other settings (plain names only).
         retry: in place of the whole catalogue, its tracks that failed with these codes; none named, with any.
     """
+    mask_logs()
+    refuse_secrets(source, destination, runtime.weights_mirror, *catalogue.allow_root)
     job = Job(source, destination, separation, output, catalogue, runtime, replace, retry)
     story.check(job)
     with story.leased(job, _say) as lease:
@@ -112,8 +117,9 @@ def separate(run: Run) -> Tally:
     """Feed the shards to the actors, and show how far it is."""
     from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
-    with draining() as stop, on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:
-        return story.separate(run, run_shards, _watch())
+    is_lost = run.lease.is_lost
+    with draining() as stop, guarded(), on_ray(run.job.runtime, stop, is_lost) as run_shards:
+        return story.separate(run, run_shards, _watch(), stop)
 
 
 @task(name="finalise", cache_policy=NO_CACHE, persist_result=False)
@@ -179,7 +185,9 @@ def _final_state(report: Report) -> State[Report]:
     message += f", {report.n_skipped} skipped" if report.n_skipped else ""
     state: Any = Completed
     name = "Completed with failures" if report.n_failed else "Completed"
-    if report.n_unsettled:
+    if report.stopped_by:
+        state, name, message = Failed, "Stopped by max_failures", f"{message}: {report.stopped_by}"
+    elif report.n_unsettled:
         state, name = Failed, "Stopped"
         message += f", {report.n_unsettled} left: run it again"
     final: State[Report] = state(name=name, message=message, data=report)

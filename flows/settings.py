@@ -59,9 +59,12 @@ class Settings(BaseSettings):
     runtime: RuntimeConfig = RuntimeConfig()
 
     def job(self, source: str, destination: str, replace: bool, retry: tuple[str, ...] | None = None) -> Job:
-        """The job with these settings."""
+        """The job with these settings; ConfigError when a URL of it holds a secret."""
         from splitfire_batch.job import Job  # it brings pyarrow, which `--help` does not need
+        from splitfire_batch.storage.urls import refuse_secrets
 
+        # before Prefect stores the parameters
+        refuse_secrets(source, destination, self.runtime.weights_mirror, *self.catalogue.allow_root)
         configs = (self.separation, self.output, self.catalogue, self.runtime)
         return Job(source, destination, *configs, replace, retry)
 

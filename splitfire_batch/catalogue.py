@@ -2,16 +2,12 @@
 
 A source is a folder or prefix of any store, one audio object, or a table that names objects (`tables`).
 What is left out is counted by reason, never dropped silently. Columns are built a page at a time, so no
-Python object is kept per track. What a run does with the tracks is `plan`'s business.
-
-Globs are matched against the whole path below the source, case-sensitive, as `pathlib`'s `full_match`
-does: `*` and `?` stay within one folder, `**` spans folders, so `*.wav` is the top folder only and
-`**/*.wav` is all of them; `[ab]` is a set of characters.
+Python object is kept per track. Globs (`globs`) are matched against the whole path below the source. What a
+run does with the tracks is `plan`'s business.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,8 +17,10 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from splitfire_batch.config import CatalogueConfig, is_sampled
+from splitfire_batch.config import CatalogueConfig
 from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.globs import glob
+from splitfire_batch.identity import is_sampled
 from splitfire_batch.storage import Options, Store, Stores, check_path, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
 from splitfire_batch.tables import TABLE_EXTENSIONS, Row, read_rows, with_sizes
@@ -82,8 +80,7 @@ def list_tracks(
 
     Raises:
         ConfigError: a missing source, one without any track, or an unreadable table.
-        StorageError: the store refuses.
-        TransientError: the store does not answer.
+        StorageError, TransientError: the store refuses, or does not answer.
     """
     store, path = _open_source(source, options)
     ignored: Counter[str] = Counter()
@@ -186,8 +183,8 @@ def _taken(
     rows: Iterable[Row], name: str, config: CatalogueConfig, ignored: Counter[str]
 ) -> Iterator[tuple[str, Row]]:
     """The rows that globs and sampling leave, with their track_id."""
-    include = [_glob(pattern) for pattern in config.include]
-    exclude = [_glob(pattern) for pattern in config.exclude]
+    include = [glob(pattern) for pattern in config.include]
+    exclude = [glob(pattern) for pattern in config.exclude]
     for row in rows:
         track_id = _hash(name, row.name)
         is_included = not include or any(glob.fullmatch(row.path) for glob in include)
@@ -232,17 +229,6 @@ def _complete(batch: pa.RecordBatch, stores: Stores | None) -> pa.RecordBatch:
     source_id = pa.array(ids, pa.string())
     arrays = [source_id if name == "source_id" else batch[name] for name in LISTING.names]
     return pa.RecordBatch.from_arrays(arrays, schema=LISTING)
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    """The pattern as a regular expression for whole paths; the module says what it matches."""
-    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]/]+\])", pattern)
-    text = "".join(
-        known.get(part) or (part.replace("[!", "[^") if part[:1] == "[" and part[1:] else re.escape(part))
-        for part in parts
-    )
-    return re.compile(text, re.DOTALL)
 
 
 def _hash(*parts: str) -> str:

@@ -63,6 +63,7 @@ def finalise(run: Run, tally: Tally) -> Report:
         seconds=tally.total_seconds(),
         worker_s=tally.worker_s,
         device=tally.total_device(),
+        stopped_by=tally.stopped_by,
     )
     run.lease.confirm()
     _keep_settings(run, store)

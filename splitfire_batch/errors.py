@@ -109,6 +109,9 @@ FAILURE_CODES = {
     "NON_FINITE": FailureCode("samples that are NaN, infinite or far beyond full scale"),
     "TOO_LONG": FailureCode("longer than the configured limit"),
     "TOO_LARGE": FailureCode("more bytes than the configured limit"),
+    "DECODE_CRASH": FailureCode("the decoder's process died of the track, twice"),
+    "DECODE_LIMIT": FailureCode("decoding took more memory, computing, time or disk than it may"),
+    "ENCODE_CRASH": FailureCode("the encoder's process died or met a limit, twice", True),
     "UNSUPPORTED_OUTPUT": FailureCode("the output format cannot carry this rate or channel count"),
     "BAD_URI": FailureCode("the catalogue names an object outside the allowed roots"),
     "SOURCE_MISSING": FailureCode("the object was listed and is gone"),
@@ -118,8 +121,11 @@ FAILURE_CODES = {
     "STORE_WRITE": FailureCode("the store did not take the stems", True),
     "STEMS_CHANGED": FailureCode("stems were removed or written over before the run ended", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
-    "OOM": FailureCode("out of memory, even with the smallest batch", True, stands_after=3),
+    "OOM": FailureCode(
+        "out of memory, even with the smallest batch or alone on its worker", True, stands_after=3
+    ),
     "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),
+    "WORKER_HUNG": FailureCode("the worker hung more than once while this track was in flight"),
     "INTERNAL": FailureCode("a bug in splitfire; please report it", True, stands_after=3),
 }
 

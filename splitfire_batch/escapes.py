@@ -11,6 +11,7 @@ import html
 import re
 import shlex
 import traceback
+from pathlib import Path
 
 _FORMULA = re.compile("[=+\\-@\t\r\n\0＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -57,3 +58,9 @@ def traced(error: BaseException) -> str:
         lines += [*frames, one_line(f"{type(found).__name__}: {found}")]
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return "\n".join(lines)
+
+
+def origin(error: BaseException) -> str:
+    """The line that raised, for a report: a log with the whole traceback may be out of reach."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"

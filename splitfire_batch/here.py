@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -52,7 +53,7 @@ def separate_files(
     model, batch = load_here(separation, runtime)
     runtime = replace(runtime, batch=batch, open_tracks=1)
     bench = open_bench(model, out, separation, output, runtime, is_immutable=output.names == "immutable")
-    with bench.engine:
+    with closing(bench):
         try:
             yield from _settled(tracks, bench)
         except DeviceLost as error:

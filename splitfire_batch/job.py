@@ -8,30 +8,31 @@ destination, so a job that was cut off anywhere goes on when it is run again.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
+from threading import Event
 
+from splitfire_batch.account import Account
 from splitfire_batch.catalogue import Catalogue, check_source
 from splitfire_batch.catalogue import list_tracks as list_source
 from splitfire_batch.closing import finalise as finalise
-from splitfire_batch.config import settings
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.failures import check_codes
 from splitfire_batch.holdings import choose_holding, record_holding
+from splitfire_batch.identity import settings
 from splitfire_batch.lease import Lease, unheld
-from splitfire_batch.manifest import read_ledger, write_part
+from splitfire_batch.manifest import read_ledger
 from splitfire_batch.models import fetch_weights, find_card, weights_id
 from splitfire_batch.plan import PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
 from splitfire_batch.reconcile import without_changed
-from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, ShardDone, ShardEvent, TrackRow
+from splitfire_batch.records import PoolEvent, Shard
 from splitfire_batch.report import Progress, Tally
 from splitfire_batch.retries import Retry, ledger_for, list_failed, names_record
 from splitfire_batch.runs import Run as Run
 from splitfire_batch.runs import check_lease, destination_of, new_run_id
 from splitfire_batch.runs import is_immutable as is_immutable
 from splitfire_batch.runs import leased as leased
-from splitfire_batch.schema import RunContext, parquet_bytes, to_table
+from splitfire_batch.schema import RunContext, parquet_bytes
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems
@@ -42,7 +43,7 @@ SEGMENT_S = 524_288 / 44_100
 _REAL_TIME = 30.0
 """Seconds of audio a worker is taken to separate per second, for the size of shards."""
 
-RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[ShardEvent | Quarantined]]
+RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
 """Where the work is done: `cluster` does it on Ray."""
 
 
@@ -144,14 +145,19 @@ def save_plan(run: Run) -> None:
     store.write(f"{run.store_path}/plan/tracks.parquet", parquet_bytes(run.plan.tracks))
 
 
-def separate(run: Run, run_shards: RunShards, watch: Callable[[Progress], None]) -> Tally:
+def separate(
+    run: Run, run_shards: RunShards, watch: Callable[[Progress], None], stop: Event | None = None
+) -> Tally:
     """Have every shard done, and tell `watch` how far it is after each event.
+
+    `stop` is set when more tracks fail than `max_failures` allows; whoever runs the shards should heed it.
 
     Raises:
         LeaseLost: another run took over the destination; the pool ends when `run.lease.is_lost` is set.
     """
     store = destination_of(run.job)
     tally = Tally(len(run.plan.tracks), run.plan.audio_s)
+    account = Account(store, run.context, tally, run.job.runtime.max_failures)
     spec = WorkerSpec(
         destination=store.url,
         separation=run.job.separation,
@@ -161,26 +167,13 @@ def separate(run: Run, run_shards: RunShards, watch: Callable[[Progress], None])
         is_immutable=is_immutable(run.job),
         nonce="" if is_immutable(run.job) else run.lease.nonce,
     )
-    for event in run_shards(run.plan.shards(), spec):
-        if isinstance(event, Committed):
-            for outcome in event.outcomes:
-                tally.add(outcome)
-        elif isinstance(event, Quarantined):
-            tally.add(_record_quarantined(store, event, run.context))
-        elif isinstance(event, ShardDone):
-            tally.add_shard(event)
+    for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
+        account.take(event)
+        if tally.stopped_by and stop:
+            stop.set()
         watch(tally.progress())
     run.lease.check()
     return tally
-
-
-def _record_quarantined(store: Store, event: Quarantined, context: RunContext) -> Outcome:
-    """The row of a track that no worker survived, written by the driver."""
-    track, now = event.track, time.time()
-    message = f"{track.path}: {event.why}"
-    row = TrackRow(track, "failed", "WORKER_CRASH", message, started_at=now, finished_at=now)
-    write_part(store, to_table([row], context, "quarantine"))
-    return Outcome(track.track_id, track.path, "failed", row.code, message, 0.0, 0)
 
 
 def _true_url(store: Store) -> str:

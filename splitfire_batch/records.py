@@ -196,6 +196,13 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """A worker has nothing to tell and gets on with its tracks; without either it is taken to hang."""
+
+    shard_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardDone:
     """A worker has settled every track of a shard; `seconds` are sums over its tracks.
 
@@ -209,12 +216,24 @@ class ShardDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected:
+    """Tracks in flight when a worker was lost: any of them may be why. `attempts` is what each is charged."""
+
+    tracks: tuple[Track, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """A track was in flight, alone, when its worker died again: it is given up."""
 
     track: Track
     why: str
+    code: str = "WORKER_CRASH"
+    """A key of errors.FAILURE_CODES."""
 
 
-ShardEvent = Started | Committed | Draining | ShardDone
+ShardEvent = Started | Committed | Draining | Beat | ShardDone
 """What a worker tells while it runs a shard."""
+PoolEvent = ShardEvent | Suspected | Quarantined
+"""What a pool of workers tells while it has a job's shards done."""

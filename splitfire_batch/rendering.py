@@ -9,9 +9,9 @@ Lossy formats are given floats, and what counts is what comes back from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,7 @@ from splitfire_batch.audio import (
     Encoded,
     LevelMeter,
     OutputFormat,
-    StemWriter,
     full_scale,
-    read_back,
     to_float,
 )
 from splitfire_batch.observations import Levels
@@ -85,7 +83,8 @@ def _made_audible(
     while True:
         gain = 10 ** (rendered.gain_db / 20)
         with watch.measure("measure"):
-            heard = read_back(files, (to_float(mix) * gain for mix, _ in separated.blocks()), summed)
+            mix = partial(_mix_blocks, separated, gain)
+            heard = settings.codecs.read_back(files, mix, summed)
         n_left -= 1
         if heard.peak <= 1 or not n_left:
             return replace(rendered, sum_residual_db=heard.residual_db if settings.sums_to_mix else None)
@@ -94,20 +93,28 @@ def _made_audible(
         rendered = lowered
 
 
+def _mix_blocks(separated: Separated, gain: float) -> Iterator[Array]:
+    return (to_float(mix) * gain for mix, _ in separated.blocks())
+
+
 def _write(
     separated: Separated, settings: RenderSettings, folder: Path, gain: float, watch: Stopwatch
 ) -> Rendered | None:
     """Every stem with that gain; None as soon as one does not fit its format, files half written."""
+    return settings.codecs.encode(partial(_write_once, separated, settings, folder, gain, watch))
+
+
+def _write_once(
+    separated: Separated, settings: RenderSettings, folder: Path, gain: float, watch: Stopwatch
+) -> Rendered | None:
+    """See `_write`."""
     out = settings.output
     files = {recipe.stem: folder / f"{recipe.stem}.{out.ext}" for recipe in settings.recipes}
     written = [stem for stem in files if stem not in settings.skipped]
     meters = {stem: _meter(out, settings.measures_all) for stem in files}
     residual = _Residual(out.bits)
-    with ExitStack() as stack:
-        writers = {
-            stem: stack.enter_context(StemWriter(files[stem], out, settings.inserts.get(stem, ())))
-            for stem in written
-        }
+    paths = {stem: files[stem] for stem in written}
+    with settings.codecs.open_stems(paths, out, settings.inserts, separated.n_frames) as writer:
         for mix, stems in watch.timed("encode", output_blocks(separated, settings, gain)):
             if not all(_fits(block, out) for block in stems.values()):
                 return None
@@ -115,12 +122,12 @@ def _write(
                 for stem, block in stems.items():
                     meters[stem].add(block)
             with watch.measure("encode"):
-                for stem in written:
-                    writers[stem].write(stems[stem])
+                writer.write(stems)
                 if settings.sums_to_mix:
                     residual.add(mix, [stems[stem] for stem in written if stem != "instrumental"])
         with watch.measure("encode"):
-            encoded = {stem: writer.close() for stem, writer in writers.items()}
+            encoded = writer.close()
+        watch.add("encode", writer.extra_s)
     for stem in settings.skipped:  # a run before this one may have written it
         files[stem].unlink(missing_ok=True)
     with watch.measure("measure"):

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.catalogue import OPEN, Catalogue, check_source, complete
-from splitfire_batch.config import OutputConfig, SeparationConfig, configure, settings
+from splitfire_batch.config import OutputConfig, SeparationConfig, configure
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.failures import Query, read_failures
 from splitfire_batch.holdings import Holding, read_holdings
+from splitfire_batch.identity import settings
 from splitfire_batch.manifest import ROOT
 from splitfire_batch.models import find_card, weights_id
 from splitfire_batch.plan import Ledger
@@ -72,7 +73,8 @@ def find_retries(
     Raises:
         ConfigError: an unknown code, no manifest, or settings that this version cannot repeat.
     """
-    rows = read_failures(store, Query(tuple(codes))).to_pylist()
+    columns = ["uri", "path", "code", "catalogue", "settings_id", "run_id"]
+    rows = read_failures(store, Query(tuple(codes))).select(columns).to_pylist()
     holdings = {item.settings_id: item for item in read_holdings(store)}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -181,4 +183,4 @@ def _place(row: Mapping[str, Any], source: str, allow_root: Sequence[str]) -> di
         return None
     if row["code"] != "BAD_URI":  # such a one had no path yet
         path = row["path"]
-    return {"track_id": row["track_id"], "uri": uri, "path": path, "meta": row["meta"]}
+    return {**row, "uri": uri, "path": path}

@@ -14,23 +14,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import torch
 
-from splitfire_batch.audio import (
-    Decoder,
-    Resampler,
-    Spool,
-    channel_groups,
-    from_lanes,
-    open_audio,
-    to_float,
-    to_lanes,
-)
+from splitfire_batch.audio import Resampler, Spool, channel_groups, from_lanes, to_float, to_lanes
+from splitfire_batch.children import Codecs, Inline, OpenAudio
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import TrackError
 from splitfire_batch.records import AudioFormat
@@ -47,6 +39,8 @@ class Limits:
 
     max_duration_s: float = 86_400
     scratch: Path | None = None
+    codecs: Codecs = field(default_factory=Inline)
+    """Who decodes it."""
 
 
 def _in_memory(_: AudioFormat) -> int:
@@ -136,7 +130,8 @@ def separate_file(
         TrackError: the file cannot be decoded whole, or is too long.
         NoSpace: scratch is full.
     """
-    with ExitStack() as on_error, open_audio(path, limits.max_duration_s, limits.scratch) as decoder:
+    opened = limits.codecs.open_audio(path, limits.max_duration_s, limits.scratch)
+    with ExitStack() as on_error, opened as decoder:
         spool_bytes = accept(decoder.format)
         spools = on_error.enter_context(ExitStack())
         n_channels = decoder.format.n_channels
@@ -149,13 +144,14 @@ def separate_file(
             for name, block in blocks:
                 with watch.measure("encode"):
                     separated.append(name, block)
+        watch.add("decode", decoder.extra_s)
         separated.source = replace(decoder.format, n_frames=separated.n_frames)
         on_error.pop_all()
         return separated
 
 
 def _estimate_blocks(
-    decoder: Decoder, engine: Engine, separated: Separated, stems: Sequence[str], watch: Stopwatch
+    decoder: OpenAudio, engine: Engine, separated: Separated, stems: Sequence[str], watch: Stopwatch
 ) -> Generator[tuple[str, np.ndarray], None, None]:
     """Append the mix to `separated`; give the estimates (n, C) at the file's rate as they become final."""
     model, source = engine.model, decoder.format
@@ -176,7 +172,7 @@ def _estimate_blocks(
     yield from zip(stems, native, strict=True)
 
 
-def _model_blocks(decoder: Decoder, separated: Separated, sample_rate: int) -> Iterator[torch.Tensor]:
+def _model_blocks(decoder: OpenAudio, separated: Separated, sample_rate: int) -> Iterator[torch.Tensor]:
     """Decoded blocks, kept in `separated`, as lanes (G, 2, n) at the model's rate."""
     source = decoder.format
     groups = channel_groups(source.n_channels, source.channel_mask)

@@ -7,10 +7,8 @@ this module knows of other tracks, shards or machines.
 from __future__ import annotations
 
 import hashlib
-import logging
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -18,27 +16,25 @@ from functools import partial
 from pathlib import Path
 
 from splitfire_batch.audio import choose_output, losses
-from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
     CredentialsExpired,
-    NoSpace,
     ObjectMissing,
     StorageError,
     TrackError,
     TransientError,
 )
-from splitfire_batch.escapes import traced
+from splitfire_batch.masking import masked
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
     SourceMetadata,
     describe,
     lost_warnings,
     make_inserts,
-    read_metadata,
 )
+from splitfire_batch.mishaps import mishap
 from splitfire_batch.naming import stem_path
 from splitfire_batch.quality import qc_flags
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
@@ -48,8 +44,6 @@ from splitfire_batch.stem_blocks import RenderSettings
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.workbench import Workbench, expected_need, need_of
-
-_log = logging.getLogger(__name__)
 
 
 def settle(track: Track, bench: Workbench, begin: Callable[[], None] = lambda: None) -> TrackRow:
@@ -66,30 +60,17 @@ def settle(track: Track, bench: Workbench, begin: Callable[[], None] = lambda: N
     watch = Stopwatch(bench.engine.clock)
     with bench.budget.share(expected_need(track, bench).n_bytes, watch) as share:
         begin()
-        return _settle(track, bench, share, watch)
+        return _settle(track, bench.for_track(track), share, watch)
 
 
 def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> TrackRow:
     row = TrackRow(track, "failed", started_at=time.time())
     try:
         row = _separate(row, bench, share, watch)
-    except TrackError as error:
-        row = _failed(row, error)
-    except NoSpace as error:
-        row = _failed(row, TrackError("NO_SPACE", f"{error}; free space or set scratch_dir"))
-    except StorageError as error:
-        row = _failed(row, TrackError("STORE_WRITE", str(error)))
-    except TransientError as error:
-        row = _failed(row, TrackError("STORE_WRITE", f"{error}; run the job again"))
-    except OSError as error:  # stores and decoders translate theirs: what is left befell the scratch folder
-        row = _failed(row, _scratch_trouble(error, bench.limits.scratch))
     except DeviceLost:
         raise
-    except MemoryError:
-        row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
-    except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
-        _log.error("track_bug track=%s why=%s", track.track_id, traced(error))
-        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
+    except Exception as error:  # noqa: BLE001 - the one broad catch: whatever it is costs one track
+        row = _failed(row, mishap(error, track.track_id, bench.limits.scratch))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
 
@@ -112,7 +93,7 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
             row = replace(row, content_id=content_id, source=separated.source, warnings=bench.engine.warnings)
             with watch.measure("measure"):
                 row = _measured(row, separated, bench)
-                metadata = read_metadata(path)
+                metadata = bench.limits.codecs.read_metadata(path)
             row = replace(row, description=describe(metadata, track.path, separated.n_frames))
             if row.status == "skipped":
                 ext = choose_output(separated.source, bench.output).ext
@@ -164,10 +145,9 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError(
             "SOURCE_MISSING", "it is listed, and not there; bring it back, or run the job again"
         ) from error
-    except CredentialsExpired as error:  # no fault of the object: the next run tries it again
-        raise TrackError("SOURCE_READ", error.why) from error
-    except AccessDenied as error:
-        raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
+    except AccessDenied as error:  # expired credentials are no fault of the object: the next run tries again
+        code = "SOURCE_READ" if isinstance(error, CredentialsExpired) else "SOURCE_DENIED"
+        raise TrackError(code, f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:
         raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
     with path.open("rb") as file:
@@ -196,6 +176,7 @@ def _render_settings(
         sums_to_mix=bench.sums_to_mix,
         inserts=inserts,
         measures_all=bench.measures_all,
+        codecs=bench.limits.codecs,
         skip_below_db=bench.output.skip_silent_stems,
     )
 
@@ -237,16 +218,5 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
                 bench.remove_stem(stem_path(track.target, stem, ext, None))
 
 
-def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:
-    found = disk_error(f"scratch folder {scratch or 'of the system'}", error)
-    return TrackError("NO_SPACE" if isinstance(found, NoSpace) else "STORE_WRITE", str(found))
-
-
-def _origin(error: Exception) -> str:
-    """The line that raised, for a report: the actor's log, with the whole traceback, may be out of reach."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
-
-
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:
-    return replace(row, status="failed", code=error.code, message=f"{row.track.path}: {error.why}")
+    return replace(row, status="failed", code=error.code, message=masked(f"{row.track.path}: {error.why}"))

@@ -22,6 +22,7 @@ from splitfire_batch.audio import (
     to_depth,
     to_float,
 )
+from splitfire_batch.children import Codecs, Inline
 from splitfire_batch.separation import Separated
 from splitfire_batch.stems import Recipe, needed_estimates
 
@@ -49,6 +50,8 @@ class RenderSettings:
     """Stems whose peak stays below are not written."""
     skipped: frozenset[str] = frozenset()
     """Stems that are not written; only measured."""
+    codecs: Codecs = field(default_factory=Inline)
+    """Who encodes them."""
     inserts: Mapping[str, Sequence[Insert]] = field(default_factory=dict)
     """By stem: chunks to be written before its samples."""
 

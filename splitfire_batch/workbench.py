@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from splitfire_batch.audio import channel_groups
 from splitfire_batch.budget import AudioBudget
+from splitfire_batch.children import CodecLimits, InChildren, Inline
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
@@ -65,6 +66,15 @@ class Workbench:
         self.guard.check(GUARD_S)
         self.destination.delete(path)
 
+    def for_track(self, track: Track) -> Workbench:
+        """The same, and what codecs have to say of that track comes with its name."""
+        return replace(self, limits=replace(self.limits, codecs=self.limits.codecs.named(track.path)))
+
+    def close(self) -> None:
+        """Free the model, and end the codecs' processes."""
+        self.engine.close()
+        self.limits.codecs.close()
+
 
 def open_bench(
     model: Model,
@@ -86,19 +96,24 @@ def open_bench(
     stems = find_card(separation.model).stems
     recipes = make_recipes(separation, stems)
     check_skips(output, stems)
+    codecs = Inline() if runtime.codecs == "inline" else InChildren(_codec_limits(runtime))
     return Workbench(
         recipes=recipes,
         sums_to_mix=is_complete(recipes, stems),
         sources=Stores(runtime.storage),
         destination=open_store(destination, runtime.storage),
         output=output,
-        limits=Limits(runtime.max_duration_s, scratch),
+        limits=Limits(runtime.max_duration_s, scratch, codecs),
         budget=AudioBudget(max(audio_mb * 2**20 - engine.queue_bytes, audio_mb * 2**19)),
         max_bytes=runtime.max_bytes,
         is_immutable=is_immutable,
         measures_all=runtime.measure == "all",
         engine=engine,
     )
+
+
+def _codec_limits(runtime: RuntimeConfig) -> CodecLimits:
+    return CodecLimits(runtime.codec_mb, runtime.codec_s)
 
 
 def check_scratch(scratch: Path | None) -> None:

@@ -16,6 +16,7 @@ from flows.settings import SECTIONS
 from flows.verify import EXIT_MISMATCH
 from splitfire_batch.config import configure
 from splitfire_batch.errors import FAILURE_CODES, FailureCode
+from splitfire_batch.report import EXIT_TOO_MANY_FAILED
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -89,7 +90,7 @@ def test_the_settings_of_the_readme_are_valid() -> None:
 def test_the_exit_codes_of_the_readme_are_those_of_the_command_line() -> None:
     documented = set(re.findall(r"^\| (\d+) \|", README, re.MULTILINE))
     used = {cli.EXIT_USAGE, cli.EXIT_FAILED_TRACKS, cli.EXIT_TEMPORARY, cli.EXIT_INTERRUPTED}
-    used |= {EXIT_MISMATCH}
+    used |= {EXIT_MISMATCH, EXIT_TOO_MANY_FAILED}
     assert documented == {"0", "1", *map(str, used)}
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
-    {"splitfire_batch.observations"},
+    {"splitfire_batch.masking", "splitfire_batch.observations"},
     {
         "splitfire_batch.errors",
         "splitfire_batch.escapes",
@@ -24,6 +24,7 @@ ROWS = [
         "splitfire_batch.bottleneck",
         "splitfire_batch.config",
         "splitfire_batch.findings",
+        "splitfire_batch.globs",
         "splitfire_batch.naming",
         "splitfire_batch.report",
         "splitfire_batch.segments",
@@ -32,11 +33,15 @@ ROWS = [
     {
         "splitfire_batch.audio",
         "splitfire_batch.budget",
+        "splitfire_batch.failure_limit",
+        "splitfire_batch.identity",
         "splitfire_batch.plan",
+        "splitfire_batch.pulse",
         "splitfire_batch.requests",
         "splitfire_batch.schema",
         "splitfire_batch.stems",
         "splitfire_batch.storage",
+        "splitfire_batch.table_pages",
         "splitfire_batch.transfer",
     },
     {
@@ -48,7 +53,13 @@ ROWS = [
         "splitfire_batch.quality",
         "splitfire_batch.tables",
     },
-    {"splitfire_batch.engine", "splitfire_batch.parts", "splitfire_batch.tuning"},
+    {
+        "splitfire_batch.children",
+        "splitfire_batch.engine",
+        "splitfire_batch.parts",
+        "splitfire_batch.telling",
+        "splitfire_batch.tuning",
+    },
     {"splitfire_batch.reconcile", "splitfire_batch.snapshots"},
     {
         "splitfire_batch.calibration",
@@ -60,13 +71,20 @@ ROWS = [
         "splitfire_batch.failures",
         "splitfire_batch.findings",
         "splitfire_batch.measuring",
+        "splitfire_batch.mishaps",
         "splitfire_batch.null_test",
         "splitfire_batch.stem_blocks",
         "splitfire_batch.workbench",
     },
     {"splitfire_batch.rendering", "splitfire_batch.retries"},
-    {"splitfire_batch.audit", "splitfire_batch.settling"},
-    {"splitfire_batch.here", "splitfire_batch.spec", "splitfire_batch.verify", "splitfire_batch.worker"},
+    {"splitfire_batch.audit", "splitfire_batch.quarantine", "splitfire_batch.settling"},
+    {
+        "splitfire_batch.account",
+        "splitfire_batch.here",
+        "splitfire_batch.spec",
+        "splitfire_batch.verify",
+        "splitfire_batch.worker",
+    },
     {"splitfire_batch.runs", "splitfire_batch.vacuum"},
     {"splitfire_batch.closing"},
     {"splitfire_batch.job", "splitfire_batch.separator"},
@@ -121,6 +139,7 @@ HOMES = {
         "splitfire_batch.retries",
         "splitfire_batch.schema",
         "splitfire_batch.snapshots",
+        "splitfire_batch.table_pages",
         "splitfire_batch.tables",
         "splitfire_batch.vacuum",
         "splitfire_batch.verify",

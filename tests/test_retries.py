@@ -257,7 +257,7 @@ def test_a_bug_stands_after_three_runs_until_it_is_run_again(
         raise ZeroDivisionError("two\nlines\x1b[31m")
 
     with monkeypatch.context() as patch:
-        patch.setattr("splitfire_batch.settling.read_metadata", break_down)
+        patch.setattr("splitfire_batch.settling.render", break_down)
         for number in (1, 2, 3):
             report = run(job)
             row = rows_of(out)["a.wav"]
@@ -293,7 +293,7 @@ def test_a_bug_is_logged_with_its_lines_and_obeys_nobody(
     def break_down(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines\x1b[31m")
 
-    monkeypatch.setattr("splitfire_batch.settling.read_metadata", break_down)
+    monkeypatch.setattr("splitfire_batch.settling.render", break_down)
     run(a_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",))))
     assert "track_bug track=" in caplog.text
     assert "in break_down" in caplog.text

@@ -8,6 +8,8 @@ import pickle
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -15,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
@@ -230,44 +231,6 @@ def test_replacing_waits_for_a_lock_within_the_budget(
         store.replace("lease", b"2", etag)
 
     store.replace("lease", b"2", etag)
-
-
-def test_of_eight_rivals_exactly_one_creates_each_object(store: Store) -> None:
-    n_rivals, n_keys = 8, 20
-    barrier = threading.Barrier(n_rivals * n_keys)
-
-    def has_won(rival: tuple[int, int]) -> bool:
-        key, number = rival
-        barrier.wait(60)
-        try:
-            store.create(f"raced/{key}", f"rival {number}".encode())
-        except ObjectExists:
-            return False
-        return True
-
-    rivals = list(product(range(n_keys), range(n_rivals)))
-    with ThreadPoolExecutor(len(rivals)) as pool:
-        winners = [rival for rival, won in zip(rivals, pool.map(has_won, rivals), strict=True) if won]
-
-    assert [key for key, _ in winners] == list(range(n_keys))
-    assert [store.read(f"raced/{key}") for key, _ in winners] == [f"rival {n}".encode() for _, n in winners]
-
-
-def test_a_reader_sees_the_old_object_or_the_new_one(store: Store) -> None:
-    versions = [bytes([n]) * 200_000 for n in range(2)]
-    store.write("x", versions[0])
-    stop = threading.Event()
-
-    def write() -> None:
-        for n in range(30):
-            store.write("x", versions[n % 2])
-        stop.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(write)
-        while not stop.is_set() and not writing.done():
-            assert store.read("x") in versions
-        writing.result()
 
 
 def test_sixteen_threads_share_a_store(store: Store) -> None:
@@ -679,3 +642,105 @@ def test_an_object_is_found_by_its_uri(store: Store) -> None:
 
     assert found.read(path) == b"1"
     assert found.uri_of(path) == store.uri_of("a/b c.wav")
+
+
+FILL_THE_DISK = """
+import resource, sys
+from pathlib import Path
+from splitfire_batch.errors import NoSpace
+from splitfire_batch.storage import open_store
+
+root, scratch = Path(sys.argv[1]), Path(sys.argv[2])
+store = open_store(str(root), {})
+etag = store.create("lease", b"small")
+store.write("x", b"old")
+(scratch / "source").write_bytes(bytes(300_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for write in (
+    lambda: store.write("x", bytes(300_000)),
+    lambda: store.write("x", scratch / "source"),
+    lambda: store.create("y", bytes(300_000)),
+    lambda: store.replace("lease", bytes(300_000), etag),
+):
+    try:
+        write()
+    except NoSpace as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_tears_nothing(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+
+    command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path / "root"), str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert said.stderr == ""
+    assert said.stdout.count("the disk or the quota is full") == 4
+    assert {each.name: each.read_bytes() for each in (tmp_path / "root").iterdir()} == {
+        "lease": b"small",
+        "x": b"old",
+    }
+
+
+def test_a_download_that_finds_the_disk_full_leaves_nothing(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(bucket, {}, QUICK)
+    store.write("x", bytes(100_000))
+    fetch = store._backend.fetch
+
+    def fill_the_disk(path: str, to: Path) -> None:
+        fetch(path, to)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store._backend, "fetch", fill_the_disk)
+
+    with pytest.raises(NoSpace):
+        store.fetch("x", tmp_path / "x")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+
+    with pytest.raises(StorageError, match=r"lease: .*no hard links"):
+        open_store(str(tmp_path), {}).create("lease", b"1")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("skew_s", [-86_400, 86_400])
+def test_a_clock_that_jumps_changes_no_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: int
+) -> None:
+    store = open_store(str(tmp_path), {})
+    first = store.create("lease", b"1")
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + skew_s * 10**9)
+
+    second = store.replace("lease", b"2", first)
+
+    assert second not in ("", first)
+    with pytest.raises(ObjectChanged):
+        store.replace("lease", b"3", first)
+    monkeypatch.undo()
+    assert store.replace("lease", b"3", second) not in (first, second)
+
+
+def test_an_etag_never_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path), {})
+    etags = [store.create("lease", b"0")]
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)  # a clock that stands still; inodes are used again
+
+    for _ in range(40):
+        etags.append(store.replace("lease", b"1", etags[-1]))
+
+    assert len(set(etags)) == 41

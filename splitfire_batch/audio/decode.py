@@ -65,6 +65,8 @@ class Decoder:
     def __init__(self, path: Path, max_duration_s: float | None, scratch_dir: Path | None) -> None:
         self._path = path
         self._max_duration_s = max_duration_s
+        self.extra_s = 0.0
+        """Seconds that decoding has taken elsewhere: none."""
         self._reader = _open_reader(path, scratch_dir)
         self.format = self._reader.format
         """As the header has it; `n_frames` is 0 where that does not tell."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from splitfire_batch.errors import ConfigError, LeaseLost, SplitfireError, TransientError
+from splitfire_batch.errors import AccessDenied, ConfigError, LeaseLost, SplitfireError, TransientError
 from splitfire_batch.lease.files import FileLock
 from splitfire_batch.lease.objects import ObjectLock
 from splitfire_batch.lease.record import PATH, Holder, Timing, read_holder
@@ -145,6 +145,7 @@ def hold(
     Raises:
         LeaseHeld: somebody else holds it, and lives.
         ConfigError: the store cannot keep a lease, and it is needed.
+        AccessDenied: the record may not be written.
         TransientError: the store does not answer.
     """
     lock, holder = _lock_on(store, timing), Holder(run_id)
@@ -152,6 +153,8 @@ def hold(
         if lock:
             lock.take(holder, tell)
     except OSError as error:
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            raise AccessDenied(f"{store.url}/{PATH}", f"the lease cannot be written: {error}") from error
         if error.errno not in _NO_LOCKS:
             raise TransientError(f"{store.url}: the lease's file: {error}") from error
         lock = None

@@ -25,6 +25,7 @@ from splitfire_batch.errors import (
     StorageError,
     TransientError,
 )
+from splitfire_batch.masking import masked
 
 T = TypeVar("T")
 Types = tuple[type[Exception], ...]
@@ -142,7 +143,7 @@ class Faults:
     def translate(self, uri: str, error: Exception) -> SplitfireError:
         """Our exception for a foreign one; a TransientError is worth another try."""
         status, number, code = http_status(error), getattr(error, "errno", None), _s3_code(error)
-        why = f"{type(error).__name__}: {error}"
+        why = masked(f"{type(error).__name__}: {error}")
         if status == 412 or isinstance(error, FileExistsError):
             return ObjectExists(uri, "it exists already")
         if status == 404 or isinstance(error, (FileNotFoundError, NotADirectoryError)):
@@ -168,8 +169,8 @@ class Faults:
         """The same meaning of exceptions, with another budget."""
         return Faults(self._scheme, budget)
 
-    def attempt(self, uri: str, action: Callable[[], T]) -> T:
-        """What `action` returns, tried again within the budget; foreign exceptions become ours."""
+    def attempt(self, uri: str, action: Callable[[], T], is_once: bool = False) -> T:
+        """What `action` returns, tried again within the budget, or once; foreign exceptions become ours."""
         begin, n_tries = time.monotonic(), 0
         while True:
             try:
@@ -181,7 +182,7 @@ class Faults:
                     self._has_answered = True
                     raise ours from error
                 spent_s = time.monotonic() - begin
-                if self._is_spent(n_tries, spent_s):
+                if is_once or self._is_spent(n_tries, spent_s):
                     spent = f"{n_tries} tries in {spent_s:.1f} s"
                     raise TransientError(f"{ours}; {spent}; is the store up, its address right?") from error
             else:

@@ -6,6 +6,7 @@ synced too. Who is killed before that leaves a temporary file, which no listing 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _TEMPORARY = ".splitfire-"
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _LOCKED_WITHIN_S = 5.0  # the lock is held for one small write
 
 
@@ -37,6 +39,18 @@ def new_file(file: Path, data: bytes | Path) -> Iterator[Path]:
         _sync_folder(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_new(temporary: Path, file: Path) -> None:
+    """Give a file its name; FileExistsError when that is taken."""
+    try:
+        os.link(temporary, file)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Nothing else both refuses a name that is taken and never shows half a file.
+        why = "this file system has no hard links, so nothing is created exclusively"
+        raise OSError(errno.ENOSYS, why) from error
 
 
 def temporary_name(folder: Path) -> Path:

@@ -16,7 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitfire_batch.storage.files import etag_of, is_temporary, locked, new_file, stamp, temporary_name
+from splitfire_batch.storage.files import (
+    etag_of,
+    is_temporary,
+    link_new,
+    locked,
+    new_file,
+    stamp,
+    temporary_name,
+)
 
 _Identity = tuple[int, int]  # device and inode: the same by whatever name a folder is reached
 _Todo = tuple[str, tuple[_Identity, ...]]  # a folder to list, and the folders it was reached through
@@ -115,7 +123,7 @@ class Folder:
         file = self._inside(path)
         with new_file(file, data) as temporary:
             etag = stamp(temporary)
-            os.link(temporary, file)
+            link_new(temporary, file)
             return etag
 
     def replace(self, path: str, data: bytes, etag: str) -> str:

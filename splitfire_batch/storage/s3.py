@@ -110,6 +110,16 @@ class S3:
         """As `check_readable`: only a write would tell more, and workers may not delete a probe."""
         self.check_readable()
 
+    def refuses_damage(self, path: str) -> bool:
+        """Whether an upload is refused that has not the checksum it says."""
+        try:
+            self._fs.call_s3("put_object", **self._where(path), Body=b"whole", ChecksumCRC32="AAAAAA==")
+        except OSError as error:
+            if http_status(error) == 400:
+                return True
+            raise
+        return False
+
     def _name(self, path: str) -> str:
         return f"{self._root}/{path}"
 

@@ -221,7 +221,8 @@ class Store:
         """
         uri = self.uri_of(path)
         try:
-            found, etag = self._faults.attempt(uri, lambda: self._backend.read(path))
+            is_away = isinstance(doubt, TransientError)  # and was waited for long enough
+            found, etag = self._faults.attempt(uri, lambda: self._backend.read(path), is_once=is_away)
         except ObjectMissing:
             return None
         except (StorageError, TransientError) as error:

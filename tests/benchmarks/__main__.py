@@ -13,8 +13,8 @@ import sys
 from itertools import takewhile
 
 NAMES = ("engine", "one_shots", "short_clips", "seams", "measurements", "memory", "pipeline", "start_up")
-NAMES += ("gpu", "resume")
-WITH_OPTIONS = ("one_shots", "memory", "pipeline", "gpu", "resume")
+NAMES += ("cost_of_safety", "resume", "gpu")
+WITH_OPTIONS = ("one_shots", "memory", "pipeline", "cost_of_safety", "resume", "gpu")
 
 
 def main() -> None:

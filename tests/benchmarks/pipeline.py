@@ -2,7 +2,8 @@
 
 A paced device answers each segment after a fixed time and leaves the CPU alone meanwhile; fetching, decoding,
 blending, encoding, hashing and storing are real, and so are S3 server, Ray and pool. Three paces show up to
-where this machine's cores keep a device busy. The second table is the real model on the CPU.
+where this machine's cores keep a device busy. The second table is the real model on the CPU, with codecs in
+the same process, whose threads are told apart; `cost_of_safety` measures what their children add.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         mixes = _fill("s3://pipeline/library")
         _print_paced(mixes, options.paces, options.rounds)
         for measure in ("basic", "all"):
-            _print_cpu(mixes, RuntimeConfig(measure=measure))
+            _print_cpu(mixes, RuntimeConfig(measure=measure, codecs="inline"))
 
 
 def _fill(url: str) -> Mixes:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from splitfire_batch.config import OutputConfig, SeparationConfig, settings
+from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.holdings import choose_holding, record_holding
+from splitfire_batch.identity import settings
 from splitfire_batch.manifest import read_ledger, write_part
 from splitfire_batch.observations import Levels
 from splitfire_batch.reconcile import changed_rows, unchecked_rows
