@@ -102,7 +102,12 @@ class JobOrder:
 
     def job(self) -> Job:
         """The job as the operator would ask for it."""
-        runtime = {"open_tracks": self.open_tracks, "shard_s": self.shard_s, **self.runtime}
+        runtime = {
+            "open_tracks": self.open_tracks,
+            "shard_s": self.shard_s,
+            "codecs": "inline",
+            **self.runtime,
+        }
         return Job(
             self.source,
             self.destination,
