@@ -47,21 +47,28 @@ def revoke_changed(store: Store, settings_id: str, run_id: str) -> pa.Table:
 
     From then on those runs are checked; this one will be by its own record.
     """
-    rows = unchecked_rows(store, settings_id)
-    changed = changed_rows(store, rows)
+    paths = _unchecked_parts(store, settings_id)
+    changed = changed_rows(store, _rows_of(store, paths))
     if len(changed):
         write_part(store, _taken_back(changed, run_id))
-    for other in sorted(set(pc.unique(rows["run_id"]).to_pylist()) - {run_id}):
+    # also runs whose rows all count no more: alone, the next time, they would seem to count again
+    for other in sorted({run_of(path) for path in paths} - {run_id}):
         store.write(f"{ROOT}/runs/{other}/checked.json", json.dumps({"by": run_id}).encode())
     return changed
 
 
 def unchecked_rows(store: Store, settings_id: str) -> pa.Table:
     """The rows that count among those of runs that were never compared with what lies there."""
-    paths = part_paths(store, settings_id)
+    return _rows_of(store, _unchecked_parts(store, settings_id))
+
+
+def _unchecked_parts(store: Store, settings_id: str) -> list[str]:
     marked = {found.path.split("/")[2] for found in store.list_under(f"{ROOT}/runs") if _is_mark(found.path)}
-    mine = [path for path in paths if run_of(path) not in marked]
-    return latest(pa.concat_tables([SCHEMA.empty_table(), *read_each(store, mine, schema_of(None))]))
+    return [path for path in part_paths(store, settings_id) if run_of(path) not in marked]
+
+
+def _rows_of(store: Store, paths: Sequence[str]) -> pa.Table:
+    return latest(pa.concat_tables([SCHEMA.empty_table(), *read_each(store, paths, schema_of(None))]))
 
 
 def _is_mark(path: str) -> bool:

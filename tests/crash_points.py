@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from splitfire_batch.lease.files import FileLock
-from splitfire_batch.storage.buckets import Bucket
 from splitfire_batch.storage.folder import Folder
+from splitfire_batch.storage.s3 import S3
 
 EXIT_CODE = 137
 """What a shell shows for SIGKILL."""
@@ -119,10 +119,10 @@ def tracks_in(journal: list[dict[str, Any]], event: str) -> list[str]:
 def watch_stores(journal: Journal, crash: Crash | None) -> None:
     """From now on note every durable operation of this process, and crash as ordered."""
     watcher = _Watcher(journal, crash)
-    for backend in (Folder, Bucket):
+    for backend in (Folder, S3):
         for name in ("write", "create", "replace", "delete", "check_writable"):
             original = getattr(backend, name, None)
-            if original is not None and not (backend is Bucket and name == "check_writable"):
+            if original is not None and not (backend is S3 and name == "check_writable"):
                 setattr(backend, name, watcher.watched(name, original))
     FileLock.take = watcher.watched_lock("taken", FileLock.take)  # type: ignore[method-assign]
     FileLock.renew = watcher.watched_lock("renewed", FileLock.renew)  # type: ignore[method-assign]

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from typing import Any
 from splitfire_batch import closing, runs
 from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.errors import ConfigError, SplitfireError, TransientError
+from splitfire_batch.errors import SplitfireError, TransientError
 from splitfire_batch.job import Job
 from splitfire_batch.lease import Lease, Timing, hold
 from splitfire_batch.records import Committed, Quarantined, Shard, ShardEvent, Started
@@ -31,8 +35,6 @@ from splitfire_batch.storage import open_store
 from splitfire_batch.vacuum import vacuum
 from tests.crash_points import Crash, Journal, watch_stores
 
-TIMING = Timing(renew_s=0.1, expire_s=0.5, look_s=0.05)
-"""Of leases: dead holders are waited for, so they must be seen to be dead soon."""
 MAX_LOOSE = 0
 """Parts that no ledger snapshot may leave out: so few that these small jobs write snapshots."""
 
@@ -54,31 +56,58 @@ class JobOrder:
     """Only so many tracks of the source."""
     crash: Crash | None = None
     vacuums: bool = False
-    """Afterwards remove everything that no row names, however young."""
+    """Afterwards remove everything that no row names and is old enough."""
+    vacuum_older_s: float = 0.0
+    expire_s: float = 0.5
+    """When a silent holder of the lease counts as dead: soon, because the next run waits for it."""
+    skew_s: float = 0.0
+    """How far the clock of this process is ahead."""
+    max_file_bytes: int | None = None
+    """No file may grow beyond this: for the process it is as if the disk were full."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables to set, such as the token of a Ray that `runtime` names."""
 
     def __call__(self) -> int:
         os.environ.update(self.environment)
+        self._bend_the_machine()
         journal = Journal(Path(self.journal))
         watch_stores(journal, self.crash)
-        runs.hold = partial(hold, timing=TIMING)  # type: ignore[assignment]
+        timing = Timing(renew_s=self.expire_s / 5, expire_s=self.expire_s, look_s=self.expire_s / 10)
+        runs.hold = partial(hold, timing=timing)  # type: ignore[assignment]
         closing.write_snapshot = partial(write_snapshot, max_loose=MAX_LOOSE)
         job = self.job()
         try:
             report = run(job, journal, in_this_process if job.runtime.ray is None else on_its_ray(job))
             if self.vacuums:
-                clean(job)
+                clean(job, timing, self.vacuum_older_s)
         except SplitfireError as error:
             print(f"splitfire: {error}", file=sys.stderr)
             traceback.print_exc()
-            return 75 if isinstance(error, TransientError) else 2 if isinstance(error, ConfigError) else 1
+            return 75 if isinstance(error, TransientError) else 2
         print(json.dumps(report.as_dict()))
         return report.exit_code
 
+    def _bend_the_machine(self) -> None:
+        """A clock that is ahead, and a disk that is full, for this process alone."""
+        if self.skew_s:
+            true_time, true_now, skew = time.time, datetime.now, timedelta(seconds=self.skew_s)
+            time.time = lambda: true_time() + self.skew_s
+            ahead = type(
+                "datetime", (datetime,), {"now": staticmethod(lambda zone=None: true_now(zone) + skew)}
+            )
+            runs.datetime = ahead  # type: ignore[misc]
+        if self.max_file_bytes is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.max_file_bytes, self.max_file_bytes))
+
     def job(self) -> Job:
         """The job as the operator would ask for it."""
-        runtime = {"open_tracks": self.open_tracks, "shard_s": self.shard_s, **self.runtime}
+        runtime = {
+            "open_tracks": self.open_tracks,
+            "shard_s": self.shard_s,
+            "codecs": "inline",
+            **self.runtime,
+        }
         return Job(
             self.source,
             self.destination,
@@ -122,11 +151,11 @@ def until_lost(run_shards: story.RunShards, lease: Lease) -> story.RunShards:
     return run_held
 
 
-def clean(job: Job) -> None:
-    """What `splitfire vacuum --delete --older-than 0` does."""
+def clean(job: Job, timing: Timing, older_than_s: float) -> None:
+    """What `splitfire vacuum --delete` does."""
     store = open_store(job.destination, job.runtime.storage)
-    with hold(store, "vacuum", is_needed=False, timing=TIMING) as lease:
-        print(vacuum(store, lease, 0.0, is_dry=False))
+    with hold(store, "vacuum", is_needed=False, timing=timing) as lease:
+        print(vacuum(store, lease, older_than_s, is_dry=False))
 
 
 def in_this_process(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:

@@ -133,10 +133,15 @@ def inspect(
     return found
 
 
-def committed(objects: Objects) -> set[str]:
-    """The track_id of every track that is settled for good."""
+def settled(objects: Objects, by: str = "track_id") -> set[str]:
+    """The track_id, or another column, of every track that no later run needs to try again."""
     rows = _rows(objects, objects.paths(), Findings())
-    return {row["track_id"] for row in rows if row["status"] != "failed" or not row["is_retryable"]}
+    return {row[by] for row in rows if row["status"] != "failed" or not row["is_retryable"]}
+
+
+def recorded(objects: Objects) -> set[str]:
+    """The track_id of every track that has a row."""
+    return {row["track_id"] for row in _rows(objects, objects.paths(), Findings())}
 
 
 def _rows(objects: Objects, paths: Iterable[str], found: Findings) -> list[Row]:

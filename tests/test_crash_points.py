@@ -168,6 +168,29 @@ def test_a_crash_at_every_step_loses_nothing_in_a_bucket(stage: Stage) -> None:
     check_all(stage, [by_step[step] for step in sorted(IN_GATE)], has_history=False)
 
 
+def test_a_run_that_was_cut_off_and_then_replaced_takes_nothing_back(
+    forks: Forks, one_shot_library: Library, tmp_path: Path
+) -> None:
+    """Under plain names: none of its rows counts any more, and its stems were written over since."""
+    wanted = one_shot_library.wanted
+    name, other = [path for path, expected in wanted.items() if isinstance(expected, int)][:2]
+    source = tmp_path / "library"
+    source.mkdir()
+    shutil.copy(one_shot_library.folder / name, source / name)
+    library = Library(source, {name: wanted[name]})
+    order = JobOrder(str(source), str(tmp_path / "out"), str(tmp_path / "job.jsonl"), "plain")
+    trial = Trial(forks, library, order)
+    pid = trial.start(crash=Crash("failures", 1, "before"))
+    assert forks.wait(pid) == EXIT_CODE, trial.told()
+    trial.look(pid)
+    shutil.copy(one_shot_library.folder / other, source / name)
+    library.wanted[name] = wanted[other]
+    trial.before = set()
+    trial.resume()
+    trial.idle()
+    trial.idle()
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("has_history", [False, True], ids=["fresh", "history"])
