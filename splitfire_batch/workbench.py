@@ -23,7 +23,7 @@ from splitfire_batch.records import AudioFormat, Track
 from splitfire_batch.segments import Model
 from splitfire_batch.separation import Limits
 from splitfire_batch.stems import Recipe, check_skips, is_complete, make_recipes, needed_estimates
-from splitfire_batch.storage import Store, Stores, open_store
+from splitfire_batch.storage import PATIENCE_S, RetryBudget, Store, Stores, open_store
 
 CPU_AUDIO_MB, GPU_AUDIO_MB = 256, 2048
 """Defaults of RuntimeConfig.audio_mb."""
@@ -97,11 +97,12 @@ def open_bench(
     recipes = make_recipes(separation, stems)
     check_skips(output, stems)
     codecs = Inline() if runtime.codecs == "inline" else InChildren(_codec_limits(runtime))
+    known = RetryBudget(patience_s=PATIENCE_S, is_known=True)  # the job has listed the one and made the other
     return Workbench(
         recipes=recipes,
         sums_to_mix=is_complete(recipes, stems),
-        sources=Stores(runtime.storage),
-        destination=open_store(destination, runtime.storage),
+        sources=Stores(runtime.storage, known),
+        destination=open_store(destination, runtime.storage, known),
         output=output,
         limits=Limits(runtime.max_duration_s, scratch, codecs),
         budget=AudioBudget(max(audio_mb * 2**20 - engine.queue_bytes, audio_mb * 2**19)),

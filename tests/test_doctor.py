@@ -55,7 +55,7 @@ def test_a_missing_bucket_fails_that_check_only(bucket: str) -> None:
     assert f"{bucket}-gone" in checks["destination"].found
 
 
-@pytest.mark.parametrize(("names", "mark"), [("auto", "warn"), ("immutable", "warn"), ("plain", "FAIL")])
+@pytest.mark.parametrize(("names", "mark"), [("auto", "warn"), ("plain", "FAIL")])
 def test_a_store_whose_create_overwrites_fails_where_plain_names_need_the_lease(
     bucket: str, monkeypatch: pytest.MonkeyPatch, names: str, mark: str
 ) -> None:

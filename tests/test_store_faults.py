@@ -314,6 +314,22 @@ def test_a_store_that_was_there_is_waited_for(proxy: FaultProxy, bucket: str) ->
         assert reading.result(5) == b"1"
 
 
+def test_a_store_that_others_know_is_waited_for_from_the_start(proxy: FaultProxy, bucket: str) -> None:
+    proxy.set_rules(Rule("reset", count=8))
+    known = RetryBudget(tries=2, patience_s=20, is_known=True, first_wait_s=0.01, max_wait_s=0.02)
+
+    assert list(through(proxy, bucket, known).list()) == []
+
+    assert proxy.faults() == {"reset": 8}
+
+
+def test_a_store_that_refuses_for_now_is_there(proxy: FaultProxy, bucket: str) -> None:
+    proxy.set_rules(Rule("status", count=4))
+    patient = RetryBudget(tries=2, patience_s=20, first_wait_s=0.01, max_wait_s=0.02)
+
+    assert list(through(proxy, bucket, patient).list()) == []
+
+
 def test_a_store_that_stays_away_is_given_up_in_time(proxy: FaultProxy, bucket: str) -> None:
     patient = RetryBudget(tries=2, patience_s=1.0, first_wait_s=0.05, max_wait_s=0.1)
     store = through(proxy, bucket, patient)

@@ -19,6 +19,7 @@ from splitfire_batch.storage.store import Store
 from splitfire_batch.storage.urls import Options, check_path, matching_options, parse_url
 
 __all__ = [
+    "PATIENCE_S",
     "Options",
     "RetryBudget",
     "Store",
@@ -30,7 +31,8 @@ __all__ = [
     "plain_etag",
 ]
 
-_PATIENCE_S = 60.0  # object stores answer 503 for as long as they need to spread a load
+PATIENCE_S = 60.0
+"""Object stores answer 503 for as long as they need to spread a load."""
 
 
 def open_store(url: str, options: Options, budget: RetryBudget | None = None) -> Store:
@@ -45,7 +47,7 @@ def open_store(url: str, options: Options, budget: RetryBudget | None = None) ->
         ConfigError: a URL or option of no known kind, or a package that is not installed.
     """
     scheme, root = parse_url(url)
-    budget = budget or RetryBudget(patience_s=_PATIENCE_S)
+    budget = budget or RetryBudget(patience_s=PATIENCE_S)
     given = matching_options(options, scheme, root)
     unknown = sorted(set(given) - set(SCHEMES[scheme].options))
     if unknown:

@@ -37,7 +37,9 @@ class RetryBudget:
 
     tries: int = 5
     patience_s: float = 0.0
-    """A store that has answered before is tried for so long, however many tries that takes."""
+    """A store that is known to be there is tried for so long, however many tries that takes."""
+    is_known: bool = False
+    """Others have had answers there; else it is known once it has answered, if only with a refusal."""
     first_wait_s: float = 0.2
     """Longest wait after the first try; it doubles with every further one."""
     max_wait_s: float = 5.0
@@ -134,7 +136,7 @@ class Faults:
 
     def __init__(self, scheme: Scheme, budget: RetryBudget) -> None:
         self._scheme, self._budget = scheme, budget
-        self._has_answered = False
+        self._is_known = budget.is_known
         self._transient: Types = (ConnectionError, TimeoutError, *_types(scheme.transient))
         self._refused: Types = (PermissionError, *_types(scheme.refused))
         self.foreign: Types = (OSError, *self._transient, *self._refused, *_types(scheme.other))
@@ -178,21 +180,21 @@ class Faults:
             except self.foreign as error:
                 n_tries += 1
                 ours = self.translate(uri, error)
+                self._is_known |= http_status(error) is not None
                 if not isinstance(ours, TransientError):
-                    self._has_answered = True
                     raise ours from error
                 spent_s = time.monotonic() - begin
                 if is_once or self._is_spent(n_tries, spent_s):
                     spent = f"{n_tries} tries in {spent_s:.1f} s"
                     raise TransientError(f"{ours}; {spent}; is the store up, its address right?") from error
             else:
-                self._has_answered = True
+                self._is_known = True
                 return result
             time.sleep(self._budget.wait_s(n_tries))
 
     def _is_spent(self, n_tries: int, spent_s: float) -> bool:
         # What never answered is more likely a wrong address than a store that is away for a minute.
-        is_patient = self._has_answered and spent_s < self._budget.patience_s
+        is_patient = self._is_known and spent_s < self._budget.patience_s
         return n_tries >= self._budget.tries and not is_patient
 
 
