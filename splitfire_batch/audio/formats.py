@@ -6,14 +6,19 @@ Container and subtype are libsndfile's names. Nothing here touches a file.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitfire_batch.audio.channels import is_default
-from splitfire_batch.config import OutputConfig
 from splitfire_batch.errors import TrackError
 from splitfire_batch.records import AudioFormat
+
+if (
+    TYPE_CHECKING
+):  # codec children need no settings, and not pydantic, which takes longer to load than all else
+    from splitfire_batch.config import OutputConfig
 
 Samples = NDArray[np.int32 | np.float32]
 """Frames first, channels second: integers of a known depth, or floats with full scale = 1."""

@@ -27,6 +27,7 @@ class RemoteStems:
         self._children, self._files, self._out, self._what = children, files, out, what
         self._busy_s = self._waited_s = 0.0
         self._n_samples = 0
+        self._joint: Samples | None = None
         self._child: Child | None = None
 
     def begin(self, request: Mapping[str, Any], data: bytes) -> None:
@@ -91,16 +92,21 @@ class RemoteStems:
         return self._child
 
     def _joined(self, blocks: Sequence[np.ndarray]) -> Samples:
-        """Blocks (n, C) one behind the other as one of the wire's: (n, C times their number)."""
+        """Blocks (n, C) one behind the other as one of the wire's: (n, C times their number).
+
+        What does not fit into 16 or 24 bit is found out by `StemWriter`.
+        """
         dtype, kind = (np.float32, "f") if self._out.bits is None else (np.int32, "i")
         shape = (len(blocks[0]), self._out.n_channels)
-        joined: Samples = np.empty((len(blocks), *shape), dtype)
+        if self._joint is None or self._joint.shape != (len(blocks), *shape):
+            self._joint = np.empty((len(blocks), *shape), dtype)
+        joined = self._joint  # the same memory each time: what is sent has been copied
         for part, block in zip(joined, blocks, strict=True):
             if block.shape != shape or block.dtype.kind != kind:
                 raise ValueError(
                     f"a block has shape {block.shape} of {block.dtype}, wanted {shape} of {dtype}"
                 )
-            if block.dtype == np.int64 and block.size and not _fits_32(block):
+            if self._out.bits == 32 and block.size and not _fits_32(block):
                 raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into 32 bit")
             np.copyto(part, block, casting="unsafe")
         return joined.reshape(shape[0], -1)
