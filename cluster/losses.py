@@ -13,6 +13,7 @@ from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryErro
 
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
 from splitfire_batch.escapes import lines
+from splitfire_batch.masking import masked
 
 Cause = Literal[
     "death", "memory", "hung", "exception", "outage", "preemption", "node", "connection", "unclear"
@@ -81,7 +82,7 @@ def read_error(error: RayError) -> Lost:
 
 def _short(text: str) -> str:
     """What is said first, for a row; Ray goes on for a page."""
-    words = " ".join(text.split())
+    words = masked(" ".join(text.split()))
     return words if len(words) <= _WHY_CHARS else f"{words[:_WHY_CHARS]}..."
 
 
@@ -90,7 +91,7 @@ def _read_exception(error: RayTaskError) -> Lost:
     if isinstance(cause, ConfigError):
         raise cause from error
     _log.warning("worker_raised why=%s", lines(str(error)))  # its text is the traceback in the worker
-    why = f"{type(cause).__name__}: {cause}"
+    why = masked(f"{type(cause).__name__}: {cause}")
     if isinstance(cause, TransientError | StorageError):
         return Lost("outage", why, outage=cause)
     return Lost("exception", why)
