@@ -7,7 +7,6 @@ this module knows of other tracks, shards or machines.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -39,6 +38,7 @@ from splitfire_batch.naming import stem_path
 from splitfire_batch.quality import qc_flags
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
 from splitfire_batch.rendering import Rendered, render
+from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.separation import Separated, separate_file
 from splitfire_batch.stem_blocks import RenderSettings
 from splitfire_batch.stopwatch import Stopwatch
@@ -84,9 +84,9 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
             "TOO_LARGE",
             f"found {track.n_bytes} bytes, the limit is {bench.max_bytes}; raise max_bytes or leave it out",
         )
-    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
+    with scratch_folder(bench.limits.scratch) as folder:
         with watch.measure("fetch"):
-            path, content_id = _fetch(track, bench, Path(folder))
+            path, content_id = _fetch(track, bench, folder)
         accept = partial(_accept, bench=bench, share=share)
         with separate_file(path, bench.engine, bench.estimates, bench.limits, watch, accept) as separated:
             share.resize(min(share.n_bytes, need_of(separated.source, bench).spools))
@@ -100,10 +100,10 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
                 _remove_stale(track, [recipe.stem for recipe in bench.recipes], ext, bench)
                 return row
             settings = _render_settings(track, separated.source, metadata, bench)
-            rendered = render(separated, settings, Path(folder), watch)
+            rendered = render(separated, settings, folder, watch)
         share.resize(0)
         with watch.measure("store"):
-            stems = _store(track, rendered, bench, Path(folder), settings.output.ext)
+            stems = _store(track, rendered, bench, folder, settings.output.ext)
     row = replace(
         row,
         status="done",

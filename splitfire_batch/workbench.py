@@ -20,6 +20,7 @@ from splitfire_batch.errors import ConfigError
 from splitfire_batch.lease import GUARD_S, Guard
 from splitfire_batch.models import find_card
 from splitfire_batch.records import AudioFormat, Track
+from splitfire_batch.scratch import sweep
 from splitfire_batch.segments import Model
 from splitfire_batch.separation import Limits
 from splitfire_batch.stems import Recipe, check_skips, is_complete, make_recipes, needed_estimates
@@ -91,6 +92,7 @@ def open_bench(
     """
     scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
     check_scratch(scratch)
+    sweep(scratch)
     engine = Engine(model, runtime.batch, packs_short=False if runtime.open_tracks == 1 else None)
     audio_mb = runtime.audio_mb or (CPU_AUDIO_MB if model.device.type == "cpu" else GPU_AUDIO_MB)
     stems = find_card(separation.model).stems

@@ -78,11 +78,16 @@ def many_storms(
             journal=str(folder / f"storm{number}.jsonl"),
             names=names,
             open_tracks=2,
-            runtime={"codecs": ("inline", "children")[number // len(kinds) % 2]},
+            runtime={
+                "codecs": ("inline", "children")[number // len(kinds) % 2],
+                "scratch_dir": str(folder / f"scratch{number}"),
+            },
         )
+        (folder / f"scratch{number}").mkdir()
         trial = Trial(forks, library, order, counts)
         storm(trial, chance, min(6, n_kills - counts.kills))
         trial.idle()
+        assert not list((folder / f"scratch{number}").iterdir())
         number += 1
     return counts
 

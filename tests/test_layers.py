@@ -39,6 +39,7 @@ ROWS = [
         "splitfire_batch.pulse",
         "splitfire_batch.requests",
         "splitfire_batch.schema",
+        "splitfire_batch.scratch",
         "splitfire_batch.stems",
         "splitfire_batch.storage",
         "splitfire_batch.table_pages",
