@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flows.separate_catalogue import separate_catalogue
-from splitfire_batch import config
+from splitfire_batch import identity
 from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, SeparationConfig
 from splitfire_batch.errors import FAILURE_CODES, ConfigError
@@ -234,8 +234,8 @@ def test_settings_that_this_version_cannot_repeat_are_refused(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(a_job(str(source), str(out)))
-    epoch = config.OUTPUT_EPOCH
-    monkeypatch.setattr(config, "OUTPUT_EPOCH", epoch + 1)
+    epoch = identity.OUTPUT_EPOCH
+    monkeypatch.setattr(identity, "OUTPUT_EPOCH", epoch + 1)
     with pytest.raises(ConfigError, match=f"output_epoch was {epoch} and is now {epoch + 1}"):
         find_retries(open_store(str(out), {}), (), OutputConfig(), ())
 
