@@ -274,6 +274,26 @@ def run_here(job: Job) -> None:
     story.finalise(planned, story.separate(planned, here, lambda _: None))
 
 
+def test_a_run_with_too_many_failures_stops_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    source = write_tracks(tmp_path / "source", 30, 0.2)
+    for number in range(12):
+        (source / f"bad {number}.wav").write_bytes(b"this is no audio at all")
+    runtime = RuntimeConfig(workers=1, open_tracks=1, max_failures="10%")
+    state = separate(tmp_path, runtime=runtime)
+    report = report_of(state)
+    assert (state.type.value, state.name) == ("FAILED", "Stopped by max_failures")
+    assert report.exit_code == 4
+    assert report.stopped_by is not None
+    assert "max_failures is 10% (4 tracks); most of them: NOT_AUDIO" in report.stopped_by
+    assert report.stopped_by in str(state.message)
+    assert report.n_failed > 4
+    (kept,) = (tmp_path / "out").glob("_splitfire/runs/*/run.json")
+    assert json.loads(kept.read_text())["stopped_by"] == report.stopped_by
+    again = report_of(separate(tmp_path, runtime=TWO))
+    assert again.n_done_before + again.n_done == 30
+    assert again.n_unsettled == 0
+
+
 def test_a_source_with_nothing_audible_fails_before_ray(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     state = separate(tmp_path)

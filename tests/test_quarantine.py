@@ -123,6 +123,7 @@ def test_a_run_that_dies_of_the_poison_too_leaves_it_a_suspect_to_the_next(
 
     with on_ray(run.job.runtime, Event()) as run_shards:
         story.separate(run, until_suspected, lambda _: None)  # it has no end of its own: no finalise
+    caplog.clear()
     run = plan(library, "passthrough")
     with on_ray(run.job.runtime, Event()) as run_shards, caplog.at_level(logging.WARNING, "cluster.pool"):
         tally = story.separate(run, poisoned(run_shards), lambda _: None)
