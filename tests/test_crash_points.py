@@ -21,7 +21,6 @@ import pytest
 from splitfire_batch.storage import open_store
 from tests.crash_points import (
     EXIT_CODE,
-    LEASE_STEPS,
     STEPS,
     Crash,
     moments,
@@ -35,7 +34,7 @@ from tests.trials import SETTLED, Trial
 
 SEED = 5
 ONLY_IN_FOLDERS = {"probe", "leftover removed"}
-IN_GATE = {*LEASE_STEPS, "settings", "stem", "part", "tracks view", "view switch", "run record"}
+IN_GATE = {"lease taken", "lease released", "stem", "part", "view switch", "run record"}
 ONLY_WITH_HISTORY = {"check mark", "snapshot removed", "stem removed"}
 
 

@@ -104,7 +104,7 @@ def test_many_jobs_over_failing_stores_end_right(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("away_s", [8.0, pytest.param(120.0, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("away_s", [5.0, pytest.param(120.0, marks=pytest.mark.chaos)])
 def test_a_store_that_is_away_is_waited_for_or_ends_the_run_to_be_resumed(
     away_s: float, trial: Trial, proxy: FaultProxy
 ) -> None:
