@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch import __version__
@@ -35,15 +36,38 @@ def finalise(run: Run, tally: Tally) -> Report:
     run.lease.confirm()
     if not is_immutable(run.job):
         _take_back(run, store, tally)
+    planned = _rows_of(run, store)
+    report = _report(run, tally, store.url, planned)
+    run.lease.confirm()
+    _keep_settings(run, store)
+    write_snapshot(store)
+    refresh_views(store, report.run_id)
+    if report.n_planned:
+        store.write(f"{run.store_path}/failures.parquet", parquet_bytes(_failed(planned)))
+        record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
+        store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())
+    return report
+
+
+def _rows_of(run: Run, store: Store) -> pa.Table:
+    """The row of each planned track that has one, from the parts of the run."""
     rows = latest(read_parts(store, run.context.settings_id, run.context.run_id))
     source_ids = run.plan.tracks["source_id"].combine_chunks()
-    planned = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
-    failed = planned.filter(pc.equal(planned["status"], "failed"))
+    return rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
+
+
+def _failed(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.equal(rows["status"], "failed"))
+
+
+def _report(run: Run, tally: Tally, destination: str, planned: pa.Table) -> Report:
+    """What became of the run: counts from the rows, the rest from what workers told."""
+    n_failed = len(_failed(planned))
     n_skipped = pc.sum(pc.equal(planned["status"], "skipped")).as_py() or 0
-    report = Report(
+    return Report(
         run_id=run.context.run_id,
         source=run.job.source,
-        destination=store.url,
+        destination=destination,
         model=run.context.model,
         settings_id=run.context.settings_id,
         n_listed=run.plan.n_listed,
@@ -52,9 +76,9 @@ def finalise(run: Run, tally: Tally) -> Report:
         n_failed_before=run.plan.n_failed_before,
         n_planned=len(run.plan.tracks),
         n_skipped_before=run.plan.n_skipped_before,
-        n_done=len(planned) - len(failed) - n_skipped,
+        n_done=len(planned) - n_failed - n_skipped,
         n_skipped=n_skipped,
-        n_failed=len(failed),
+        n_failed=n_failed,
         failures_by_code=dict(tally.codes),
         failures=tuple(tally.failures),
         audio_s=tally.audio_s,
@@ -65,15 +89,6 @@ def finalise(run: Run, tally: Tally) -> Report:
         device=tally.total_device(),
         stopped_by=tally.stopped_by,
     )
-    run.lease.confirm()
-    _keep_settings(run, store)
-    write_snapshot(store)
-    refresh_views(store, report.run_id)
-    if report.n_planned:
-        store.write(f"{run.store_path}/failures.parquet", parquet_bytes(failed))
-        record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
-        store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())
-    return report
 
 
 def _take_back(run: Run, store: Store, tally: Tally) -> None:
