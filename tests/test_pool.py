@@ -137,7 +137,7 @@ def test_nothing_to_do_starts_no_actor() -> None:
 
 
 def test_a_killed_actor_costs_nothing_but_a_second_try_of_what_was_in_flight() -> None:
-    shards = make_shards(4, 4)
+    shards = make_shards(8, 4)  # so many that the actor which comes instead finds some
     events: Events = []
     victim = None
     for event in run_shards(shards, partial(FakeWorker, track_s=0.3), TWO):
