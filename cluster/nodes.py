@@ -14,6 +14,11 @@ def is_alive(node_id: str) -> bool:
     return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
+def are_any_alive() -> bool:
+    """Whether there is still a machine to work on."""
+    return any(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+
+
 def draining_nodes() -> frozenset[str]:
     """Ids of nodes that got notice: spot instances to be taken back, and those that are scaled down."""
     return frozenset(state.get_draining_nodes())

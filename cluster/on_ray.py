@@ -30,7 +30,8 @@ def on_ray(runtime: RuntimeConfig, stop: Event, abort: Event | None = None) -> I
     with connect(runtime.ray):
         if current_thread() is main_thread():  # Ray took SIGTERM and would abort; its owner gets it back
             signal.signal(signal.SIGTERM, on_sigterm)
-        size, patience = pool_size(runtime), Patience(runtime.drain_s, runtime.stall_s)
+        size = pool_size(runtime)
+        patience = Patience(runtime.drain_s, runtime.stall_s, may_grow=runtime.ray is not None)
 
         def run(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[PoolEvent]:
             here = replace(spec, device="cuda" if size.gpus else "cpu", threads=size.threads)

@@ -54,13 +54,14 @@ def run_shards(
 
     Raises:
         ConfigError: raised by a worker, for unknown weights and the like.
-        TransientError: no actor could be kept alive long enough to begin a track, or a store did not answer.
+        TransientError: no actor could be kept alive long enough to begin a track, a store did not answer, or
+            the only node is gone.
         StorageError: a store refused what every job needs.
     """
     iterator = iter(shards)
     first = list(islice(iterator, size.workers))
     pool = _Pool(Ledger(chain(first, iterator)), stop or Event(), patience.drain_s)
-    roster = Roster(make_worker, size, patience.stall_s, pool.has_more)
+    roster = Roster(make_worker, size, patience, pool.has_more)
     try:
         roster.open(len(first))
         yield from pool.events(roster, abort or Event())

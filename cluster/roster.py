@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from cluster.actors import MakeWorker, PoolSize, RemoteWorker
 from cluster.ledger import Assignment
 from cluster.losses import Lost
-from cluster.nodes import LOOK_S, draining_nodes
+from cluster.nodes import LOOK_S, are_any_alive, draining_nodes
 from cluster.seats import MAX_FALSE_STARTS, Seat
 from cluster.watchdog import Watchdog
+from splitfire_batch.errors import TransientError
 
 _PENDING_S = 60.0
 """How often it is said that Ray has not yet found room for any actor."""
@@ -28,6 +29,8 @@ class Patience:
     """For tracks in flight, after a request to stop."""
     stall_s: float = 120.0
     """For a worker that tells nothing and does not get on."""
+    may_grow: bool = True
+    """Nodes may come that are not there yet; a Ray that was started for one run has its own and no other."""
 
 
 class Roster:
@@ -36,15 +39,15 @@ class Roster:
     Args:
         make_worker: called in every actor.
         size: what each actor reserves.
-        stall_s: a worker that is silent for longer hangs.
+        patience: a worker that is silent for longer than its stall_s hangs.
         has_more: whether an actor without work would get some.
     """
 
     def __init__(
-        self, make_worker: MakeWorker, size: PoolSize, stall_s: float, has_more: Callable[[], bool]
+        self, make_worker: MakeWorker, size: PoolSize, patience: Patience, has_more: Callable[[], bool]
     ) -> None:
         self._make_worker, self._size, self._has_more = make_worker, size, has_more
-        self.watchdog = Watchdog(stall_s)
+        self.watchdog, self._may_grow = Watchdog(patience.stall_s), patience.may_grow
         self.seats: dict[RemoteWorker, Seat] = {}
         self._n_wanted = 0
         self._look_at = 0.0
@@ -95,12 +98,17 @@ class Roster:
             worker.kill()
 
     def look_around(self) -> Iterator[tuple[Seat, Lost]]:
-        """Once a second: who hangs or does not answer; those whose node is about to go are sent off."""
+        """Once a second: who hangs or does not answer; those whose node is about to go are sent off.
+
+        Raises:
+            TransientError: no node is left, and none can come.
+        """
         now = time.monotonic()
         if now < self._look_at:
             return
         self._look_at = now + LOOK_S
-        self._warn_if_none_started(now)
+        if not any(worker.has_started for worker in self.seats):
+            self._see_to_nodes(now)
         self.watchdog.look(now)
         draining = draining_nodes()
         for seat in list(self.seats.values()):
@@ -123,9 +131,14 @@ class Roster:
             self.dismiss(seat)
         self.refill()
 
-    def _warn_if_none_started(self, now: float) -> None:
+    def _see_to_nodes(self, now: float) -> None:
         """A cluster may have to grow first; a full one keeps us waiting, and should not do so silently."""
-        if now > self._warn_at and not any(worker.has_started for worker in self.seats):
+        if not self._may_grow and not are_any_alive():
+            raise TransientError(
+                "the Ray that was started on this machine has lost its node: its raylet is gone; "
+                "run the job again"
+            )
+        if now > self._warn_at:
             self._warn_at = now + _PENDING_S
             _log.warning(
                 "actors_pending n=%d cpus=%g gpus=%g", len(self.seats), self._size.cpus, self._size.gpus

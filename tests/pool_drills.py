@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,33 @@ def full_memory() -> dict[str, Any]:
 def lost_replies() -> dict[str, Any]:
     """Ray carries calls out and loses the answers; RAY_testing_rpc_failure says which."""
     return _alone(4, partial(FakeWorker, track_s=0.2))
+
+
+def own_node_loss() -> dict[str, Any]:
+    """The raylet of a Ray that was started for the run is killed: no other node will ever come."""
+    from cluster.actors import PoolSize
+    from cluster.pool import run_shards
+    from cluster.roster import Patience
+    from cluster.session import connect
+    from splitfire_batch.errors import TransientError
+
+    with connect(n_cpus=2):
+        size, patience = PoolSize(1, 1, 0, 1), Patience(may_grow=False)
+        try:
+            make_worker = partial(FakeWorker, track_s=2.0)
+            for event in run_shards(make_shards(8, 3), make_worker, size, patience=patience):
+                if isinstance(event, Committed):
+                    _kill_raylet()
+        except TransientError as error:
+            return {"why": str(error)}
+    return {}
+
+
+def _kill_raylet() -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for pid in children:
+        if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"raylet"):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def _alone(n_shards: int, make_worker: Callable[[], FakeWorker]) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def test_answers_that_ray_loses_cost_no_track_and_blame_none() -> None:
 
 
 @pytest.mark.slow
+def test_a_ray_of_our_own_that_loses_its_only_node_ends_the_run_to_be_resumed() -> None:
+    assert "has lost its node" in drill("own_node_loss")["why"]
+
+
+@pytest.mark.slow
 def test_a_track_that_fills_the_memory_is_tried_twice_and_given_up_as_such() -> None:
     told = drill("full_memory")
     assert all_settled_once(told, 2, 3)
