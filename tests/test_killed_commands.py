@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from tests.invariants import Findings, Objects, inspect, objects_at, settled
-from tests.small_library import write_one_shots, write_tracks
+from tests.small_library import Library, write_tracks
 from tests.test_two_runs import ACTOR, Run
 from tests.trials import SETTLED, Counts
 
 SEED = 515
+N_KILLS = 6
 GRACE_S = 15.0
 """In which everything that a killed driver had started must be gone."""
 PART_S = 15.0
@@ -80,15 +81,15 @@ def test_a_command_whose_processes_are_killed_again_and_again_loses_nothing(
     kind: str, tmp_path: Path, bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chance, counts = random.Random(f"{SEED} {kind}"), Counts()
-    (tmp_path / "source").mkdir()
-    library = write_one_shots(tmp_path / "source", 40)
+    folder = write_tracks(tmp_path / "source", 200, seconds=3.0)
+    library = Library(folder, {file.name: 3 * 44_100 for file in folder.iterdir()})
     destination = str(tmp_path / "out") if kind == "folder" else f"{bucket}/out"
     objects, before, number, code = objects_at(destination), set[str](), 0, -1
     while code not in SETTLED:
         run = Run(tmp_path, f"run{number}", destination)
         number += 1
         try:
-            while counts.kills < 8 and run.popen.poll() is None:
+            while counts.kills < N_KILLS and run.popen.poll() is None:
                 if chance.random() < 0.7:  # else in the midst of its start
                     wait_for_part(run, objects, parts_in(objects))
                 time.sleep(chance.uniform(0, 3))
@@ -111,6 +112,7 @@ def test_a_command_whose_processes_are_killed_again_and_again_loses_nothing(
     counts.tracks = len(library.wanted)
     with capsys.disabled():
         print(f"\nkilled commands, {kind}: {counts}")
+    assert counts.kills == N_KILLS
     assert counts.redone == 0
 
 
