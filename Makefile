@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AUDIT := .venv-audit/bin
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -22,10 +23,13 @@ check: install ## lint, format, strict types, layers
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 test: install ## the gate: every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not chaos"
 
-test-all: install ## every test
-	$(BIN)/python -m pytest
+test-all: install ## also the slow tests
+	$(BIN)/python -m pytest -m "not chaos"
+
+chaos: install ## crashes at every step, a storm of kills, stores that fail: tens of minutes
+	$(BIN)/python -m pytest -m chaos
 
 demo: install ## real music through a real S3 server, Ray and Prefect, into ./demo
 	$(BIN)/python -m tests.demo
@@ -33,11 +37,24 @@ demo: install ## real music through a real S3 server, Ray and Prefect, into ./de
 bench: install ## benchmarks, each with its table
 	$(BIN)/python -m tests.benchmarks
 
+audit: .venv-audit/.installed ## ask for known vulnerabilities of the exact versions; needs pypi.org
+	$(AUDIT)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
+
+sbom: install .venv-audit/.installed ## write dist/sbom.cdx.json, what the product consists of (CycloneDX)
+	mkdir -p dist
+	$(AUDIT)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o dist/sbom.cdx.json $(BIN)/python
+
+.venv-audit/.installed: .ci/audit-requirements.txt
+	$(PYTHON) -m venv .venv-audit
+	$(AUDIT)/python -m pip install --quiet -r .ci/audit-requirements.txt
+	touch $@
+
 lock: install ## write constraints.txt from what is installed
 	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .cache demo build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-audit .cache demo build dist .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: help install check test test-all demo bench lock clean
+.PHONY: help install check test test-all chaos demo bench audit sbom lock clean

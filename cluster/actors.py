@@ -1,14 +1,12 @@
 """One Ray actor per device, and the driver's view of it; the only module that sends anything over Ray.
 
 `SeparatorActor` holds a worker and streams its events. Ray keeps those sent before the process was killed;
-only one told in the very last millisecond may be missing. `RemoteWorker` is the other end. Ray's
-exceptions are translated here, into `Lost` when a process or a shard is gone, and back into ConfigError
-when the worker says that the job is impossible.
+only one told in the very last millisecond may be missing. `RemoteWorker` is the other end; what Ray's
+exceptions mean is said in `losses`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,17 +15,16 @@ from typing import Any, Protocol
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
-from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
+from cluster.losses import Lost, read_error
+from splitfire_batch.masking import mask_logs
 from splitfire_batch.records import Shard, ShardEvent
 
 MAX_SHARDS = 2
 """Shard calls per actor: one whose last tracks are under way, and the next."""
 _CONTROL_CALLS = 2
 _CLOSE_S = 5.0
-
-_log = logging.getLogger(__name__)
 
 
 class ShardWorker(Protocol):
@@ -58,22 +55,6 @@ class PoolSize:
     """Threads of a worker's arithmetic; Ray would set OMP_NUM_THREADS to the reserved CPUs, often 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A call that did not end well. `is_death`: the process is gone; else the worker raised an exception."""
-
-    why: str
-    is_death: bool
-    is_preempted: bool = False
-    outage: SplitfireError | None = None
-    """The worker's own words that a store or network failed it."""
-
-    @property
-    def is_blameless(self) -> bool:
-        """Whether it is the fault neither of the tracks in flight nor of the worker."""
-        return self.is_preempted or self.outage is not None
-
-
 class SeparatorActor:
     """Runs in the actor's process. The worker is made by `start`, whose exceptions keep their type."""
 
@@ -83,11 +64,15 @@ class SeparatorActor:
         self._make_worker = make_worker
         self._worker: ShardWorker | None = None
 
-    def start(self) -> int:
-        """Make the worker; returns the process id."""
+    def where(self) -> tuple[int, str]:
+        """The process id, and the id of the node."""
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def start(self) -> None:
+        """Make the worker."""
+        mask_logs()
         make_worker: MakeWorker = pickle.loads(self._make_worker)  # noqa: S301 - our own driver made it
         self._worker = make_worker()
-        return os.getpid()
 
     @ray.method(num_returns="streaming")
     def run_shard(self, shard: Shard) -> Iterator[ShardEvent]:
@@ -120,10 +105,15 @@ class RemoteWorker:
             max_task_retries=0,
             max_concurrency=MAX_SHARDS + _CONTROL_CALLS,
         ).remote(cloudpickle.dumps(make_worker), size.threads)  # type: ignore[no-untyped-call]
+        self._finding: Any = self._actor.where.remote()
         self._starting: Any = self._actor.start.remote()
+        self._asking: Any = None
         self._streams: dict[Any, str] = {}
+        self.has_started = False
+        """It can be sent shards."""
         self.pid: int | None = None
-        """Process id on its node, once it has started."""
+        """Process id on its node, once there is a process."""
+        self.node_id: str | None = None
 
     @property
     def shard_ids(self) -> tuple[str, ...]:
@@ -136,12 +126,16 @@ class RemoteWorker:
 
     def stop_admitting(self) -> None:
         """Ask the worker to begin no further track."""
-        if self.pid is not None:
+        if self.has_started:
             self._actor.stop_admitting.remote()
 
     def ask_to_close(self) -> Any:
         """Let the worker end its threads and children; what Ray can wait for."""
         return self._actor.close.remote()
+
+    def ask(self) -> None:
+        """Call the actor, to learn from News whether it lives; its streams cannot be relied on any more."""
+        self._asking = self._actor.where.remote()
 
     def kill(self) -> None:
         """End the process now; its open streams will end as `Lost`."""
@@ -150,7 +144,11 @@ class RemoteWorker:
 
     def pending(self) -> list[Any]:
         """What Ray can wait for."""
-        return [self._starting] if self.pid is None else list(self._streams)
+        if self._asking is not None:
+            return [self._asking, *self._streams]
+        if self.has_started:
+            return list(self._streams)
+        return [self._finding if self.pid is None else self._starting]
 
     def read(self, ready: Any) -> News | None:
         """One piece of news from a pending call that Ray said is ready; None if it only started.
@@ -158,8 +156,8 @@ class RemoteWorker:
         Raises:
             ConfigError: raised by the worker, for the whole run.
         """
-        if ready is self._starting:
-            return self._read_start()
+        if ready not in self._streams:
+            return self._read_control(ready)
         shard_id = self._streams[ready]
         try:
             return News(self, shard_id, ray.get(next(ready)))
@@ -168,13 +166,22 @@ class RemoteWorker:
             return News(self, shard_id, None)
         except RayError as error:
             del self._streams[ready]
-            return News(self, shard_id, _lost(error))
+            return News(self, shard_id, read_error(error))
 
-    def _read_start(self) -> News | None:
+    def _read_control(self, ready: Any) -> News | None:
+        is_answer = ready is self._asking
+        if is_answer:
+            self._asking = None
         try:
-            self.pid = ray.get(self._starting)
+            found = ray.get(ready)
         except RayError as error:
-            return News(self, None, _lost(error))
+            return News(self, None, read_error(error))
+        if is_answer:
+            return News(self, None, Lost("connection", "the connection to the worker was lost"))
+        if ready is self._finding:
+            self.pid, self.node_id = found
+        else:
+            self.has_started = True
         return None
 
 
@@ -182,7 +189,8 @@ class RemoteWorker:
 class News:
     """Something a worker told: an event, None at the end of a shard, or that all is lost.
 
-    `shard_id` is None when the worker was lost before it could run a shard.
+    `shard_id` is None when it is about no shard: the worker was lost while it started, or this is what came
+    of asking whether it lives.
     """
 
     worker: RemoteWorker
@@ -210,20 +218,6 @@ def wait_for_news(workers: Sequence[RemoteWorker], timeout_s: float) -> Iterator
 
 def close_all(workers: Sequence[RemoteWorker]) -> None:
     """Let started workers end their threads and children, for a few seconds at most."""
-    closing = [worker.ask_to_close() for worker in workers if worker.pid is not None]
+    closing = [worker.ask_to_close() for worker in workers if worker.has_started]
     if closing:
         ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_S)
-
-
-def _lost(error: RayError) -> Lost:
-    """What a failed call means for the pool; a ConfigError is raised again as itself."""
-    if not isinstance(error, RayTaskError):
-        return Lost(
-            " ".join(str(error).split()), is_death=True, is_preempted=getattr(error, "preempted", False)
-        )
-    cause = error.cause
-    if isinstance(cause, ConfigError):
-        raise cause from error
-    _log.warning("worker_raised", exc_info=error)  # its text is the traceback in the worker
-    outage = cause if isinstance(cause, TransientError | StorageError) else None
-    return Lost(f"{type(cause).__name__}: {cause}", is_death=False, outage=outage)

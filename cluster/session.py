@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
 
 import ray
+from ray._private import services
 from ray.exceptions import RayError
 
+from cluster.access import check_cluster, for_us_only
 from cluster.actors import PoolSize
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.errors import ConfigError, TransientError
@@ -119,6 +119,17 @@ def _cpus_each(places: Sequence[tuple[int, int]], workers: int) -> Fraction:
     return Fraction(0)
 
 
+def find_cluster(address: str) -> str:
+    """`host:port` as given, or for `auto` of this machine's cluster. Raises TransientError."""
+    if address != "auto":
+        return address
+    try:
+        found: str = services.canonicalize_bootstrap_address_or_die(address)
+    except (ConnectionError, ValueError) as error:
+        raise TransientError(f"ray: no cluster is found on this machine: {error}") from error
+    return found
+
+
 def knock(address: str) -> None:
     """Returns if something listens at `host:port`; waits a few seconds at most.
 
@@ -139,29 +150,28 @@ def knock(address: str) -> None:
 
 
 def _start(n_cpus: int | None, is_verbose: bool) -> None:
-    """A Ray of our own, for this machine only."""
-    has_token = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
-        # Ray would write the token that guards its ports to a file that everyone can read.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    """A Ray of our own, for this machine and this user only."""
     try:
-        ray.init(
-            address="local",
-            num_cpus=n_cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            namespace=_NAMESPACE,
-            log_to_driver=is_verbose,
-            logging_level=logging.INFO if is_verbose else logging.ERROR,
-        )
+        with for_us_only() as folder:
+            ray.init(
+                address="local",
+                num_cpus=n_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                namespace=_NAMESPACE,
+                log_to_driver=is_verbose,
+                logging_level=logging.INFO if is_verbose else logging.ERROR,
+                _temp_dir=str(folder / "ray"),
+            )
     except (RayError, OSError, RuntimeError) as error:
         raise TransientError(f"Ray did not start on this machine: {error}") from error
 
 
 def _join(address: str, is_verbose: bool) -> None:
     """A cluster's Ray; asked whether it is there first, because Ray itself waits for minutes, then exits."""
-    if address != "auto":
-        knock(address)
+    address = find_cluster(address)
+    knock(address)
+    check_cluster(address)
     try:
         ray.init(
             address=address,

@@ -1,7 +1,7 @@
 """The command line, `splitfire`: data on stdout, talk on stderr, exit codes for scripts.
 
-    0 done    1 a bug    2 usage    3 finished with failed tracks    6 verification found a difference
-    75 try again later    130 interrupted
+    0 done    1 a bug    2 usage    3 finished with failed tracks    4 stopped by --max-failures
+    6 verification found a difference    75 try again later    130 interrupted
 
 Everything heavy is imported inside the commands, so that `--help` is quick.
 """
@@ -18,11 +18,16 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.failures import failures
 from flows.options import Config, Destination, Flags, Json, Quiet, takes_settings
+from flows.retry import retry
 from flows.settings import Settings, load_settings
+from flows.vacuum import vacuum
 from flows.verify import verify
 from splitfire_batch import __version__
 from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
+from splitfire_batch.escapes import one_line
+from splitfire_batch.masking import mask_logs
 
 EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY, EXIT_INTERRUPTED = 2, 3, 75, 130
 
@@ -35,6 +40,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models on offer.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.command()(failures)
+app.command()(retry)
+app.command()(vacuum)
 app.command()(verify)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix, audio file, or table with a uri column.")]
@@ -43,6 +51,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Write over stems made 
 
 def main() -> None:
     """Entry point: our own errors become one line and an exit code, never a traceback."""
+    mask_logs()
     try:
         app()
     except SplitfireError as error:
@@ -50,7 +59,7 @@ def main() -> None:
 
 
 def _complain(error: SplitfireError) -> int:
-    print(f"splitfire: {error}", file=sys.stderr)  # noqa: T201
+    print(f"splitfire: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
     if isinstance(error, TransientError):
         return EXIT_TEMPORARY
     return EXIT_USAGE if isinstance(error, ConfigError | StorageError) else 1
@@ -82,8 +91,8 @@ def run(
     settings = load_settings(flags, config)
     with redirect_stdout(sys.stderr):  # Ray prints a line whenever a worker dies
         report = run_flow(source, destination, settings, replace, quiet)
-    _print_report(report, as_json)
-    raise typer.Exit(_run_exit_code(report.exit_code))
+    print_report(report, as_json)
+    raise typer.Exit(run_exit_code(report.exit_code))
 
 
 @app.command()
@@ -124,7 +133,7 @@ def separate(
             record = {"file": row.track.path, "status": row.status, "code": row.code, "message": row.message}
             typer.echo(json.dumps({**record, "gain_db": row.gain_db, "stems": paths}))
         elif row.status != "done":
-            typer.echo(f"{row.status} {row.code}: {row.message}", err=True)
+            typer.echo(one_line(f"{row.status} {row.code}: {row.message}"), err=True)
         else:
             for stem in row.stems:
                 if stem.path:
@@ -150,7 +159,7 @@ def doctor(
     flags: Flags,
     config: Config = None,
     destination: Annotated[
-        str | None, typer.Option(help="Also try a destination: write, read, list.")
+        str | None, typer.Option(help="Also try what a destination promises, on objects of its own.")
     ] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure batch, threads and precisions here, and keep the best.")
@@ -172,8 +181,8 @@ def doctor(
         typer.echo(json.dumps([check.as_dict() for check in checks], indent=1))
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name}: {check.found}")
-    raise typer.Exit(0 if all(check.is_ok for check in checks) else 1)
+            typer.echo(f"{check.mark:4} {check.name}: {one_line(check.found)}")
+    raise typer.Exit(1 if any(check.mark == "FAIL" for check in checks) else 0)
 
 
 @models_app.command("list")
@@ -218,17 +227,20 @@ def _tune(settings: Settings, file: Path | None, as_json: bool) -> None:
         typer.echo(line)
 
 
-def _print_report(report: Any, as_json: bool) -> None:
+def print_report(report: Any, as_json: bool) -> None:
+    """A run's end on stdout."""
     from flows.summary import failure_lines, summary_lines
 
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1))
-        return
-    for line in (*summary_lines(report), *failure_lines(report)):
-        typer.echo(line)
+    else:
+        for line in (*summary_lines(report), *failure_lines(report)):
+            typer.echo(line)
+    if report.stopped_by:
+        typer.echo(f"splitfire: {report.stopped_by}", err=True)
 
 
-def _run_exit_code(code: int) -> int:
+def run_exit_code(code: int) -> int:
     """130 instead of 75 when it was Ctrl-C that stopped the run."""
     from flows.signals import STOPPED_BY
 

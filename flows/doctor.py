@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,9 +12,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from flows.advisories import advice
 from flows.settings import Settings
-from splitfire_batch.errors import ObjectExists, SplitfireError
-from splitfire_batch.storage import open_store
+from splitfire_batch.errors import ConfigError, SplitfireError
+from splitfire_batch.masking import masked
+from splitfire_batch.storage import Store, open_store
+from splitfire_batch.storage.contract import try_promises
+from splitfire_batch.storage.promises import PROMISES
 
 _PACKAGES = (
     "splitfire-batch",
@@ -38,6 +41,15 @@ class Check:
     name: str
     is_ok: bool
     found: str
+    is_needed: bool = True
+    """Whether no run can do without."""
+
+    @property
+    def mark(self) -> str:
+        """The word for the first column."""
+        if self.is_ok:
+            return "ok"
+        return "FAIL" if self.is_needed else "warn"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -49,13 +61,16 @@ def diagnose(settings: Settings, destination: str | None) -> list[Check]:
     checks = [
         Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(_check(package, partial(importlib.metadata.version, package)) for package in _PACKAGES),
+        _check("advisories", advice),
+        _check("ray access", lambda: _ray_access(settings)),
+        _check("prefect access", _prefect_access),
         _check("codecs", _codecs),
         _check("devices", _devices),
         _check("scratch", lambda: _scratch(settings)),
         _check("weights", lambda: _weights(settings)),
     ]
     if destination is not None:
-        checks.append(_check("destination", lambda: _destination(destination, settings)))
+        checks += _destination(destination, settings)
     return checks
 
 
@@ -70,6 +85,37 @@ def _codecs() -> str:
     from splitfire_batch.audio import codec_versions
 
     return codec_versions()
+
+
+def _ray_access(settings: Settings) -> str:
+    """What keeps strangers from the Ray that a run would use."""
+    if settings.runtime.ray is None:
+        return "a Ray of its own for each run: token authentication, this machine and this user only"
+    from cluster.access import check_cluster
+    from cluster.session import find_cluster, knock
+
+    address = find_cluster(settings.runtime.ray)
+    knock(address)
+    return f"{address}: {check_cluster(address)}"
+
+
+def _prefect_access() -> str:
+    """What keeps strangers from Prefect's API; asked without a password."""
+    import httpx
+
+    from flows.own_server import api_url
+
+    url = api_url()
+    if url is None:
+        return "a server of its own for each run: a random password, this machine and this user only"
+    try:
+        status = httpx.get(f"{url}/admin/version", timeout=10).status_code
+    except httpx.HTTPError as error:
+        raise ConnectionError(masked(f"{url} does not answer: {error}")) from error
+    if status in (401, 403):
+        return masked(f"{url} asks for a password")
+    remedy = "set PREFECT_SERVER_API_AUTH_STRING, and see infra/README.md"
+    raise ConfigError(masked(f"{url} answers {status} to somebody without a password: {remedy}"))
 
 
 def _devices() -> str:
@@ -93,19 +139,21 @@ def _weights(settings: Settings) -> str:
     return f"{card.name} needs none" if path is None else str(path)
 
 
-def _destination(url: str, settings: Settings) -> str:
-    """Write, read, list, exclusive create, delete: what a run needs, tried on an object of our own."""
-    store = open_store(url, settings.runtime.storage)
-    path = f"_splitfire/doctor-{secrets.token_hex(4)}"
-    store.check_writable()
-    store.write(path, b"one")
-    try:
-        if store.read(path) != b"one" or path not in {found.path for found in store.list_under("_splitfire")}:
-            raise RuntimeError("what was written is not what is read or listed")
-        try:
-            store.create(path, b"two")
-        except ObjectExists:
-            return f"{store.url}: write, read, list and exclusive create work"
-        raise RuntimeError("exclusive create wrote over an object")
-    finally:
-        store.delete(path)
+def _destination(url: str, settings: Settings) -> list[Check]:
+    """Whether it can be written to, and if so, which promises of a store it keeps."""
+    stores: list[Store] = []
+
+    def reach() -> str:
+        store = open_store(url, settings.runtime.storage)
+        store.check_writable()
+        stores.append(store)
+        return f"{store.url} answers"
+
+    checks = [_check("destination", reach)]
+    for store in stores:
+        names = settings.output.names
+        is_plain = names == "plain" or (names == "auto" and store.is_local)
+        for verdict in try_promises(store, PROMISES, needs_lease=is_plain):
+            name = f"destination {verdict.name}"
+            checks.append(Check(name, verdict.holds, verdict.found, verdict.is_needed))
+    return checks

@@ -8,6 +8,7 @@ was cut off goes on from its destination when the flow runs again.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,14 +31,19 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.guardian import guarded
 from flows.settings import expected_workers
 from flows.signals import draining
 from flows.summary import summary_markdown
 from splitfire_batch import job as story
 from splitfire_batch.catalogue import Catalogue
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.escapes import one_line
 from splitfire_batch.job import Job, Run
+from splitfire_batch.lease import Lease
+from splitfire_batch.masking import mask_logs
 from splitfire_batch.report import Progress, Report, Tally
+from splitfire_batch.storage.urls import refuse_secrets
 
 _log = logging.getLogger(__name__)
 UPDATE_S = 2.0
@@ -56,6 +62,7 @@ def separate_catalogue(
     catalogue: CatalogueConfig = CatalogueConfig(),  # noqa: B008
     runtime: RuntimeConfig = RuntimeConfig(),  # noqa: B008
     replace: bool = False,
+    retry: tuple[str, ...] | None = None,
 ) -> State[Report]:
     """Separate every track of a catalogue that is not done yet.
 
@@ -67,13 +74,17 @@ def separate_catalogue(
         catalogue: which tracks to take.
         runtime: where and how the work is done.
         replace: write over stems that were made with other settings (plain names only).
+        retry: in place of the whole catalogue, its tracks that failed with these codes; none named, with any.
     """
-    job = Job(source, destination, separation, output, catalogue, runtime, replace)
+    mask_logs()
+    refuse_secrets(source, destination, runtime.weights_mirror, *catalogue.allow_root)
+    job = Job(source, destination, separation, output, catalogue, runtime, replace, retry)
     story.check(job)
-    run = plan(job, list_tracks(job))
-    _name_flow_run(f"{run.context.catalogue} {run.context.run_id}")
-    tally = separate(run) if len(run.plan.tracks) else Tally(0, 0.0)
-    report = finalise(run, tally)
+    with story.leased(job, _say) as lease:
+        run = plan(job, list_tracks(job), lease)
+        _name_flow_run(one_line(f"{run.context.catalogue} {run.context.run_id}"))
+        tally = separate(run) if len(run.plan.tracks) else Tally(0, 0.0)
+        report = finalise(run, tally)
     return _final_state(report)
 
 
@@ -86,9 +97,9 @@ def list_tracks(job: Job) -> Catalogue:
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan(job: Job, catalogue: Catalogue) -> Run:
+def plan(job: Job, catalogue: Catalogue, lease: Lease) -> Run:
     """What is not done yet, in shards, stored beside the rows that are to come."""
-    run = story.make_plan(job, catalogue, n_workers=expected_workers(job.runtime))
+    run = story.make_plan(job, catalogue, n_workers=expected_workers(job.runtime), lease=lease)
     if len(run.plan.tracks):
         story.save_plan(run)
     get_run_logger().info(
@@ -106,8 +117,8 @@ def separate(run: Run) -> Tally:
     """Feed the shards to the actors, and show how far it is."""
     from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
-    with draining() as stop, on_ray(run.job.runtime, stop) as run_shards:
-        return story.separate(run, run_shards, _watch())
+    with draining() as stop, guarded(), on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:
+        return story.separate(run, run_shards, _watch(), stop)
 
 
 @task(name="finalise", cache_policy=NO_CACHE, persist_result=False)
@@ -118,11 +129,17 @@ def finalise(run: Run, tally: Tally) -> Report:
         create_markdown_artifact(summary_markdown(report), key="summary", description="What the run did")
         if report.failures:
             create_table_artifact(
-                [asdict(failure) for failure in report.failures],
+                [{name: one_line(text) for name, text in asdict(item).items()} for item in report.failures],
                 key="failures",
                 description="Tracks without stems; failures.parquet in the destination has all",
             )
     return report
+
+
+def _say(text: str) -> None:
+    """To whoever waits at a terminal, and into the log of the flow."""
+    print(f"splitfire: {text}", file=sys.stderr)  # noqa: T201
+    get_run_logger().warning(text)
 
 
 def _watch() -> Callable[[Progress], None]:
@@ -167,7 +184,9 @@ def _final_state(report: Report) -> State[Report]:
     message += f", {report.n_skipped} skipped" if report.n_skipped else ""
     state: Any = Completed
     name = "Completed with failures" if report.n_failed else "Completed"
-    if report.n_unsettled:
+    if report.stopped_by:
+        state, name, message = Failed, "Stopped by max_failures", f"{message}: {report.stopped_by}"
+    elif report.n_unsettled:
         state, name = Failed, "Stopped"
         message += f", {report.n_unsettled} left: run it again"
     final: State[Report] = state(name=name, message=message, data=report)

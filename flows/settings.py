@@ -58,11 +58,15 @@ class Settings(BaseSettings):
     catalogue: CatalogueConfig = CatalogueConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
-    def job(self, source: str, destination: str, replace: bool) -> Job:
-        """The job with these settings."""
+    def job(self, source: str, destination: str, replace: bool, retry: tuple[str, ...] | None = None) -> Job:
+        """The job with these settings; ConfigError when a URL of it holds a secret."""
         from splitfire_batch.job import Job  # it brings pyarrow, which `--help` does not need
+        from splitfire_batch.storage.urls import refuse_secrets
 
-        return Job(source, destination, self.separation, self.output, self.catalogue, self.runtime, replace)
+        # before Prefect stores the parameters
+        refuse_secrets(source, destination, self.runtime.weights_mirror, *self.catalogue.allow_root)
+        configs = (self.separation, self.output, self.catalogue, self.runtime)
+        return Job(source, destination, *configs, replace, retry)
 
 
 def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) -> Settings:

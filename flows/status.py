@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from flows.settings import Settings
 from splitfire_batch.bottleneck import bottleneck
+from splitfire_batch.escapes import one_line
 from splitfire_batch.manifest import ROOT, current_rows
 from splitfire_batch.records import DeviceSeconds
 from splitfire_batch.storage import Store, open_store
@@ -21,7 +22,7 @@ def status_text(destination: str, settings: Settings, as_json: bool) -> str:
     status = {"destination": store.url, "models": _models(store), "last_run": _last_run(store)}
     if as_json:
         return json.dumps(status, indent=1)
-    return "\n".join(_lines(status))
+    return "\n".join(map(one_line, _lines(status)))
 
 
 def _models(store: Store) -> list[dict[str, Any]]:

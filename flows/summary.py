@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from splitfire_batch.bottleneck import bottleneck
+from splitfire_batch.errors import FAILURE_CODES
+from splitfire_batch.escapes import markdown, one_line, shell_word
 from splitfire_batch.report import Report
 
 
@@ -20,7 +22,8 @@ def summary_lines(report: Report) -> list[str]:
     if report.n_skipped_before:
         lines.append(f"{report.n_skipped_before} were skipped before, as the settings wish")
     if report.n_failed_before:
-        lines.append(f"{report.n_failed_before} failed before and are unchanged; not tried again")
+        again = f"not tried again, unless by: splitfire retry {shell_word(report.destination)}"
+        lines.append(f"{report.n_failed_before} failed before and are unchanged; {again}")
     if report.ignored:
         lines.append("ignored: " + ", ".join(f"{n} {reason}" for reason, n in sorted(report.ignored.items())))
     if report.n_done or report.n_skipped:
@@ -34,30 +37,40 @@ def summary_lines(report: Report) -> list[str]:
 
 
 def failure_lines(report: Report) -> list[str]:
-    """One line per failed track; the manifest has those beyond the first hundred."""
-    lines = [f"  {failure.code}  {failure.message}" for failure in report.failures]
+    """Failures by code, one line per failed track up to a hundred, and where the others are told."""
+    lines = [f"  {failure.code}  {one_line(failure.message)}" for failure in report.failures]
     hidden = report.n_failed - len(report.failures)
-    return [*lines, f"  ... and {hidden} more"] if hidden > 0 else lines
+    codes = ", ".join(f"{n} {code}" for code, n in sorted(report.failures_by_code.items()))
+    return [
+        *([f"failed: {codes}; see: splitfire failures {shell_word(report.destination)}"] if codes else []),
+        *lines,
+        *([f"  ... and {hidden} more"] if hidden > 0 else []),
+    ]
 
 
 def summary_markdown(report: Report) -> str:
-    """The report as a page: counts, failures by code, where things are."""
-    codes = "".join(f"| {code} | {n} |\n" for code, n in sorted(report.failures_by_code.items()))
+    """The report as a page: counts, failures by code, where things are and what to do."""
+    codes = "".join(
+        f"| {code} | {n} | {FAILURE_CODES[code].meaning if code in FAILURE_CODES else ''} |\n"
+        for code, n in sorted(report.failures_by_code.items())
+    )
+    head = ["", "| failure | tracks | meaning |", "|---|---|---|", codes]
+    hint = f"- which ones: `{_code(f'splitfire failures {shell_word(report.destination)}')}`"
     return "\n".join(
         [
-            f"# {_plain(report.source)} → {_plain(report.destination)}",
+            f"# {markdown(report.source)} → {markdown(report.destination)}",
             "",
-            *(f"- {line}" for line in summary_lines(report)),
-            f"- model `{report.model}`, settings `{report.settings_id}`, run `{report.run_id}`",
-            f"- manifest `{_plain(report.destination)}/_splitfire/views/tracks.parquet`",
-            *(["", "| failure | tracks |", "|---|---|", codes] if codes else []),
+            *(f"- {markdown(line)}" for line in summary_lines(report)),
+            f"- model `{_code(report.model)}`, settings `{report.settings_id}`, run `{report.run_id}`",
+            f"- manifest `{_code(report.destination)}/_splitfire/views/tracks.parquet`",
+            *([hint, *head] if codes else []),
         ]
     )
 
 
-def _plain(text: str) -> str:
-    """A URL that markdown leaves alone."""
-    return text.replace("`", "'").replace("\n", " ")
+def _code(text: str) -> str:
+    """A text that stays in its code span."""
+    return one_line(text).replace("`", "'")
 
 
 def _duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from flows.options import Config, Destination, Json, Quiet
 from flows.settings import load_settings
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.escapes import one_line
 
 if TYPE_CHECKING:
     from splitfire_batch.verify import Progress, Verification
@@ -62,7 +63,7 @@ def lines(found: Verification) -> list[str]:
         (item.kind, item.path, item.stem or "source", item.found, item.wanted, item.remedy)
         for item in found.findings
     ]
-    cells = [[_plain(cell) for cell in row] for row in ([_COLUMNS, *rows] if rows else [])]
+    cells = [[one_line(cell) for cell in row] for row in ([_COLUMNS, *rows] if rows else [])]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     read = {"fast": "sizes only", "full": f"{found.n_bytes / 2**20:,.1f} MiB hashed"}
@@ -95,8 +96,3 @@ def _watch(is_quiet: bool) -> Callable[[Progress], None]:
         console.print(text + differ, highlight=False, end="\r" if moves else "\n")
 
     return show
-
-
-def _plain(text: str) -> str:
-    """Text that stays on one line and in its column."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -2,16 +2,12 @@
 
 A source is a folder or prefix of any store, one audio object, or a table that names objects (`tables`).
 What is left out is counted by reason, never dropped silently. Columns are built a page at a time, so no
-Python object is kept per track. What a run does with the tracks is `plan`'s business.
-
-Globs are matched against the whole path below the source, case-sensitive, as `pathlib`'s `full_match`
-does: `*` and `?` stay within one folder, `**` spans folders, so `*.wav` is the top folder only and
-`**/*.wav` is all of them; `[ab]` is a set of characters.
+Python object is kept per track. Globs (`globs`) are matched against the whole path below the source. What a
+run does with the tracks is `plan`'s business.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,8 +17,10 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from splitfire_batch.config import CatalogueConfig, is_sampled
+from splitfire_batch.config import CatalogueConfig
 from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.globs import glob
+from splitfire_batch.identity import is_sampled
 from splitfire_batch.storage import Options, Store, Stores, check_path, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
 from splitfire_batch.tables import TABLE_EXTENSIONS, Row, read_rows, with_sizes
@@ -48,9 +46,8 @@ LISTING = pa.schema(
 )
 """Columns of `Catalogue.tracks`; `records.Track` says what they mean. `problem` is "CODE: why" or null."""
 
-_OPEN = pa.schema(  # before sizes are asked for, and the source_id that depends on them is known
-    [pa.field(field.name, field.type) for field in LISTING if field.name != "source_id"]
-)
+OPEN = pa.schema([pa.field(field.name, field.type) for field in LISTING if field.name != "source_id"])
+"""The columns before sizes are asked for, and the source_id that depends on them is known."""
 _PAGE = 10_000
 
 
@@ -63,6 +60,8 @@ class Catalogue:
     tracks: pa.Table
     """Schema LISTING, sorted by path."""
     ignored: dict[str, int]
+    held: pa.Table | None = None
+    """track_id and target of failed tracks that are to keep their names; see `retries`."""
 
 
 def list_tracks(
@@ -81,8 +80,7 @@ def list_tracks(
 
     Raises:
         ConfigError: a missing source, one without any track, or an unreadable table.
-        StorageError: the store refuses.
-        TransientError: the store does not answer.
+        StorageError, TransientError: the store refuses, or does not answer.
     """
     store, path = _open_source(source, options)
     ignored: Counter[str] = Counter()
@@ -93,7 +91,7 @@ def list_tracks(
         rows = _table_rows(store, path, config, ignored)
     else:
         rows = iter([_stored_row(store, path)])
-    tracks = pa.Table.from_batches(_batches(_taken(rows, store.url, config, ignored)), _OPEN)
+    tracks = pa.Table.from_batches(_batches(_taken(rows, store.url, config, ignored)), OPEN)
     tracks = _first_of_each(tracks, ignored).sort_by([("path", "ascending"), ("uri", "ascending")])
     if config.limit is not None and tracks.num_rows > config.limit:
         ignored["over limit"] += tracks.num_rows - config.limit
@@ -102,20 +100,18 @@ def list_tracks(
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(ignored.items()))
         what = f"found {ignored.total()} objects: {reasons}" if reasons else "found no objects at all"
         raise ConfigError(f"nothing audible under {store.uri_of(path or '')}: {what}")
-    stores = Stores(options) if is_table else None
-    complete = (_complete(batch, stores) for batch in tracks.to_batches(max_chunksize=_PAGE))
-    return Catalogue(store.url, pa.Table.from_batches(complete, LISTING), dict(ignored))
+    return Catalogue(store.url, complete(tracks, Stores(options) if is_table else None), dict(ignored))
 
 
-def check_source(source: str, options: Options) -> None:
-    """One or two cheap calls that tell whether there is something to list.
+def check_source(source: str, options: Options) -> str:
+    """The catalogue's name, by one or two cheap calls that tell whether there is something to list.
 
     Raises:
         ConfigError: there is no such folder, prefix or object.
         StorageError: the store refuses.
         TransientError: the store does not answer.
     """
-    _open_source(source, options)
+    return _open_source(source, options)[0].url
 
 
 def _open_source(source: str, options: Options) -> tuple[Store, str | None]:
@@ -187,8 +183,8 @@ def _taken(
     rows: Iterable[Row], name: str, config: CatalogueConfig, ignored: Counter[str]
 ) -> Iterator[tuple[str, Row]]:
     """The rows that globs and sampling leave, with their track_id."""
-    include = [_glob(pattern) for pattern in config.include]
-    exclude = [_glob(pattern) for pattern in config.exclude]
+    include = [glob(pattern) for pattern in config.include]
+    exclude = [glob(pattern) for pattern in config.exclude]
     for row in rows:
         track_id = _hash(name, row.name)
         is_included = not include or any(glob.fullmatch(row.path) for glob in include)
@@ -204,9 +200,9 @@ def _batches(rows: Iterator[tuple[str, Row]]) -> Iterator[pa.RecordBatch]:
     """Rows as Arrow columns, a page at a time."""
     while page := list(islice(rows, _PAGE)):
         columns = [[track_id for track_id, _ in page]]
-        columns += [[getattr(row, name) for _, row in page] for name in _OPEN.names[1:]]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, _OPEN, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=_OPEN)
+        columns += [[getattr(row, name) for _, row in page] for name in OPEN.names[1:]]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, OPEN, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=OPEN)
 
 
 def _first_of_each(tracks: pa.Table, ignored: Counter[str]) -> pa.Table:
@@ -219,8 +215,13 @@ def _first_of_each(tracks: pa.Table, ignored: Counter[str]) -> pa.Table:
     return tracks.take(rows)
 
 
+def complete(tracks: pa.Table, stores: Stores | None) -> pa.Table:
+    """Schema LISTING from OPEN: with source_ids, after what is missing was asked of `stores`."""
+    batches = (_complete(batch, stores) for batch in tracks.to_batches(max_chunksize=_PAGE))
+    return pa.Table.from_batches(batches, LISTING)
+
+
 def _complete(batch: pa.RecordBatch, stores: Stores | None) -> pa.RecordBatch:
-    """The batch with its source_ids, after what is missing was asked of `stores`."""
     if stores is not None:
         batch = with_sizes(batch, stores)
     uris, sizes, etags = (batch[name].to_pylist() for name in ("uri", "n_bytes", "etag"))
@@ -228,17 +229,6 @@ def _complete(batch: pa.RecordBatch, stores: Stores | None) -> pa.RecordBatch:
     source_id = pa.array(ids, pa.string())
     arrays = [source_id if name == "source_id" else batch[name] for name in LISTING.names]
     return pa.RecordBatch.from_arrays(arrays, schema=LISTING)
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    """The pattern as a regular expression for whole paths; the module says what it matches."""
-    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]/]+\])", pattern)
-    text = "".join(
-        known.get(part) or (part.replace("[!", "[^") if part[:1] == "[" and part[1:] else re.escape(part))
-        for part in parts
-    )
-    return re.compile(text, re.DOTALL)
 
 
 def _hash(*parts: str) -> str:

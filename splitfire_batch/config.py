@@ -8,8 +8,7 @@ turns foreign mappings (flags, TOML, flow parameters) into these classes and bad
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import re
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,9 +17,6 @@ from pydantic.dataclasses import dataclass
 
 from splitfire_batch.errors import ConfigError
 
-OUTPUT_EPOCH = 3
-"""Raised by hand whenever our code starts to write other bytes for the same settings."""
-
 LOSSY_FORMATS = frozenset({"ogg", "opus", "mp3"})
 """Values of `OutputConfig.format` that have a quality in place of a depth."""
 
@@ -28,7 +24,6 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Floating point in the networks; what is around them is float32 always."""
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
-_SKIPS = ("skip_silent_stems", "skip_without_vocals")
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
 
@@ -135,6 +130,8 @@ class RuntimeConfig:
     open_tracks: int | None = Field(default=None, ge=1)
     """Tracks a worker has in hand at most, if audio_mb has room; default: 16 on a CPU, 256 on a GPU. With 1,
     short clips do not share batches, which changes their stems by rounding."""
+    lease: bool = True
+    """Hold the destination, so that a second run refuses; only immutable names are safe without."""
     scratch_dir: str | None = None
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)
@@ -155,6 +152,12 @@ class RuntimeConfig:
     """Longer tracks fail with TOO_LONG."""
     max_bytes: int = Field(default=64 * 2**30, gt=0)
     """Larger objects fail with TOO_LARGE."""
+    max_failures: str | None = None
+    """Stop the run when more tracks fail than this number, or than this part of the planned ones: 5%."""
+    drain_s: float = Field(default=25, ge=0)
+    """Seconds that tracks in flight have to finish in when a run is stopped; the rest is done next time."""
+    stall_s: float = Field(default=120, ge=1)
+    """A worker that neither tells anything nor gets on for so many seconds is killed and replaced."""
 
     @field_validator("storage")
     @classmethod
@@ -168,6 +171,16 @@ class RuntimeConfig:
                         "store's own chain (environment, profile, instance role)"
                     )
         return storage
+
+    @field_validator("max_failures", mode="before")
+    @classmethod
+    def _is_number_or_percent(cls, limit: object) -> object:
+        if limit is None:
+            return None
+        text = "" if isinstance(limit, bool) else str(limit).strip()
+        if not re.fullmatch(r"\d+|(\d{1,2}|100)(\.\d+)?%", text) or text.startswith("100."):
+            raise ValueError("wanted a number of tracks, such as 20, or a part of them, such as 5%")
+        return text
 
     @field_validator("weights_mirror", "ray")
     @classmethod
@@ -207,41 +220,3 @@ def explain(cls: type, item: Any) -> str:
     may_be_secret = isinstance(found, dict) or item["loc"][:1] == ("storage",) or "@" in str(found)
     shown = "" if may_be_secret else f"found {found!r}; "
     return f"{name}: {shown}{item['msg'].removeprefix('Value error, ')}"
-
-
-def is_sampled(track_id: str, percent: float | None) -> bool:
-    """Whether a track is among that many percent of all tracks: always the same ones; None takes every one.
-
-    Args:
-        track_id: 16 hex digits.
-        percent: 0 to 100.
-    """
-    return percent is None or int(track_id, 16) < percent / 100 * 2**64
-
-
-def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str) -> dict[str, Any]:
-    """Everything that changes a stem's sound or bytes, to be hashed and stored beside the rows it made."""
-    return {
-        **dataclasses.asdict(separation),
-        "stems": sorted(separation.stems),
-        "format": output.format,
-        "depth": output.depth,
-        "dither": output.dither,
-        "metadata": output.metadata,
-        **({"quality": output.quality} if output.format in LOSSY_FORMATS else {}),
-        "weights_id": weights_id,
-        "output_epoch": OUTPUT_EPOCH,
-        # only where they are set, so that destinations older than they are keep their settings_id
-        **{name: value for name in _SKIPS if (value := getattr(output, name)) is not None},
-    }
-
-
-def settings_id(values: dict[str, Any], epoch: int = 0) -> str:
-    """Hash of `settings(...)`: 16 hex digits, the same on every machine.
-
-    Args:
-        values: what `settings` returns.
-        epoch: how often the destination's stems were replaced; work of an older epoch does not count.
-    """
-    text = json.dumps({**values, "epoch": epoch}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -4,10 +4,14 @@
     |-- ConfigError      the job cannot start: the operator must change something (exit code 2)
     |-- TrackError       one track has no stems: it becomes a failed row, and the run goes on
     |-- TransientError   storage or cluster did not answer: tried again, then exit code 75
+    |   |-- LeaseHeld    another run works on the destination
+    |   `-- LeaseLost    another run took the destination over
     `-- StorageError     one object could not be had; the caller knows whether that ends a track or a job
         |-- ObjectMissing
         |-- AccessDenied
+        |   `-- CredentialsExpired   everything else will be refused as well
         |-- ObjectExists     an exclusive create lost the race
+        |-- ObjectChanged    so did a conditional replace
         `-- NoSpace
 
 Code asks the type, never the text. Each class hands the very arguments of its ``__init__`` to
@@ -35,6 +39,14 @@ class TransientError(SplitfireError):
     """Something outside did not answer and may later; raised only after our own retries are spent."""
 
 
+class LeaseHeld(TransientError):
+    """Another run holds the destination; the message says which, where and since when."""
+
+
+class LeaseLost(TransientError):
+    """Another run has taken the destination over: this one must stop and record nothing more."""
+
+
 class StorageError(SplitfireError):
     """An object could not be read or written."""
 
@@ -54,8 +66,16 @@ class AccessDenied(StorageError):
     """The store refuses these credentials."""
 
 
+class CredentialsExpired(AccessDenied):
+    """The store takes these credentials no longer: nothing is said of the object, and nothing else works."""
+
+
 class ObjectExists(StorageError):
     """An exclusive create found the name taken."""
+
+
+class ObjectChanged(StorageError):
+    """A conditional replace found another object than it was to replace, or none."""
 
 
 class NoSpace(StorageError):
@@ -68,6 +88,12 @@ class FailureCode:
 
     meaning: str
     is_retryable: bool = False
+    stands_after: int | None = None
+    """Runs in which an unchanged object may fail like that before it is left alone; None: any number."""
+
+    def is_worth_retry(self, n_failed_runs: int) -> bool:
+        """Whether the next run tries an unchanged object again that failed so in this many runs."""
+        return self.is_retryable and (self.stands_after is None or n_failed_runs < self.stands_after)
 
 
 FAILURE_CODES = {
@@ -93,10 +119,14 @@ FAILURE_CODES = {
     "SOURCE_CHANGED": FailureCode("the object changed after it was listed", True),
     "SOURCE_READ": FailureCode("the store did not deliver the object", True),
     "STORE_WRITE": FailureCode("the store did not take the stems", True),
+    "STEMS_CHANGED": FailureCode("stems were removed or written over before the run ended", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
-    "OOM": FailureCode("out of memory, even with the smallest batch", True),
+    "OOM": FailureCode(
+        "out of memory, even with the smallest batch or alone on its worker", True, stands_after=3
+    ),
     "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),
-    "INTERNAL": FailureCode("a bug in splitfire; please report it", True),
+    "WORKER_HUNG": FailureCode("the worker hung more than once while this track was in flight"),
+    "INTERNAL": FailureCode("a bug in splitfire; please report it", True, stands_after=3),
 }
 
 SKIP_CODES = {

@@ -11,8 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from splitfire_batch.config import settings_id
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.identity import settings_id
 from splitfire_batch.storage import Store
 
 _FOLDER = "_splitfire/settings"

@@ -7,84 +7,62 @@ destination, so a job that was cut off anywhere goes on when it is run again.
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from threading import Event
 
-import pyarrow.compute as pc
-
-from splitfire_batch import __version__
+from splitfire_batch.account import Account
 from splitfire_batch.catalogue import Catalogue, check_source
 from splitfire_batch.catalogue import list_tracks as list_source
-from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig, settings
+from splitfire_batch.closing import finalise as finalise
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
-from splitfire_batch.holdings import Holding, choose_holding, record_holding
-from splitfire_batch.manifest import ROOT, latest, read_ledger, read_parts, refresh_views, write_part
+from splitfire_batch.failures import check_codes
+from splitfire_batch.holdings import choose_holding, record_holding
+from splitfire_batch.identity import settings
+from splitfire_batch.lease import Lease, unheld
+from splitfire_batch.manifest import read_ledger
 from splitfire_batch.models import fetch_weights, find_card, weights_id
-from splitfire_batch.plan import Plan, PlanSettings
+from splitfire_batch.plan import PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
-from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, ShardDone, ShardEvent, TrackRow
-from splitfire_batch.report import Progress, Report, Tally
-from splitfire_batch.schema import RunContext, parquet_bytes, to_table
+from splitfire_batch.reconcile import without_changed
+from splitfire_batch.records import PoolEvent, Shard
+from splitfire_batch.report import Progress, Tally
+from splitfire_batch.retries import Retry, ledger_for, list_failed, names_record
+from splitfire_batch.runs import Run as Run
+from splitfire_batch.runs import check_lease, destination_of, new_run_id
+from splitfire_batch.runs import is_immutable as is_immutable
+from splitfire_batch.runs import leased as leased
+from splitfire_batch.schema import RunContext, parquet_bytes
+from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems
-from splitfire_batch.storage import Store, open_store, parse_url
+from splitfire_batch.storage import Store, open_store
 
 SEGMENT_S = 524_288 / 44_100
 """Seconds of audio in one unit of cost: a Spleeter segment's stride."""
 _REAL_TIME = 30.0
 """Seconds of audio a worker is taken to separate per second, for the size of shards."""
 
-RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[ShardEvent | Quarantined]]
+RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
 """Where the work is done: `cluster` does it on Ray."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What the operator asks for."""
-
-    source: str
-    destination: str
-    separation: SeparationConfig = field(default_factory=SeparationConfig)
-    output: OutputConfig = field(default_factory=OutputConfig)
-    catalogue: CatalogueConfig = field(default_factory=CatalogueConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    replace: bool = False
-    """Write over stems that were made with other settings (plain names only)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One execution of a job: its plan, and what its rows will say alike."""
-
-    job: Job
-    plan: Plan
-    holding: Holding
-    context: RunContext
-    ignored: dict[str, int]
-
-    @property
-    def store_path(self) -> str:
-        """Folder of this run's records, below the destination."""
-        return f"{ROOT}/runs/{self.context.run_id}"
 
 
 def check(job: Job, is_dry: bool = False) -> None:
     """Refuse what cannot work, before anything is done; `is_dry` leaves the destination untouched.
 
     Raises:
-        ConfigError: an unknown model or stem, a missing source, a destination in the source.
+        ConfigError: an unknown model, stem or code, a missing source, a destination in the source, no lease
+            where one is needed.
         TransientError: a store does not answer.
     """
     stems = find_card(job.separation.model).stems
     make_recipes(job.separation, stems)
     check_skips(job.output, stems)
-    source, destination = open_store(job.source, job.runtime.storage), _destination(job)
-    if f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/"):
+    check_lease(job)
+    check_codes(job.retry or ())
+    source, destination = open_store(job.source, job.runtime.storage), destination_of(job)
+    is_inside = f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/")
+    if is_inside and job.retry is None:  # the root of a single file or of a table may hold anything
         raise ConfigError(
             f"the destination {destination.url} lies in the source {source.url}: the next run would take "
             "stems for tracks; choose a folder outside it"
@@ -98,23 +76,32 @@ def check(job: Job, is_dry: bool = False) -> None:
 
 
 def list_tracks(job: Job) -> Catalogue:
-    """Every track of the source."""
+    """Every track of the source, or those of its failed ones that the job is to do again."""
     try:
-        destination = _destination(job)
+        destination = destination_of(job)
+        if job.retry is not None:
+            retry = Retry(job.source, job.separation, job.output, job.retry, job.catalogue.allow_root)
+            return list_failed(destination, retry, job.runtime.storage)
         skipped = destination.url if destination.is_local else None
         return list_source(job.source, job.catalogue, job.runtime.storage, destination=skipped)
     except AccessDenied as error:
         raise ConfigError(f"cannot read the source {error}") from error
 
 
-def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
+def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease | None = None) -> Run:
     """What is listed and not done yet, in shards; nothing is written.
+
+    Args:
+        job: what is asked for.
+        catalogue: of its source.
+        n_workers: how many will share the work.
+        lease: what the destination is held by, if the plan is to be carried out.
 
     Raises:
         ConfigError: the destination holds stems made with other settings (plain names).
     """
     card = find_card(job.separation.model)
-    store = _destination(job)
+    store = destination_of(job)
     wanted = settings(job.separation, job.output, weights_id(card))
     holding = choose_holding(store, wanted, is_immutable(job), job.replace)
     plan_settings = PlanSettings(
@@ -125,22 +112,20 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1) -> Run:
         n_workers=n_workers,
         stems=possible_stems(card.stems),
     )
+    ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
+    lease = lease or unheld(new_run_id())
     context = RunContext(
-        run_id=_new_run_id(),
+        run_id=lease.run_id if lease.run_id > ledger.newest_run else new_run_id(after=ledger.newest_run),
         settings_id=holding.settings_id,
         catalogue=catalogue.name,
         model=card.name,
         weights_id=weights_id(card),
         precision=job.separation.precision,
     )
-    ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
+    ledger = ledger if is_immutable(job) else without_changed(store, ledger, holding.settings_id)
+    ledger = ledger if catalogue.held is None else ledger_for(ledger, catalogue.held)
     plan = plan_tracks(catalogue.tracks, ledger, plan_settings)
-    return Run(job, plan, holding, context, catalogue.ignored)
-
-
-def _new_run_id() -> str:
-    """UTC to the millisecond, by which runs are ordered, and 6 hex digits of chance."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"Z-{secrets.token_hex(3)}"
+    return Run(job, plan, holding, context, catalogue.ignored, lease)
 
 
 def save_plan(run: Run) -> None:
@@ -153,15 +138,26 @@ def save_plan(run: Run) -> None:
     """
     runtime = run.job.runtime
     fetch_weights(find_card(run.context.model), runtime.weights_mirror, runtime.storage)
-    store = _destination(run.job)
+    store = destination_of(run.job)
     record_holding(store, run.holding)
+    names = "immutable" if is_immutable(run.job) else "plain"
+    store.write(f"{run.store_path}/job.json", names_record(names, run.job.output))
     store.write(f"{run.store_path}/plan/tracks.parquet", parquet_bytes(run.plan.tracks))
 
 
-def separate(run: Run, run_shards: RunShards, watch: Callable[[Progress], None]) -> Tally:
-    """Have every shard done, and tell `watch` how far it is after each event."""
-    store = _destination(run.job)
+def separate(
+    run: Run, run_shards: RunShards, watch: Callable[[Progress], None], stop: Event | None = None
+) -> Tally:
+    """Have every shard done, and tell `watch` how far it is after each event.
+
+    `stop` is set when more tracks fail than `max_failures` allows; whoever runs the shards should heed it.
+
+    Raises:
+        LeaseLost: another run took over the destination; the pool ends when `run.lease.is_lost` is set.
+    """
+    store = destination_of(run.job)
     tally = Tally(len(run.plan.tracks), run.plan.audio_s)
+    account = Account(store, run.context, tally, run.job.runtime.max_failures)
     spec = WorkerSpec(
         destination=store.url,
         separation=run.job.separation,
@@ -169,81 +165,17 @@ def separate(run: Run, run_shards: RunShards, watch: Callable[[Progress], None])
         runtime=run.job.runtime,
         context=run.context,
         is_immutable=is_immutable(run.job),
+        nonce="" if is_immutable(run.job) else run.lease.nonce,
     )
-    for event in run_shards(run.plan.shards(), spec):
-        if isinstance(event, Committed):
-            for outcome in event.outcomes:
-                tally.add(outcome)
-        elif isinstance(event, Quarantined):
-            tally.add(_record_quarantined(store, event, run.context))
-        elif isinstance(event, ShardDone):
-            tally.add_shard(event)
+    for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
+        account.take(event)
+        if tally.stopped_by and stop:
+            stop.set()
         watch(tally.progress())
+    run.lease.check()
     return tally
-
-
-def _record_quarantined(store: Store, event: Quarantined, context: RunContext) -> Outcome:
-    """The row of a track that no worker survived, written by the driver."""
-    track, now = event.track, time.time()
-    message = f"{track.path}: {event.why}"
-    row = TrackRow(track, "failed", "WORKER_CRASH", message, started_at=now, finished_at=now)
-    write_part(store, to_table([row], context, "quarantine"))
-    return Outcome(track.track_id, track.path, "failed", row.code, message, 0.0, 0)
-
-
-def finalise(run: Run, tally: Tally) -> Report:
-    """Check that every planned track has its row, make the views, and write the run's report.
-
-    The counts come from the parts in the store, not from what workers told.
-    """
-    store = _destination(run.job)
-    rows = latest(read_parts(store, run.context.settings_id, run.context.run_id))
-    source_ids = run.plan.tracks["source_id"].combine_chunks()
-    planned = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
-    failed = planned.filter(pc.equal(planned["status"], "failed"))
-    n_skipped = pc.sum(pc.equal(planned["status"], "skipped")).as_py() or 0
-    report = Report(
-        run_id=run.context.run_id,
-        source=run.job.source,
-        destination=store.url,
-        model=run.context.model,
-        settings_id=run.context.settings_id,
-        n_listed=run.plan.n_listed,
-        ignored=run.ignored,
-        n_done_before=run.plan.n_done,
-        n_failed_before=run.plan.n_failed_before,
-        n_planned=len(run.plan.tracks),
-        n_skipped_before=run.plan.n_skipped_before,
-        n_done=len(planned) - len(failed) - n_skipped,
-        n_skipped=n_skipped,
-        n_failed=len(failed),
-        failures_by_code=dict(tally.codes),
-        failures=tuple(tally.failures),
-        audio_s=tally.audio_s,
-        n_bytes_out=tally.n_bytes_out,
-        wall_s=tally.wall_s,
-        seconds=tally.total_seconds(),
-        worker_s=tally.worker_s,
-        device=tally.total_device(),
-    )
-    refresh_views(store, report.run_id)
-    if report.n_planned:
-        store.write(f"{run.store_path}/failures.parquet", parquet_bytes(failed))
-        record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
-        store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())
-    return report
-
-
-def is_immutable(job: Job) -> bool:
-    """Whether stem names end in the hash of their bytes."""
-    is_local = parse_url(job.destination)[0] == "file"
-    return job.output.names == "immutable" or (job.output.names == "auto" and not is_local)
 
 
 def _true_url(store: Store) -> str:
     """The URL with the links of a local path followed."""
     return os.path.realpath(store.url) if store.is_local else store.url
-
-
-def _destination(job: Job) -> Store:
-    return open_store(job.destination, job.runtime.storage)

@@ -131,7 +131,7 @@ def _check_tokens(template: str, tracks: Sequence[NamedTrack]) -> None:
     known = {"model", "dir", "name", "stem", "ext", "track_id"}
     known |= set.intersection(*(set(track.meta) for track in tracks)) if tracks else set()
     unknown = sorted(set(_TOKEN.findall(template)) - known)
-    if unknown:
+    if unknown and tracks:
         raise ConfigError(
             f"template {template!r} has the token {{{unknown[0]}}}; known here are {', '.join(sorted(known))}"
         )

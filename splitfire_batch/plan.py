@@ -21,6 +21,7 @@ from splitfire_batch.records import Shard, Track
 
 MAX_SHARD_TRACKS = 2000
 _NO_TARGETS = pa.schema([("track_id", pa.string()), ("target", pa.string())])
+_NO_RUNS = pa.schema([("source_id", pa.string()), ("n_failed_runs", pa.int16())])
 _MIN_COST = 0.02  # of a full segment: fetching, opening and writing a one-shot
 _BYTES_PER_SECOND = {"flac": 100_000, "mp3": 28_000, "m4a": 28_000, "aac": 20_000, "mp4": 28_000}
 _BYTES_PER_SECOND |= {"ogg": 20_000, "oga": 20_000, "opus": 16_000, "wma": 20_000}
@@ -37,6 +38,10 @@ class Ledger:
     """track_id and target of every track whose stems lie in the destination; of another model's stems, where
     names are plain, an owner that no track is."""
     skipped: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    failed_runs: pa.Table = field(default_factory=_NO_RUNS.empty_table)
+    """source_id and n_failed_runs of objects that failed in a way that stands after some runs."""
+    newest_run: str = ""
+    """The last run_id of all; a new one must be later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Plan:
     """Tracks to do, in shards, and the numbers of what is not to do."""
 
     tracks: pa.Table
-    """The listing's columns plus target, cost and shard (int32, ascending)."""
+    """The listing's columns plus target, n_failed_runs, cost and shard (int32, ascending)."""
     n_listed: int
     n_done: int
     """Listed tracks that a committed row already says are done."""
@@ -103,6 +108,7 @@ def make_plan(listing: pa.Table, ledger: Ledger, settings: PlanSettings) -> Plan
     listing = listing.append_column(
         "target", pa.array(_targets(listing, ledger.targets, settings), pa.string())
     )
+    listing = listing.append_column("n_failed_runs", _failed_runs(listing, ledger.failed_runs))
     is_done = pc.is_in(listing["source_id"], value_set=ledger.done)
     is_skipped = pc.and_not(pc.is_in(listing["source_id"], value_set=ledger.skipped), is_done)
     is_settled = pc.or_(is_done, is_skipped)
@@ -128,6 +134,12 @@ def _with_durations(listing: pa.Table, settings: PlanSettings) -> pa.Table:
     cost = pc.add(pc.divide(durations, settings.segment_s), _MIN_COST)
     listing = listing.set_column(listing.schema.get_field_index("duration_s"), "duration_s", durations)
     return listing.append_column("cost", cost)
+
+
+def _failed_runs(listing: pa.Table, known: pa.Table) -> pa.ChunkedArray:
+    """How often each object failed before, 0 for nearly all."""
+    at = pc.index_in(listing["source_id"], value_set=known["source_id"].combine_chunks())
+    return pc.fill_null(known["n_failed_runs"].take(at), 0)
 
 
 def _targets(listing: pa.Table, held: pa.Table, settings: PlanSettings) -> list[str]:
@@ -156,5 +168,16 @@ def _in_shards(todo: pa.Table, settings: PlanSettings) -> pa.Table:
 
 
 def _track(row: dict[str, object]) -> Track:
-    names = ("track_id", "source_id", "uri", "path", "n_bytes", "etag", "target", "cost", "problem")
-    return Track(**{name: row[name] for name in names}, meta=tuple(row["meta"] or ()))  # type: ignore[arg-type]
+    own = (
+        "track_id",
+        "source_id",
+        "uri",
+        "path",
+        "n_bytes",
+        "etag",
+        "target",
+        "cost",
+        "problem",
+        "n_failed_runs",
+    )
+    return Track(**{name: row[name] for name in own}, meta=tuple(row["meta"] or ()))  # type: ignore[arg-type]

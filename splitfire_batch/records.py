@@ -21,7 +21,8 @@ class Track:
     `path` is relative to the catalogue's root and names the track to people. `target` is the path of the
     stems below the destination with `{stem}` and `{ext}` still open. `cost` is the expected number of
     full model segments. `meta` are the catalogue's own columns, echoed into the manifest. A `problem`
-    ("CODE: why") was found while listing: the track fails without being fetched.
+    ("CODE: why") was found while listing: the track fails without being fetched. `n_failed_runs` counts
+    earlier runs in which the object failed with a code that may stand after some (`FailureCode`).
     """
 
     track_id: str
@@ -35,6 +36,7 @@ class Track:
     attempts: int = 0
     problem: str | None = None
     meta: tuple[tuple[str, str], ...] = ()
+    n_failed_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class StemFile:
     """Its sample peak lies below -60 dB, or below `skip_silent_stems`."""
     preserved_chunks: tuple[str, ...] = ()
     """Chunks (WAV, AIFF) or blocks (FLAC) before its samples that hold what the source says of itself."""
+    etag: str | None = field(default=None, compare=False)
+    """Of the object, as the store gave it when it was put under a plain name; None under an immutable one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,13 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """A worker has nothing to tell and gets on with its tracks; without either it is taken to hang."""
+
+    shard_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardDone:
     """A worker has settled every track of a shard; `seconds` are sums over its tracks.
 
@@ -205,12 +216,24 @@ class ShardDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected:
+    """Tracks in flight when a worker was lost: any of them may be why. `attempts` is what each is charged."""
+
+    tracks: tuple[Track, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """A track was in flight, alone, when its worker died again: it is given up."""
 
     track: Track
     why: str
+    code: str = "WORKER_CRASH"
+    """A key of errors.FAILURE_CODES."""
 
 
-ShardEvent = Started | Committed | Draining | ShardDone
+ShardEvent = Started | Committed | Draining | Beat | ShardDone
 """What a worker tells while it runs a shard."""
+PoolEvent = ShardEvent | Suspected | Quarantined
+"""What a pool of workers tells while it has a job's shards done."""

@@ -10,6 +10,7 @@ from typing import Any
 from splitfire_batch.records import DeviceSeconds, Outcome, ShardDone, StageSeconds
 
 MAX_FAILURES_SHOWN = 100
+EXIT_TOO_MANY_FAILED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Report:
     n_skipped: int = 0
     """Tracks that got no stems, as the settings wish; no failures."""
     n_skipped_before: int = 0
+    stopped_by: str | None = None
+    """Why the run was stopped, if more tracks failed than `max_failures` allows."""
 
     @property
     def n_unsettled(self) -> int:
@@ -91,7 +94,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some tracks failed in this run, 75 stopped before the end."""
+        """0 all done, 3 some tracks failed in this run, 4 too many did, 75 stopped before the end."""
+        if self.stopped_by:
+            return EXIT_TOO_MANY_FAILED
         if self.n_unsettled:
             return 75
         return 3 if self.n_failed else 0
@@ -118,6 +123,7 @@ class Tally:
     worker_s: float = 0.0
     device: Counter[str] = field(default_factory=Counter)
     n_skipped: int = 0
+    stopped_by: str | None = None
 
     def add(self, outcome: Outcome) -> None:
         """Count one settled track."""

@@ -48,6 +48,7 @@ STEM = pa.struct(
         ("energy_share_db", pa.float32()),
         ("is_silent", pa.bool_()),
         ("preserved_chunks", pa.list_(pa.string())),
+        ("etag", pa.string()),
     ]
 )
 SCHEMA = pa.schema(
@@ -68,6 +69,7 @@ SCHEMA = pa.schema(
         ("is_retryable", pa.bool_()),
         ("warnings", pa.list_(pa.string())),
         ("attempts", pa.int16()),
+        ("n_failed_runs", pa.int16()),
         ("container", pa.string()),
         ("subtype", pa.string()),
         ("sample_rate", pa.int32()),
@@ -149,6 +151,8 @@ def _record(row: TrackRow) -> dict[str, object]:
     track, source = row.track, row.source
     names = ("track_id", "source_id", "uri", "path", "target", "n_bytes", "etag", "attempts")
     record: dict[str, object] = {name: getattr(track, name) for name in names}
+    code = FAILURE_CODES.get(row.code or "")
+    n_failed_runs = track.n_failed_runs + (code is not None and code.stands_after is not None)
     if source:
         record |= asdict(source)
         record["duration_s"] = source.n_frames / source.sample_rate
@@ -163,7 +167,8 @@ def _record(row: TrackRow) -> dict[str, object]:
         "status": row.status,
         "code": row.code,
         "message": row.message,
-        "is_retryable": FAILURE_CODES[row.code].is_retryable if row.code in FAILURE_CODES else None,
+        "is_retryable": code.is_worth_retry(n_failed_runs) if code else None,
+        "n_failed_runs": n_failed_runs,
         "warnings": list(row.warnings),
         "gain_db": row.gain_db,
         "sum_residual_db": row.sum_residual_db,

@@ -7,10 +7,7 @@ this module knows of other tracks, shards or machines.
 from __future__ import annotations
 
 import hashlib
-import logging
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -18,17 +15,17 @@ from functools import partial
 from pathlib import Path
 
 from splitfire_batch.audio import choose_output, losses
-from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
-    NoSpace,
+    CredentialsExpired,
     ObjectMissing,
     StorageError,
     TrackError,
     TransientError,
 )
+from splitfire_batch.masking import masked
 from splitfire_batch.measuring import measure_source, vocals_share_db, with_energy_shares
 from splitfire_batch.metadata import (
     SourceMetadata,
@@ -36,17 +33,17 @@ from splitfire_batch.metadata import (
     lost_warnings,
     make_inserts,
 )
+from splitfire_batch.mishaps import mishap
 from splitfire_batch.naming import stem_path
 from splitfire_batch.quality import qc_flags
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
 from splitfire_batch.rendering import Rendered, render
+from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.separation import Separated, separate_file
 from splitfire_batch.stem_blocks import RenderSettings
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.workbench import Workbench, expected_need, need_of
-
-_log = logging.getLogger(__name__)
 
 
 def settle(track: Track, bench: Workbench, begin: Callable[[], None] = lambda: None) -> TrackRow:
@@ -70,23 +67,10 @@ def _settle(track: Track, bench: Workbench, share: Share, watch: Stopwatch) -> T
     row = TrackRow(track, "failed", started_at=time.time())
     try:
         row = _separate(row, bench, share, watch)
-    except TrackError as error:
-        row = _failed(row, error)
-    except NoSpace as error:
-        row = _failed(row, TrackError("NO_SPACE", f"{error}; free space or set scratch_dir"))
-    except StorageError as error:
-        row = _failed(row, TrackError("STORE_WRITE", str(error)))
-    except TransientError as error:
-        row = _failed(row, TrackError("STORE_WRITE", f"{error}; run the job again"))
-    except OSError as error:  # stores and decoders translate theirs: what is left befell the scratch folder
-        row = _failed(row, _scratch_trouble(error, bench.limits.scratch))
     except DeviceLost:
         raise
-    except MemoryError:
-        row = _failed(row, TrackError("OOM", "the worker's memory is full; lower audio_mb"))
-    except Exception as error:  # noqa: BLE001 - the one broad catch: a bug costs one track, and is recorded
-        _log.exception("track_bug track=%s", track.track_id)
-        row = _failed(row, TrackError("INTERNAL", f"{type(error).__name__}: {error} ({_origin(error)})"))
+    except Exception as error:  # noqa: BLE001 - the one broad catch: whatever it is costs one track
+        row = _failed(row, mishap(error, track.track_id, bench.limits.scratch))
     return replace(row, seconds=watch.seconds(), finished_at=time.time())
 
 
@@ -100,9 +84,9 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
             "TOO_LARGE",
             f"found {track.n_bytes} bytes, the limit is {bench.max_bytes}; raise max_bytes or leave it out",
         )
-    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=bench.limits.scratch) as folder:
+    with scratch_folder(bench.limits.scratch) as folder:
         with watch.measure("fetch"):
-            path, content_id = _fetch(track, bench, Path(folder))
+            path, content_id = _fetch(track, bench, folder)
         accept = partial(_accept, bench=bench, share=share)
         with separate_file(path, bench.engine, bench.estimates, bench.limits, watch, accept) as separated:
             share.resize(min(share.n_bytes, need_of(separated.source, bench).spools))
@@ -116,10 +100,10 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
                 _remove_stale(track, [recipe.stem for recipe in bench.recipes], ext, bench)
                 return row
             settings = _render_settings(track, separated.source, metadata, bench)
-            rendered = render(separated, settings, Path(folder), watch)
+            rendered = render(separated, settings, folder, watch)
         share.resize(0)
         with watch.measure("store"):
-            stems = _store(track, rendered, bench, Path(folder), settings.output.ext)
+            stems = _store(track, rendered, bench, folder, settings.output.ext)
     row = replace(
         row,
         status="done",
@@ -161,8 +145,9 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError(
             "SOURCE_MISSING", "it is listed, and not there; bring it back, or run the job again"
         ) from error
-    except AccessDenied as error:
-        raise TrackError("SOURCE_DENIED", f"{error.why}; check the read permission of the role") from error
+    except AccessDenied as error:  # expired credentials are no fault of the object: the next run tries again
+        code = "SOURCE_READ" if isinstance(error, CredentialsExpired) else "SOURCE_DENIED"
+        raise TrackError(code, f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:
         raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
     with path.open("rb") as file:
@@ -220,8 +205,8 @@ def _store(
             stored.append(stem)
             continue
         target = stem_path(track.target, stem.stem, ext, stem.sha256 if bench.is_immutable else None)
-        bench.destination.write(target, folder / stem.path)
-        stored.append(replace(stem, path=target))
+        etag = bench.put_stem(target, folder / stem.path)
+        stored.append(replace(stem, path=target, etag=etag))
     return tuple(stored)
 
 
@@ -230,19 +215,8 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
     if not bench.is_immutable:
         with suppress(AccessDenied):  # nothing that was asked for fails for want of the right to delete
             for stem in stems:
-                bench.destination.delete(stem_path(track.target, stem, ext, None))
-
-
-def _scratch_trouble(error: OSError, scratch: Path | None) -> TrackError:
-    found = disk_error(f"scratch folder {scratch or 'of the system'}", error)
-    return TrackError("NO_SPACE" if isinstance(found, NoSpace) else "STORE_WRITE", str(found))
-
-
-def _origin(error: Exception) -> str:
-    """The line that raised, for a report: the actor's log, with the whole traceback, may be out of reach."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
+                bench.remove_stem(stem_path(track.target, stem, ext, None))
 
 
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:
-    return replace(row, status="failed", code=error.code, message=f"{row.track.path}: {error.why}")
+    return replace(row, status="failed", code=error.code, message=masked(f"{row.track.path}: {error.why}"))

@@ -1,15 +1,34 @@
-"""What a driver sends to make a worker, wherever it is to run; light enough for a run with nothing to do."""
+"""What is asked for: of a job by its operator, and of a worker, wherever it is to run, by the driver.
+
+Light enough for a run with nothing to do.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.schema import RunContext
 
 if TYPE_CHECKING:
     from splitfire_batch.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the operator asks for."""
+
+    source: str
+    destination: str
+    separation: SeparationConfig = field(default_factory=SeparationConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    catalogue: CatalogueConfig = field(default_factory=CatalogueConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    replace: bool = False
+    """Write over stems that were made with other settings (plain names only)."""
+    retry: tuple[str, ...] | None = None
+    """In place of the whole catalogue, its tracks that failed with these codes (empty: with any)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +44,8 @@ class WorkerSpec:
     """Whether stem names end in the hash of their bytes."""
     device: str = "cpu"
     threads: int = 1
+    nonce: str = ""
+    """Of the lease that must be held whenever something is written; empty where that does not matter."""
 
     def __call__(self) -> Worker:
         """Load the model and open the stores; torch is imported here and not before."""

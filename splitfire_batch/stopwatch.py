@@ -43,6 +43,15 @@ class DeviceClock:
         self._n_busy = 0
         self._at_work: Counter[str] = Counter()
         self._seconds: dict[str, float] = defaultdict(float)
+        self.n_steps = 0
+        """Batches and stages that have begun or ended: it stands still when everything does."""
+
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether a track is being fetched or stored and none is anywhere else."""
+        with self._lock:
+            n_elsewhere = self._n_busy + sum(self._at_work[stage] for stage in _USES_CORES)
+            return not n_elsewhere and self._at_work["fetch"] + self._at_work["store"] > 0
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -80,6 +89,7 @@ class DeviceClock:
     def _change(self, stage: Stage | None = None, step: int = 0, busy_step: int = 0) -> None:
         with self._lock:
             self._charge()
+            self.n_steps += 1
             if stage:
                 self._at_work[stage] += step
             self._n_busy += busy_step

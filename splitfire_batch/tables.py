@@ -3,7 +3,9 @@
 A table has a column `uri`, and may have n_bytes, etag and duration_s; whatever else it has travels along as
 text. An etag counts for objects of buckets; that of a local file is always the folder's own. A row may name
 objects below the table's own folder or below `allow_root`. Any other row stays, with its `problem`, and
-becomes a failed track.
+becomes a failed track. Who wrote the table may be a stranger: what it unfolds to is limited, no cell of it is
+ever run or opened, and a URL with a secret in it is not repeated. Links below an allowed folder are followed,
+as in a listing: only who may write there can have made them.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing, StorageError
+from splitfire_batch.masking import holds_secret, masked, without_secret
+from splitfire_batch.spelling import shortened
 from splitfire_batch.storage import Store, Stores, check_path, parse_url, plain_etag
+from splitfire_batch.table_pages import MAX_BYTES, Unfit, pages
 
 TABLE_EXTENSIONS = frozenset({"csv", "parquet", "jsonl", "ndjson"})
-_TYPES = {"uri": pa.string(), "n_bytes": pa.int64(), "etag": pa.string(), "duration_s": pa.float64()}
 _STAT_THREADS = 16
+MAX_URI_BYTES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,17 @@ def read_rows(store: Store, path: str, allow_root: tuple[str, ...]) -> Iterator[
         ConfigError: an unreadable table, or one without a `uri` column.
     """
     table_uri = store.uri_of(path)
+    n_bytes = store.stat(path).n_bytes
+    if n_bytes > MAX_BYTES:
+        raise ConfigError(f"{table_uri} has {n_bytes} bytes, the limit is {MAX_BYTES}; split it")
+    roots = [store.url, *(plain_url(root) for root in allow_root)]
     try:
-        table = _read(path.rpartition(".")[2].lower(), store.read(path))
-        if "uri" not in table.column_names:
-            found = ", ".join(table.column_names) or "none"
-            raise ConfigError(f"{table_uri} has no column `uri`; its columns are {found}")
-        table = table.cast(pa.schema([(field.name, _type_of(field)) for field in table.schema]))
-    except pa.ArrowException as error:
-        raise ConfigError(f"{table_uri} cannot be read as a table: {error}") from error
-    roots = [store.url, *(_plain(root) for root in allow_root)]
-    for batch in table.to_batches(max_chunksize=1_000):
-        for values in batch.to_pylist():
-            uri = values.pop("uri")
-            yield _row(uri, values, roots) if uri else None
+        for page in pages(path.rpartition(".")[2].lower(), store.read(path)):
+            for values in page:
+                uri = values.pop("uri", None)
+                yield _row(uri, values, roots) if uri else None
+    except Unfit as error:
+        raise ConfigError(f"{table_uri} cannot be read as a table: {masked(str(error))}") from error
 
 
 def with_sizes(batch: pa.RecordBatch, stores: Stores) -> pa.RecordBatch:
@@ -107,32 +107,9 @@ def _size_of(
     return found.n_bytes if n_bytes is None else n_bytes, given or found.etag, None
 
 
-def _read(extension: str, data: bytes) -> pa.Table:
-    source = pa.BufferReader(data)
-    if extension == "parquet":
-        return pa.parquet.read_table(source)
-    if extension != "csv":
-        return pa.json.read_json(source)
-    # As text, so that the id 007 stays 007; `cast` finds the numbers in our own columns.
-    names = pa.csv.open_csv(source).schema.names
-    return pa.csv.read_csv(
-        pa.BufferReader(data),
-        convert_options=pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in names}, null_values=[""], strings_can_be_null=True
-        ),
-    )
-
-
-def _type_of(field: pa.Field) -> pa.DataType:
-    """Our type for our columns; plain values become text, nested ones stay what they are."""
-    if field.name in _TYPES:
-        return _TYPES[field.name]
-    return field.type if pa.types.is_nested(field.type) else pa.string()
-
-
 def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
     n_bytes, etag, duration_s = (values.pop(name, None) for name in ("n_bytes", "etag", "duration_s"))
-    full, path, name, problem = _locate(uri, roots)
+    full, path, name, problem = locate(uri, roots)
     return Row(
         uri=full,
         path=path,
@@ -140,17 +117,24 @@ def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
         n_bytes=n_bytes if isinstance(n_bytes, int) else None,
         etag=etag if isinstance(etag, str) else None,
         duration_s=duration_s if isinstance(duration_s, float) else None,
-        meta=tuple((key, str(value)) for key, value in values.items() if value is not None),
+        meta=tuple((key, masked(str(value))) for key, value in values.items() if value is not None),
         problem=problem,
     )
 
 
-def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
+def locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
     """Absolute URI, path below its root, name for the id, and problem; roots[0] is the table's own."""
+    if holds_secret(uri):
+        shown = without_secret(uri)
+        why = "a password, key or signature; name the bucket and the key only"
+        return shown, shown, shown, f"BAD_URI: found {shown!r} with {why}"
+    if len(uri.encode(errors="surrogatepass")) > MAX_URI_BYTES:
+        shown = shortened(uri, 200)
+        return shown, shown, shown, f"BAD_URI: found {len(uri)} letters, the limit is {MAX_URI_BYTES} bytes"
     try:
         if "://" not in uri and not uri.startswith("/"):
             return f"{roots[0].rstrip('/')}/{check_path(uri)}", uri, uri, None
-        full = _plain(uri)
+        full = plain_url(uri)
     except (ConfigError, ValueError) as error:
         return uri, uri, uri, f"BAD_URI: {error}"
     for i, root in enumerate(roots):
@@ -166,7 +150,7 @@ def _locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
     )
 
 
-def _plain(url: str) -> str:
+def plain_url(url: str) -> str:
     """The one spelling of a URL that stores use themselves."""
     scheme, root = parse_url(url)
     return root if scheme == "file" else f"{scheme}://{root}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from splitfire_batch.audio import channel_groups
@@ -17,12 +17,14 @@ from splitfire_batch.children import CodecLimits, InChildren, Inline
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.lease import GUARD_S, Guard
 from splitfire_batch.models import find_card
 from splitfire_batch.records import AudioFormat, Track
+from splitfire_batch.scratch import sweep
 from splitfire_batch.segments import Model
 from splitfire_batch.separation import Limits
 from splitfire_batch.stems import Recipe, check_skips, is_complete, make_recipes, needed_estimates
-from splitfire_batch.storage import Store, Stores, open_store
+from splitfire_batch.storage import PATIENCE_S, RetryBudget, Store, Stores, open_store
 
 CPU_AUDIO_MB, GPU_AUDIO_MB = 256, 2048
 """Defaults of RuntimeConfig.audio_mb."""
@@ -45,12 +47,25 @@ class Workbench:
     is_immutable: bool
     measures_all: bool = True
     """Whether to measure loudness and true peak too."""
+    guard: Guard = field(default_factory=Guard)
+    """Asked before anything is written that could be written over."""
 
     @property
     def estimates(self) -> tuple[str, ...]:
         """The model's stems that a track needs."""
         judged = () if self.output.skip_without_vocals is None else ("vocals",)
         return tuple(dict.fromkeys((*needed_estimates(self.recipes), *judged)))
+
+    def put_stem(self, path: str, file: Path) -> str | None:
+        """Put a stem whole; its etag, if it has a name that another could write over."""
+        self.guard.check(GUARD_S)
+        self.destination.write(path, file)
+        return None if self.is_immutable else self.destination.stat(path).etag
+
+    def remove_stem(self, path: str) -> None:
+        """Remove a stem of a plain name."""
+        self.guard.check(GUARD_S)
+        self.destination.delete(path)
 
     def for_track(self, track: Track) -> Workbench:
         """The same, and what codecs have to say of that track comes with its name."""
@@ -77,17 +92,19 @@ def open_bench(
     """
     scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
     check_scratch(scratch)
+    sweep(scratch)
     engine = Engine(model, runtime.batch, packs_short=False if runtime.open_tracks == 1 else None)
     audio_mb = runtime.audio_mb or (CPU_AUDIO_MB if model.device.type == "cpu" else GPU_AUDIO_MB)
     stems = find_card(separation.model).stems
     recipes = make_recipes(separation, stems)
     check_skips(output, stems)
     codecs = Inline() if runtime.codecs == "inline" else InChildren(_codec_limits(runtime))
+    known = RetryBudget(patience_s=PATIENCE_S, is_known=True)  # the job has listed the one and made the other
     return Workbench(
         recipes=recipes,
         sums_to_mix=is_complete(recipes, stems),
-        sources=Stores(runtime.storage),
-        destination=open_store(destination, runtime.storage),
+        sources=Stores(runtime.storage, known),
+        destination=open_store(destination, runtime.storage, known),
         output=output,
         limits=Limits(runtime.max_duration_s, scratch, codecs),
         budget=AudioBudget(max(audio_mb * 2**20 - engine.queue_bytes, audio_mb * 2**19)),

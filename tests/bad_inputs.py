@@ -1,4 +1,4 @@
-"""Ninety-odd files that a library may hold and should not, made from bytes, each with the row it must end as.
+"""Files that a library may hold and should not, made from bytes, each with the row it must end as.
 
 The classes follow the matrix of what libsndfile does with damaged files: what it reads without a word must be
 found out by us, and what it refuses with a misleading word must be called by its name.
@@ -15,12 +15,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from tests.material import noise
 
 RATE = 44_100
 FOREIGN = ("UNSUPPORTED", "CORRUPT_HEADER", "CORRUPT_DATA", "TRUNCATED", "NO_SAMPLES", "NOT_AUDIO")
 """Formats for which a decoder may or may not be installed; what is given of them is damaged for that one."""
+
+
+UNTRUSTED = {
+    **dict.fromkeys(("AVR", "HTK", "IRCAM", "MAT4", "MAT5", "MPC2K", "NIST", "PAF", "PVF"), "PCM_16"),
+    "SDS": "PCM_16",
+    "SVX": "PCM_16",
+    "VOC": "PCM_16",
+    "XI": "DPCM_16",
+}
+"""Whole, sound files that libsndfile reads with code that has known faults: it must not get to see them."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +171,15 @@ def _no_audio() -> Iterator[BadInput]:
         "voc.wav": b"Creative Voice File\x1a" + bytes(500),
         "nist.wav": b"NIST_1A\n   1024\n" + bytes(2_000),
     }
+    wave = (np.sin(np.arange(20_000) * 0.05) * 9_000).astype("<i2")
+    contents["raw_pcm.wav"] = wave.tobytes()
     for name, data in contents.items():
         yield BadInput(name, data, ("NOT_AUDIO",))
+    for container, subtype in UNTRUSTED.items():
+        yield BadInput(
+            f"real_{container.lower()}.wav", encoded(container, subtype, n_channels=1), ("NOT_AUDIO",)
+        )
+    yield BadInput("real_au.wav", encoded("AU", "PCM_16"), ("UNSUPPORTED",), ("AU",))
 
 
 def _foreign() -> Iterator[BadInput]:
@@ -243,6 +261,10 @@ def _cut() -> Iterator[BadInput]:
     yield BadInput("cut_behind_a_tag.flac", tag + flac[: len(flac) // 2], ("TRUNCATED",))
     promised = patched(encoded("WAV", "PCM_16"), 40, struct.pack("<I", 1_000_000))
     yield BadInput("promises_more.wav", promised, ("TRUNCATED",), ("1000000 bytes",))
+    far = patched(encoded("WAV", "PCM_24"), 40, struct.pack("<I", 2**31))
+    yield BadInput("promises_2_gib.wav", far, ("TRUNCATED",), ("2147483648 bytes",))
+    opus = encoded("OGG", "OPUS", rate=48_000)
+    yield BadInput("cut_in_header.opus", opus[:100], ("TRUNCATED",))
     yield BadInput("promises_more.flac", flac_with_total(40_000), ("TRUNCATED",), ("40000 frames",))
 
 
@@ -271,6 +293,8 @@ def _damaged() -> Iterator[BadInput]:
 
 def _empty() -> Iterator[BadInput]:
     yield BadInput("no_frames.wav", wav(fmt(), b""), ("NO_SAMPLES",))
+    denies = patched(encoded("WAV", "PCM_16", 9_000), 40, bytes(4))
+    yield BadInput("denies_its_data.wav", denies, ("NO_SAMPLES",), ("repair the header",))
     yield BadInput("no_frames.aiff", encoded("AIFF", "PCM_16", 0), ("NO_SAMPLES",))
     yield BadInput("no_frames.caf", encoded("CAF", "PCM_16", 0), ("NO_SAMPLES",))
     yield BadInput("no_frames.w64", encoded("W64", "PCM_16", 0), ("NO_SAMPLES",))
@@ -281,8 +305,9 @@ def _empty() -> Iterator[BadInput]:
 
 def _out_of_range() -> Iterator[BadInput]:
     pcm = bytes(4_000)
-    for rate in (0, 1, 3_999, 768_001, 2_000_000_000):
-        codes = ("BAD_RATE",) if rate else ("BAD_RATE", "CORRUPT_HEADER")
+    for rate in (0, 1, 3_999, 768_001, 2_000_000_000, 2**32 - 1):
+        is_rate = 0 < rate < 2**31
+        codes = ("BAD_RATE",) if is_rate else ("BAD_RATE", "CORRUPT_HEADER")
         yield BadInput(f"{rate}_hz.wav", wav(fmt(rate=rate), pcm), codes)
     yield BadInput("9_channels.wav", wav(fmt(channels=9), bytes(1_800)), ("BAD_CHANNELS",), ("9 channels",))
     yield BadInput("1024_channels.wav", wav(fmt(channels=1024), bytes(20_480)), ("BAD_CHANNELS",))
@@ -298,7 +323,7 @@ def _out_of_range() -> Iterator[BadInput]:
 
 
 def good_inputs() -> dict[str, tuple[bytes, int]]:
-    """Twenty files that look suspicious and are not, each with its frames."""
+    """Files that look suspicious and are not, or that no decoder can know to be, each with its frames."""
     wav16, flac = encoded("WAV", "PCM_16"), encoded("FLAC", "PCM_16")
     tag = b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)
     everything = b"\xff\xff\xff\xff"
@@ -324,7 +349,43 @@ def good_inputs() -> dict[str, tuple[bytes, int]]:
         "opus.opus": (encoded("OGG", "OPUS", rate=48_000), n),
         "silent.aiff": (silence(), n),
         "denormal.wav": (floats(*[1e-40, -1e-42] * 100), n),
+        **_other_depths(n),
+        **_tagged_mp3s(),
+        # what only a hash could tell: samples of PCM that are others, and a FLAC's own sum of them
+        "flipped.wav": (patched(wav16, 5_000, b"\xff\0\xff"), n),
+        "wrong_md5.flac": (patched(flac, 26, bytes([1]) * 16), n),
+        "promises_less.wav": (patched(wav16, 40, struct.pack("<I", 40_000)), n // 2),
+        "offset.wav": (levelled(noise(n, peak=0.1) + 0.8), n),
+        "clipped.wav": (levelled(np.clip(noise(n) * 10, -1, 1)), n),
     }
+
+
+def _other_depths(n: int) -> dict[str, tuple[bytes, int]]:
+    """Encodings of WAV that still come along; those in blocks are filled up to whole ones."""
+    guid = bytes.fromhex("0100000000001000800000aa00389b71")
+    twelve = wav(fmt(tag=0xFFFE) + struct.pack("<HHI", 22, 12, 3) + guid, bytes(4 * n))
+    blocks = {"IMA_ADPCM": 20_445, "MS_ADPCM": 20_420, "GSM610": 20_480}
+    plain = {"PCM_32": n, "ALAW": n}
+    made = {f"{name.lower()}.wav": (encoded("WAV", name, n, 1), k) for name, k in {**plain, **blocks}.items()}
+    return {"12_in_16.wav": (twelve, n), **made}
+
+
+def _tagged_mp3s() -> dict[str, tuple[bytes, int]]:
+    mp3, n = encoded("MP3", "MPEG_LAYER_III", 50_000), 50_000
+    tag = b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)
+    ape = b"APETAGEX" + struct.pack("<IIII", 2000, 32, 0, 0x80000000) + bytes(8)
+    return {
+        "id3_before.mp3": (tag + mp3, n),
+        "id3_behind.mp3": (mp3 + b"TAG" + bytes(125), n),
+        "ape_behind.mp3": (mp3 + ape, n),
+    }
+
+
+def levelled(samples: NDArray[np.float64]) -> bytes:
+    """These samples as a WAV of 16 bits."""
+    sink = io.BytesIO()
+    soundfile.write(sink, samples, RATE, "PCM_16", format="WAV")
+    return sink.getvalue()
 
 
 def silence() -> bytes:

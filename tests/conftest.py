@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.forks import Forks
 from tests.s3_server import S3Server
+from tests.small_library import Library, write_one_shots
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +33,20 @@ def bucket(s3: S3Server) -> str:
     name = f"test-{secrets.token_hex(6)}"
     s3.make_bucket(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def forks(s3: S3Server) -> Iterator[Forks]:
+    """Starts processes that run whole jobs; they find the S3 server."""
+    assert s3.endpoint
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def one_shot_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Four real one-shots, and a file that is no audio."""
+    return write_one_shots(tmp_path_factory.mktemp("one-shots"), 4)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from tests.assets import one_shots
 
 COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
 
@@ -28,6 +32,25 @@ def write_bad_track(folder: Path) -> Path:
     bad = folder / "bad.wav"
     bad.write_bytes(b"this is no audio at all")
     return bad
+
+
+@dataclass(frozen=True)
+class Library:
+    """A folder of tracks, and what must become of each."""
+
+    folder: Path
+    wanted: dict[str, int | str]
+    """By path: the frames that its stems have, or the code of its failure."""
+
+
+def write_one_shots(folder: Path, n_good: int) -> Library:
+    """The shortest of the real one-shots, and a file that is no audio."""
+    wanted: dict[str, int | str] = {}
+    for file in sorted(one_shots(), key=lambda path: path.stat().st_size)[:n_good]:
+        shutil.copy(file, folder / file.name)
+        wanted[file.name] = soundfile.info(file).frames
+    bad = write_bad_track(folder)
+    return Library(folder, {**wanted, bad.name: "NOT_AUDIO"})
 
 
 def tree(folder: Path) -> dict[str, bytes]:

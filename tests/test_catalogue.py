@@ -357,3 +357,66 @@ def test_names_that_are_no_text_are_counted(folder: Store) -> None:
 
     assert paths(found) == ["x.wav"]
     assert found.ignored == {"name is not UTF-8": 1}
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://user:hunter2@bucket/x.wav",
+        "https://bucket.s3.amazonaws.com/x.wav?X-Amz-Credential=AKIAhunter2&X-Amz-Signature=hunter2",
+        "s3://bucket/x.wav?X-Amz-Signature=hunter2",
+        "az://container/x.wav?sv=2024&sig=hunter2",
+        "x.wav?X-Goog-Signature=hunter2",
+    ],
+)
+def test_a_secret_in_a_row_is_refused_and_not_repeated(folder: Store, uri: str) -> None:
+    folder.write("list.jsonl", json.dumps({"uri": uri, "source": f"see {uri}"}).encode())
+
+    (row,) = listed(folder.uri_of("list.jsonl")).tracks.to_pylist()
+
+    assert row["problem"].startswith("BAD_URI: found ")
+    assert "hunter2" not in str(row)
+
+
+def test_names_that_only_look_like_secrets_are_names(folder: Store) -> None:
+    fill(folder, {"what?sign=7.wav": b"1", "a sig=b.wav": b"1", "AKIA0123456789ABCDEF.wav": b"1"})
+    folder.write("list.csv", b"uri\nwhat?sign=7.wav\na sig=b.wav\nAKIA0123456789ABCDEF.wav\n")
+
+    assert column(listed(folder.uri_of("list.csv")), "problem") == dict.fromkeys(
+        ("what?sign=7.wav", "a sig=b.wav", "AKIA0123456789ABCDEF.wav")
+    )
+
+
+def test_an_endless_name_is_a_failed_row_and_no_longer_endless(folder: Store) -> None:
+    fill(folder, {"good.wav": b"1"})
+    folder.write("list.csv", f"uri\n{'x' * 900_000}.wav\ngood.wav\n".encode())
+
+    rows = {row["path"]: row["problem"] for row in listed(folder.uri_of("list.csv")).tracks.to_pylist()}
+
+    assert rows.pop("good.wav") is None
+    ((path, problem),) = rows.items()
+    assert len(path) <= 200
+    assert "the limit is 4096 bytes" in problem
+
+
+def test_a_link_below_the_root_is_followed_as_in_a_listing(folder: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "x.wav").write_bytes(b"123")
+    fill(folder, {"good.wav": b"1"})
+    Path(folder.url, "link").symlink_to(elsewhere)
+    folder.write("list.csv", b"uri\nlink/x.wav\n")
+
+    by_table, by_folder = listed(folder.uri_of("list.csv")), listed(folder.url)
+
+    assert column(by_table, "n_bytes") == {"link/x.wav": 3}
+    assert column(by_folder, "n_bytes")["link/x.wav"] == 3
+
+
+def test_a_table_larger_than_the_limit_is_not_read(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("list.csv", b"uri\nx.wav\n")
+    monkeypatch.setattr("splitfire_batch.tables.MAX_BYTES", 5)
+    monkeypatch.setattr(Store, "read", lambda *_: pytest.fail("it was read"))
+
+    with pytest.raises(ConfigError, match="has 10 bytes, the limit is 5; split it"):
+        listed(folder.uri_of("list.csv"))

@@ -16,10 +16,9 @@ from splitfire_batch.config import (
     RuntimeConfig,
     SeparationConfig,
     configure,
-    settings,
-    settings_id,
 )
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.identity import settings, settings_id
 
 CLASSES = [SeparationConfig, OutputConfig, CatalogueConfig, RuntimeConfig]
 BAD = [
@@ -38,7 +37,7 @@ BAD = [
         "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "audio_mb": 0,
         "compile": "maybe", "scratch_dir": 1, "shard_s": 0, "storage": "x", "weights_mirror": 1,
         "codecs": "threads", "codec_mb": 63, "codec_s": 0, "max_duration_s": -1, "max_bytes": 0,
-        "measure": "some",
+        "measure": "some", "lease": "maybe", "max_failures": "many", "drain_s": -1, "stall_s": 0,
     }.items()),
 ]  # fmt: skip
 
@@ -159,7 +158,7 @@ def test_names_and_the_order_of_stems_do_not_change_the_settings_id():
 
 def test_the_settings_id_is_the_same_in_another_process():
     code = (
-        "from splitfire_batch.config import *;"
+        "from splitfire_batch.config import *; from splitfire_batch.identity import *;"
         "print(settings_id(settings(SeparationConfig(stems='b,a'), OutputConfig(), 'w')))"
     )
     environment = {"PYTHONHASHSEED": "7"}

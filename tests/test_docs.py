@@ -15,6 +15,8 @@ from flows import cli
 from flows.settings import SECTIONS
 from flows.verify import EXIT_MISMATCH
 from splitfire_batch.config import configure
+from splitfire_batch.errors import FAILURE_CODES, FailureCode
+from splitfire_batch.report import EXIT_TOO_MANY_FAILED
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -88,7 +90,7 @@ def test_the_settings_of_the_readme_are_valid() -> None:
 def test_the_exit_codes_of_the_readme_are_those_of_the_command_line() -> None:
     documented = set(re.findall(r"^\| (\d+) \|", README, re.MULTILINE))
     used = {cli.EXIT_USAGE, cli.EXIT_FAILED_TRACKS, cli.EXIT_TEMPORARY, cli.EXIT_INTERRUPTED}
-    used |= {EXIT_MISMATCH}
+    used |= {EXIT_MISMATCH, EXIT_TOO_MANY_FAILED}
     assert documented == {"0", "1", *map(str, used)}
 
 
@@ -102,4 +104,13 @@ def test_the_python_of_the_readme_uses_what_there_is() -> None:
 
 
 def test_no_document_holds_a_placeholder() -> None:
-    assert not re.findall(r"[A-Z]+_OUTPUT", README)
+    assert not set(re.findall(r"[A-Z]+_OUTPUT", README)) - set(FAILURE_CODES)
+
+
+def test_the_readme_has_a_row_for_every_failure_code_and_no_other() -> None:
+    def told(code: FailureCode) -> str:
+        return "no" if not code.is_retryable else f"{code.stands_after} runs" if code.stands_after else "yes"
+
+    wanted = [f"| `{name}` | {code.meaning} | {told(code)} |" for name, code in FAILURE_CODES.items()]
+    found = re.findall(r"^\| `[A-Z_]+` \|.*\|$", README, re.MULTILINE)
+    assert sorted(found) == sorted(wanted), "the table of README should be:\n" + "\n".join(wanted)

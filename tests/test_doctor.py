@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from flows import advisories
 from flows.doctor import Check, diagnose
 from flows.settings import Settings
-from splitfire_batch.config import RuntimeConfig, SeparationConfig
-from splitfire_batch.storage import Store
+from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.storage import Store, open_store
+from splitfire_batch.storage.promises import PROMISES
 from tests.small_library import run_main, tree
 
 QUICK = Settings(separation=SeparationConfig(model="passthrough"))
@@ -28,17 +32,20 @@ def test_this_installation_is_in_order() -> None:
     assert "destination" not in checks
 
 
+def destination(checks: list[Check]) -> dict[str, Check]:
+    return {name: check for name, check in by_name(checks).items() if name.startswith("destination")}
+
+
 def test_a_folder_that_works_is_left_without_a_file(tmp_path: Path) -> None:
-    check = by_name(diagnose(QUICK, str(tmp_path)))["destination"]
-    assert check.is_ok, check.found
+    checks = destination(diagnose(QUICK, str(tmp_path)))
+    assert {check.mark for check in checks.values()} == {"ok"}
+    assert list(checks) == ["destination", *(f"destination {promise.name}" for promise in PROMISES)]
     assert tree(tmp_path) == {}
 
 
 def test_a_bucket_that_works_is_left_empty(bucket: str) -> None:
-    from splitfire_batch.storage import open_store
-
-    check = by_name(diagnose(QUICK, bucket))["destination"]
-    assert check.is_ok, check.found
+    checks = destination(diagnose(QUICK, bucket))
+    assert {check.mark for check in checks.values()} == {"ok"}
     assert list(open_store(bucket, {}).list()) == []
 
 
@@ -48,14 +55,22 @@ def test_a_missing_bucket_fails_that_check_only(bucket: str) -> None:
     assert f"{bucket}-gone" in checks["destination"].found
 
 
-def test_a_store_whose_create_overwrites_is_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("names", "mark"), [("auto", "warn"), ("plain", "FAIL")])
+def test_a_store_whose_create_overwrites_fails_where_plain_names_need_the_lease(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, names: str, mark: str
 ) -> None:
-    monkeypatch.setattr(Store, "create", Store.write)  # as several object stores behave
-    check = by_name(diagnose(QUICK, str(tmp_path)))["destination"]
-    assert not check.is_ok
+    def create(store: Store, path: str, data: bytes) -> str:  # as several object stores behave
+        store.write(path, data)
+        return store.stat(path).etag
+
+    monkeypatch.setattr(Store, "create", create)
+    settings = QUICK.model_copy(update={"output": OutputConfig(names=names)})
+    checks = destination(diagnose(settings, bucket))
+    assert {check.name for check in checks.values() if not check.is_ok} == {"destination exclusive create"}
+    check = checks["destination exclusive create"]
+    assert (check.mark, check.as_dict()["is_needed"]) == (mark, mark == "FAIL")
     assert "exclusive create wrote over an object" in check.found
-    assert tree(tmp_path) == {}
+    assert list(open_store(bucket, {}).list()) == []
 
 
 def test_a_scratch_folder_that_is_missing_is_a_failed_check(tmp_path: Path) -> None:
@@ -79,3 +94,50 @@ def test_the_command_says_with_its_exit_code_whether_all_is_well(
     found, out, err = run_main(monkeypatch, capsys, "doctor", "--destination", url)
     (line,) = [line for line in out.splitlines() if " destination: " in line]
     assert (found, line[:4], err) == (code, mark, "")
+
+
+def test_versions_with_a_fixed_successor_fail_and_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = advisories.installed() | {"torch": "2.9.1+cpu", "libsndfile": "1.2.2"}
+    monkeypatch.setattr(advisories, "installed", lambda: found)
+    check = by_name(diagnose(QUICK, None))["advisories"]
+    assert not check.is_ok
+    assert "torch 2.9.1+cpu: weights_only" in check.found
+    assert "install at least torch 2.10" in check.found
+    del found["torch"]
+    assert advisories.advice().startswith("no release is better than libsndfile 1.2.2: ")
+
+
+@pytest.mark.parametrize(
+    ("version", "stands"), [("2.53.9", True), ("2.54", False), ("2.54.0rc1", False), ("2.60.0+x", False)]
+)
+def test_an_advisory_ends_with_the_version_that_fixes_it(version: str, stands: bool) -> None:
+    assert bool(list(advisories.standing({"ray": version}))) is stands
+
+
+def test_a_cluster_that_is_away_fails_that_check_only() -> None:
+    settings = QUICK.model_copy(update={"runtime": RuntimeConfig(ray="127.0.0.1:1")})
+    failed = [check for check in diagnose(settings, None) if not check.is_ok]
+    assert [check.name for check in failed] == ["ray access"]
+    assert "127.0.0.1:1" in failed[0].found
+
+
+@pytest.mark.parametrize(("status", "is_ok"), [(401, True), (403, True), (200, False)])
+def test_a_prefect_server_must_ask_for_a_password(
+    status: int, is_ok: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        monkeypatch.setattr("flows.own_server.api_url", lambda: url)
+        check = by_name(diagnose(QUICK, None))["prefect access"]
+        server.shutdown()
+    assert check.is_ok is is_ok, check.found
+    assert url in check.found

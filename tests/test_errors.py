@@ -30,7 +30,7 @@ def test_every_error_survives_pickle_with_type_attributes_and_text(error):
 
 
 def test_every_class_has_a_place_in_the_tree_of_the_docstring():
-    assert len(every_error()) == 9
+    assert len(every_error()) == 13
     for error in every_error():
         assert type(error).__name__ in inspect.getdoc(errors)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,16 +18,24 @@ import pyarrow.parquet
 import pytest
 import soundfile
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterName,
+)
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.separate_catalogue import separate_catalogue
+from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.job import Job
 from splitfire_batch.report import Report
 from tests.small_library import COMMAND, environment, run_main, tree, write_bad_track, write_tracks
+from tests.test_job import here
 
 QUICK = SeparationConfig(model="passthrough")
 TWO = RuntimeConfig(workers=2)
@@ -219,6 +228,70 @@ def test_replace_writes_over_the_stems(library: Path, tmp_path: Path) -> None:
     assert report_of(state).n_done == N_TRACKS
     assert len(stems) == 2 * N_TRACKS
     assert {soundfile.info(stem).subtype for stem in stems} == {"PCM_24"}
+
+
+def test_failed_tracks_run_again_through_the_flow_and_no_name_reaches_a_page_unescaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[2J[red]<img src=x>|`\n=1+1.wav"
+    source, out = write_tracks(tmp_path / "sou<b>rce", 1), tmp_path / "o`<b>ut"
+    repaired = write_bad_track(source)
+    (source / hostile).write_bytes(b"no audio")
+    job = Job(str(source), str(out), QUICK)
+    run_here(job)
+    write_tracks(source, 1)  # as it was
+    shutil.copy(source / "tone 00.wav", repaired)
+    stems = {path: data for path, data in tree(out).items() if path.endswith(".wav")}
+
+    code, text, err = run_main(monkeypatch, capsys, "retry", out, "--workers", "1", "--code", "NOT_AUDIO")
+    assert code == 3, err
+    assert text.splitlines()[0] == "1 done, 1 failed"
+    assert all(line.isprintable() for line in [*text.splitlines(), *err.splitlines()])
+    after = {path: data for path, data in tree(out).items() if path.endswith(".wav")}
+    assert {path: after[path] for path in stems} == stems
+    assert len(after) == len(stems) + 2
+
+    with get_client(sync_client=True) as client:
+        (flow_run,) = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=str(source))), limit=2
+        )
+        found = artifacts(client, flow_run.id)
+    assert flow_run.parameters["retry"] == ["NOT_AUDIO"]
+    page = found["summary"].replace("\\`", "")
+    around_code = re.sub(r"`[^`\n]*`", "", page)  # what is in code spans is shown as it is
+    assert not set("<>`\x1b") & set(around_code), around_code
+    (failure,) = json.loads(found["failures"])
+    assert failure["path"] == hostile.replace("\x1b", "\\x1b").replace("\n", "\\n")
+    assert all(value.isprintable() for value in failure.values())
+    run_here(job)
+    assert run_main(monkeypatch, capsys, "failures", out, "--json", "--code", "EMPTY")[:2] == (0, "")
+
+
+def run_here(job: Job) -> None:
+    """A run in this process, without Prefect and Ray."""
+    planned = story.make_plan(job, story.list_tracks(job))
+    story.save_plan(planned)
+    story.finalise(planned, story.separate(planned, here, lambda _: None))
+
+
+def test_a_run_with_too_many_failures_stops_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    source = write_tracks(tmp_path / "source", 30, 0.2)
+    for number in range(12):
+        (source / f"bad {number}.wav").write_bytes(b"this is no audio at all")
+    runtime = RuntimeConfig(workers=1, open_tracks=1, max_failures="10%")
+    state = separate(tmp_path, runtime=runtime)
+    report = report_of(state)
+    assert (state.type.value, state.name) == ("FAILED", "Stopped by max_failures")
+    assert report.exit_code == 4
+    assert report.stopped_by is not None
+    assert "max_failures is 10% (4 tracks); most of them: NOT_AUDIO" in report.stopped_by
+    assert report.stopped_by in str(state.message)
+    assert report.n_failed > 4
+    (kept,) = (tmp_path / "out").glob("_splitfire/runs/*/run.json")
+    assert json.loads(kept.read_text())["stopped_by"] == report.stopped_by
+    again = report_of(separate(tmp_path, runtime=TWO))
+    assert again.n_done_before + again.n_done == 30
+    assert again.n_unsettled == 0
 
 
 def test_a_source_with_nothing_audible_fails_before_ray(tmp_path: Path) -> None:

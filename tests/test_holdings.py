@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from splitfire_batch.config import OutputConfig, SeparationConfig, settings
+from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.holdings import Holding, choose_holding, is_current, read_holdings, record_holding
+from splitfire_batch.identity import settings
 from splitfire_batch.storage import Store, open_store
 
 A = settings(SeparationConfig(), OutputConfig(), "w")

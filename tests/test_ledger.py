@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from cluster.ledger import Assignment, Ledger
-from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Started, Track
+from cluster.ledger import MAX_MISHAPS, Assignment, Blame, Ledger
+from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Started, Suspected, Track
 
 
 def shard(name: str, *track_ids: str) -> Shard:
@@ -32,8 +32,17 @@ def start(ledger: Ledger, shard_id: str, *track_ids: str) -> None:
         ledger.note(Started(shard_id, track_id))
 
 
-def tracks_of(assignment: Assignment) -> list[tuple[str, int]]:
-    return [(track.track_id, track.attempts) for track in assignment.shard.tracks]
+def die(ledger: Ledger, *shard_ids: str, why: str = "killed") -> list[Suspected | Quarantined]:
+    """The worker of these shards dies: all their tracks in flight are charged."""
+    return ledger.lose(shard_ids, Blame(ledger.in_flight(shard_ids), why))
+
+
+def charges(events: list[Suspected | Quarantined]) -> list[tuple[str, int]]:
+    return [(t.track_id, t.attempts) for e in events if isinstance(e, Suspected) for t in e.tracks]
+
+
+def tracks_of(assignment: Assignment) -> list[str]:
+    return [track.track_id for track in assignment.shard.tracks]
 
 
 def test_shards_are_handed_out_in_the_order_given() -> None:
@@ -48,48 +57,55 @@ def test_a_death_charges_only_the_tracks_in_flight() -> None:
     take(ledger)
     start(ledger, "s1", "settled", "flying", "flying too")
     ledger.note(committed("s1", "settled"))
-    assert ledger.lose(["s1"], ["s1"], "killed") == []
+    assert charges(die(ledger, "s1")) == [("flying", 1), ("flying too", 1)]
     retries = [take(ledger) for _ in range(3)]
-    assert [tracks_of(retry) for retry in retries] == [[("flying", 1)], [("flying too", 1)], [("waiting", 0)]]
+    assert [tracks_of(retry) for retry in retries] == [["flying"], ["flying too"], ["waiting"]]
     assert [retry.is_alone for retry in retries] == [True, True, False]
     assert len({retry.shard.shard_id for retry in retries} | {"s1"}) == 4
+
+
+def test_a_suspect_is_sent_as_if_it_were_innocent_so_that_its_row_says_so() -> None:
+    ledger = Ledger([shard("s1", "a", "b")])
+    take(ledger)
+    start(ledger, "s1", "a", "b")
+    die(ledger, "s1")
+    assert [take(ledger).shard.tracks[0].attempts for _ in range(2)] == [0, 0]
 
 
 def test_a_preemption_charges_nobody_and_makes_nobody_a_suspect() -> None:
     ledger = Ledger([shard("s1", "flying", "waiting")])
     take(ledger)
     start(ledger, "s1", "flying")
-    assert ledger.lose(["s1"], [], "spot instance taken back") == []
+    assert ledger.lose(["s1"], Blame(why="spot instance taken back")) == []
     retry = take(ledger)
-    assert tracks_of(retry) == [("flying", 0), ("waiting", 0)]
+    assert tracks_of(retry) == ["flying", "waiting"]
     assert not retry.is_alone
 
 
-def test_a_track_that_was_alone_in_flight_twice_is_given_up_with_the_last_message() -> None:
+def test_a_track_that_was_alone_in_flight_twice_is_given_up_with_the_last_message_and_code() -> None:
     ledger = Ledger([shard("s1", "poison")])
     take(ledger)
     start(ledger, "s1", "poison")
-    ledger.lose(["s1"], ["s1"], "first")
+    die(ledger, "s1", why="first")
     retry = take(ledger).shard.shard_id
     start(ledger, retry, "poison")
-    assert ledger.lose([retry], [retry], "second") == [Quarantined(track("poison", attempts=2), "second")]
+    given_up = ledger.lose([retry], Blame(["poison"], "second", "OOM"))
+    assert given_up == [Quarantined(track("poison", attempts=2), "second", "OOM")]
     assert not ledger.has_next()
 
 
-def test_a_track_with_company_is_never_given_up_whatever_its_attempts() -> None:
-    ledger = Ledger([Shard("s1", (track("a", attempts=5), track("b")))])
+def test_a_track_with_company_on_its_worker_is_never_given_up() -> None:
+    ledger = Ledger([shard("s1", "a", "b")])
     take(ledger)
     start(ledger, "s1", "a", "b")
-    assert ledger.lose(["s1"], ["s1"], "killed") == []
-    assert [tracks_of(take(ledger)) for _ in range(2)] == [[("a", 6)], [("b", 1)]]
-
-
-def test_company_in_the_other_shard_of_the_worker_counts() -> None:
-    ledger = Ledger([Shard("s1", (track("a", attempts=1),)), shard("s2", "b")])
-    take(ledger), take(ledger)
-    start(ledger, "s1", "a")
-    start(ledger, "s2", "b")
-    assert ledger.lose(["s1", "s2"], ["s1", "s2"], "killed") == []
+    die(ledger, "s1")
+    for n_times in range(2, 6):
+        retries = [take(ledger).shard for _ in range(2)]
+        for retry in retries:
+            start(ledger, retry.shard_id, retry.tracks[0].track_id)
+        events = die(ledger, *(retry.shard_id for retry in retries))
+        assert charges(events) == [("a", n_times), ("b", n_times)]
+        assert not any(isinstance(event, Quarantined) for event in events)
 
 
 def test_an_exception_charges_its_own_shard_and_not_the_neighbour() -> None:
@@ -97,29 +113,93 @@ def test_an_exception_charges_its_own_shard_and_not_the_neighbour() -> None:
     take(ledger), take(ledger)
     start(ledger, "s1", "a")
     start(ledger, "s2", "b")
-    ledger.lose(["s1", "s2"], ["s1"], "raised")
-    assert [tracks_of(take(ledger)) for _ in range(2)] == [[("a", 1)], [("b", 0), ("c", 0)]]
+    events = ledger.lose(["s1", "s2"], Blame(ledger.in_flight(["s1"]), "raised"))
+    assert charges(events) == [("a", 1)]
+    assert [tracks_of(take(ledger)) for _ in range(2)] == [["a"], ["b", "c"]]
+
+
+def test_a_known_culprit_is_charged_alone() -> None:
+    ledger = Ledger([shard("s1", "endless", "beside")])
+    take(ledger)
+    start(ledger, "s1", "endless", "beside")
+    assert charges(ledger.lose(["s1"], Blame(["endless"], "hung"))) == [("endless", 1)]
+    assert [(tracks_of(sent), sent.is_alone) for sent in (take(ledger), take(ledger))] == [
+        (["endless"], True),
+        (["beside"], False),
+    ]
 
 
 def test_a_suspect_is_not_given_to_a_busy_worker() -> None:
     ledger = Ledger([shard("s1", "a"), shard("s2", "b")])
     take(ledger)
     start(ledger, "s1", "a")
-    ledger.lose(["s1"], ["s1"], "killed")
+    die(ledger, "s1")
     assert take(ledger, is_idle=False).shard.shard_id == "s2"
     assert ledger.take(is_idle=False) is None
-    assert tracks_of(take(ledger, is_idle=True)) == [("a", 1)]
+    assert tracks_of(take(ledger, is_idle=True)) == ["a"]
 
 
 def test_a_suspect_whose_worker_dies_before_it_starts_stays_a_suspect_uncharged() -> None:
     ledger = Ledger([shard("s1", "a")])
     take(ledger)
     start(ledger, "s1", "a")
-    ledger.lose(["s1"], ["s1"], "killed")
-    retry = take(ledger).shard.shard_id
-    ledger.lose([retry], [retry], "killed again")
+    die(ledger, "s1")
+    assert die(ledger, take(ledger).shard.shard_id) == []
     again = take(ledger)
-    assert (tracks_of(again), again.is_alone) == ([("a", 1)], True)
+    assert (tracks_of(again), again.is_alone) == (["a"], True)
+
+
+def test_a_track_that_an_earlier_run_charged_is_a_suspect_from_the_start() -> None:
+    ledger = Ledger([Shard("s1", (track("innocent"), track("suspect", attempts=1)))])
+    assert ledger.has_next()
+    sent = take(ledger)
+    assert (tracks_of(sent), sent.is_alone) == (["suspect"], True)
+    assert tracks_of(take(ledger)) == ["innocent"]
+    start(ledger, sent.shard.shard_id, "suspect")
+    (given_up,) = die(ledger, sent.shard.shard_id)
+    assert isinstance(given_up, Quarantined)
+    assert given_up.track.attempts == 2
+
+
+def test_a_shard_of_suspects_alone_does_not_keep_a_busy_worker_from_the_next() -> None:
+    ledger = Ledger([Shard("s1", (track("a", attempts=1),)), shard("s2", "b")])
+    assert tracks_of(take(ledger, is_idle=False)) == ["b"]
+    assert tracks_of(take(ledger)) == ["a"]
+    assert not ledger.has_next()
+
+
+def test_lost_nodes_charge_nobody_until_it_is_always_the_same_track() -> None:
+    """A track that takes down whole nodes must end too; one that was beside it must not."""
+    ledger = Ledger([shard("s1", "takes nodes down", "beside")])
+    sent = take(ledger)
+    start(ledger, "s1", "takes nodes down", "beside")
+    for n_times in range(1, MAX_MISHAPS + 1):
+        events = ledger.lose([sent.shard.shard_id], Blame(why="node lost", is_mishap=True))
+        if n_times < MAX_MISHAPS:
+            assert events == []
+            sent = take(ledger)
+            assert sent.is_alone == (n_times == MAX_MISHAPS - 1)
+            start(ledger, sent.shard.shard_id, *tracks_of(sent))
+    assert events == [Quarantined(track("takes nodes down", attempts=MAX_MISHAPS), "node lost")]
+    assert tracks_of(take(ledger)) == ["beside"]
+
+
+def test_a_track_that_kills_before_anyone_is_told_is_found_all_the_same() -> None:
+    ledger = Ledger([shard("s1", "a", "kills at once", "b")])
+    given_up: list[str] = []
+    settled: list[str] = []
+    n_deaths = 0
+    while ledger.has_next():
+        sent = take(ledger)
+        if "kills at once" in tracks_of(sent):
+            n_deaths += 1
+            events = ledger.lose([sent.shard.shard_id], Blame(why="killed", is_unseen=True))
+            given_up += [event.track.track_id for event in events if isinstance(event, Quarantined)]
+        else:
+            settled += tracks_of(sent)
+            ledger.note(committed(sent.shard.shard_id, *tracks_of(sent)))
+            ledger.close(sent.shard.shard_id)
+    assert (sorted(settled), given_up, n_deaths) == (["a", "b"], ["kills at once"], MAX_MISHAPS)
 
 
 def test_shards_are_read_lazily() -> None:
@@ -159,8 +239,8 @@ def test_every_track_is_settled_once_under_random_deaths() -> None:
                 ending = in_flight.pop(0)
                 if ending in poison or (n_deaths < 20 and chance.random() < 0.1):
                     n_deaths += 1
-                    given_up = ledger.lose([begun.shard_id], [begun.shard_id], "killed")
-                    settled += [item.track.track_id for item in given_up]
+                    events = die(ledger, begun.shard_id)
+                    settled += [item.track.track_id for item in events if isinstance(item, Quarantined)]
                     break
                 ledger.note(committed(begun.shard_id, ending))
                 settled.append(ending)

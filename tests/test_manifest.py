@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from splitfire_batch.config import OutputConfig, SeparationConfig, settings
+from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.holdings import choose_holding, record_holding
+from splitfire_batch.identity import settings
 from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.observations import Levels
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow

@@ -25,6 +25,7 @@ from splitfire_batch.records import (
     Committed,
     Draining,
     Outcome,
+    PoolEvent,
     Quarantined,
     Shard,
     ShardDone,
@@ -34,6 +35,7 @@ from splitfire_batch.records import (
     Track,
 )
 
+Events = list[PoolEvent]
 TWO = PoolSize(workers=2, cpus=1, gpus=0, threads=1)
 ONE = PoolSize(workers=1, cpus=1, gpus=0, threads=3)
 
@@ -56,7 +58,7 @@ def ids(shards: Iterable[Shard]) -> list[str]:
     return sorted(track.track_id for shard in shards for track in shard.tracks)
 
 
-def settled(events: Iterable[ShardEvent | Quarantined]) -> list[str]:
+def settled(events: Iterable[PoolEvent]) -> list[str]:
     """Tracks that were committed or given up, each as often as it was."""
     found = []
     for event in events:
@@ -67,11 +69,11 @@ def settled(events: Iterable[ShardEvent | Quarantined]) -> list[str]:
     return sorted(found)
 
 
-def starts(events: Iterable[ShardEvent | Quarantined]) -> list[str]:
+def starts(events: Iterable[PoolEvent]) -> list[str]:
     return [event.track_id for event in events if isinstance(event, Started)]
 
 
-def pids(events: Iterable[ShardEvent | Quarantined]) -> set[str | None]:
+def pids(events: Iterable[PoolEvent]) -> set[str | None]:
     return {outcome.message for event in events if isinstance(event, Committed) for outcome in event.outcomes}
 
 
@@ -135,8 +137,8 @@ def test_nothing_to_do_starts_no_actor() -> None:
 
 
 def test_a_killed_actor_costs_nothing_but_a_second_try_of_what_was_in_flight() -> None:
-    shards = make_shards(4, 4)
-    events: list[ShardEvent | Quarantined] = []
+    shards = make_shards(8, 4)  # so many that the actor which comes instead finds some
+    events: Events = []
     victim = None
     for event in run_shards(shards, partial(FakeWorker, track_s=0.3), TWO):
         events.append(event)
@@ -210,7 +212,7 @@ class _Storeless(FakeWorker):
 
 
 def test_a_store_that_stays_away_ends_the_run_with_its_error_and_blames_no_track() -> None:
-    events: list[ShardEvent | Quarantined] = []
+    events: Events = []
     with pytest.raises(TransientError, match=r"^the store is away$"):
         events.extend(run_shards(make_shards(2, 2), _Storeless, ONE))
     assert not any(isinstance(event, Quarantined) for event in events)
@@ -271,7 +273,7 @@ def test_a_worker_that_settles_nothing_does_not_run_for_ever() -> None:
 
 def test_stop_lets_tracks_in_flight_finish_and_begins_no_other() -> None:
     stop = threading.Event()
-    events: list[ShardEvent | Quarantined] = []
+    events: Events = []
     for event in run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), TWO, stop):
         events.append(event)
         if isinstance(event, Committed):
@@ -284,6 +286,27 @@ def test_a_stop_before_the_start_begins_no_track() -> None:
     stop = threading.Event()
     stop.set()
     assert list(run_shards(make_shards(2, 2), FakeWorker, ONE, stop)) == []
+
+
+def test_an_abort_kills_the_actors_and_ends_the_events_at_once() -> None:
+    abort = threading.Event()
+    events = run_shards(make_shards(1, 4), partial(FakeWorker, track_s=60), ONE, abort=abort)
+    assert isinstance(next(events), Started)
+    begin = time.monotonic()
+    abort.set()
+    assert not any(isinstance(event, Committed | Quarantined) for event in events)
+    assert time.monotonic() - begin < 3
+
+
+def test_after_an_abort_no_actor_is_left() -> None:
+    abort = threading.Event()
+    found = []
+    for event in run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), ONE, abort=abort):
+        if isinstance(event, Committed):
+            found.append(event)
+            abort.set()
+    (pid,) = pids(found)
+    assert ends(pid)
 
 
 def test_closing_the_iterator_kills_the_actors() -> None:

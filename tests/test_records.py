@@ -11,6 +11,7 @@ from splitfire_batch import records
 from splitfire_batch.observations import Description, Levels
 from splitfire_batch.records import (
     AudioFormat,
+    Beat,
     Committed,
     DeviceSeconds,
     Draining,
@@ -21,6 +22,7 @@ from splitfire_batch.records import (
     StageSeconds,
     Started,
     StemFile,
+    Suspected,
     Track,
     TrackRow,
 )
@@ -47,8 +49,10 @@ EXAMPLES = [
     Outcome("t", "a.wav", "failed", "EMPTY", "no bytes", 0.0, 0),
     Committed("x", (Outcome("t", "a.wav", "done", None, None, 1.0, 2),)),
     Draining("x"),
+    Beat("x"),
     ShardDone("x", 1.5, SECONDS),
-    Quarantined(TRACK, "why"),
+    Suspected((TRACK,), "why"),
+    Quarantined(TRACK, "why", "OOM"),
 ]
 
 

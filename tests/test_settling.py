@@ -16,10 +16,11 @@ from torch import Tensor
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.engine import Engine
-from splitfire_batch.errors import FAILURE_CODES
+from splitfire_batch.errors import FAILURE_CODES, AccessDenied, CredentialsExpired
 from splitfire_batch.records import Track, TrackRow
 from splitfire_batch.separation import Limits
 from splitfire_batch.settling import settle
+from splitfire_batch.storage import Store
 from splitfire_batch.transfer import DeviceLost
 from tests.material import Shares, noise, read_wav, track_of, workbench, write
 
@@ -199,6 +200,19 @@ def test_an_input_output_error_of_the_local_disk_is_no_bug_of_ours(tmp_path):
 def test_a_kind_of_store_that_this_worker_lacks_is_no_bug_of_ours(tmp_path):
     row = settled(track_of(a_wav(tmp_path), uri="gopher://host/a.wav"), tmp_path)
     check_failed(row, tmp_path, "SOURCE_READ", "gopher")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"), [(CredentialsExpired, "SOURCE_READ"), (AccessDenied, "SOURCE_DENIED")]
+)
+def test_expired_credentials_are_held_against_no_track(tmp_path, monkeypatch, refusal, code):
+    def refuse(store: Store, path: str, to: Path) -> Path:
+        raise refusal(store.uri_of(path), f"{to.name} is refused")
+
+    monkeypatch.setattr(Store, "fetch", refuse)
+    row = settled(track_of(a_wav(tmp_path)), tmp_path)
+    check_failed(row, tmp_path, code, "source is refused")
+    assert FAILURE_CODES[code].is_retryable is (refusal is CredentialsExpired)
 
 
 def raising(error: BaseException) -> Shares:

@@ -18,6 +18,7 @@ from flows.signals import STOPPED_BY, draining
 from tests.small_library import COMMAND, environment, write_tracks
 
 N_TRACKS = 60
+LONG = ("--model", "spleeter-2stems", "--open-tracks", "8", "--shard-s", "300")
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +63,11 @@ def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks() -> None:
     assert heard == [(False, signal.getsignal(signal.SIGTERM))]
 
 
-def start_run(root: Path) -> subprocess.Popen[str]:
+def start_run(root: Path, *more: str) -> subprocess.Popen[str]:
     """A run with one track at a time, in a process group of its own, as a terminal makes it."""
     settings = ["--model", "passthrough", "--workers", "1", "--open-tracks", "1", "--shard-s", "1", "--json"]
     return subprocess.Popen(
-        [*COMMAND, "run", str(root / "source"), str(root / "out"), *settings],
+        [*COMMAND, "run", str(root / "source"), str(root / "out"), *settings, *more],
         env=environment(root / "prefect"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -79,6 +80,15 @@ def wait_for_commit(run: subprocess.Popen[str], root: Path) -> None:
     while not list((root / "out").glob("_splitfire/parts/*/*/*.parquet")):
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.05)
+
+
+def wait_for_start(run: subprocess.Popen[str], root: Path) -> None:
+    """Until a worker has been at its tracks for a second; each has a scratch folder."""
+    n_seen = 0
+    while n_seen < 20:
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.05)
+        n_seen = n_seen + 1 if list((root / "scratch").glob("splitfire-*")) else 0
 
 
 def end_of(run: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
@@ -172,4 +182,59 @@ def test_a_killed_worker_costs_no_track_and_stdout_is_the_report_alone(tmp_path:
     code, report, err = end_of(run)
     assert (code, report["n_done"]) == (0, 20), err
     assert len(rows(tmp_path)) == len(set(rows(tmp_path))) == 20
+    assert members(run.pid) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sigterm_drops_a_long_track_in_time_and_keeps_the_short_ones(tmp_path: Path) -> None:
+    """The real model; what is finished must be in a part although nothing else forces one for 15 s."""
+    (tmp_path / "scratch").mkdir()
+    write_tracks(tmp_path / "source", 4, seconds=3.0)
+    write_tracks(tmp_path / "long", 1, seconds=1800.0).rename(tmp_path / "source" / "long")
+    run = start_run(tmp_path, *LONG, "--drain-s", "25", "--scratch-dir", str(tmp_path / "scratch"))
+    wait_for_start(run, tmp_path)
+    begin = time.monotonic()
+    os.kill(run.pid, signal.SIGTERM)
+    code, report, err = end_of(run)
+    took_s = time.monotonic() - begin
+    assert code == 75, err
+    assert (report["n_done"], report["n_failed"], report["n_unsettled"]) == (4, 0, 1)
+    assert len(rows(tmp_path)) == 4
+    assert "drain_over drain_s=25 dropped=1" in err
+    assert took_s < 60  # 25 s and a few where nothing else runs; other tests may take the cores
+    assert members(run.pid) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_process_outlives_a_run_that_is_killed_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    write_tracks(tmp_path / "source", N_TRACKS, seconds=3.0)
+    run = start_run(tmp_path)
+    wait_for_commit(run, tmp_path)
+    run.kill()
+    run.communicate()
+    deadline = time.monotonic() + 30
+    while members(run.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert members(run.pid) == []
+    code, report, err = end_of(start_run(tmp_path))
+    assert code == 0, err
+    assert report["n_done_before"] + report["n_done"] == N_TRACKS
+    assert report["n_done_before"] > 0
+    assert len(rows(tmp_path)) == len(set(rows(tmp_path))) == N_TRACKS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_second_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    write_tracks(tmp_path / "source", 1, seconds=1800.0)
+    run = start_run(tmp_path, *LONG, "--scratch-dir", str(tmp_path / "scratch"))
+    wait_for_start(run, tmp_path)
+    os.killpg(run.pid, signal.SIGINT)
+    time.sleep(1)
+    os.killpg(run.pid, signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (130, ""), err
     assert members(run.pid) == []

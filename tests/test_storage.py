@@ -8,6 +8,8 @@ import pickle
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -15,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,12 +26,13 @@ from splitfire_batch.errors import (
     AccessDenied,
     ConfigError,
     NoSpace,
+    ObjectChanged,
     ObjectExists,
     ObjectMissing,
     StorageError,
     TransientError,
 )
-from splitfire_batch.storage import RetryBudget, Store, Stores, check_path, open_store, parse_url
+from splitfire_batch.storage import RetryBudget, Store, Stores, check_path, files, open_store, parse_url
 from splitfire_batch.storage.faults import SCHEMES
 from tests.s3_server import S3Server
 
@@ -198,42 +200,37 @@ def test_create_refuses_what_exists_and_leaves_it(store: Store) -> None:
     assert store.read("lease") == b"first"
 
 
-def test_of_eight_rivals_exactly_one_creates_each_object(store: Store) -> None:
-    n_rivals, n_keys = 8, 20
-    barrier = threading.Barrier(n_rivals * n_keys)
+def test_replace_changes_the_object_it_was_meant_for(store: Store) -> None:
+    first = store.create("lease", b"1")
 
-    def has_won(rival: tuple[int, int]) -> bool:
-        key, number = rival
-        barrier.wait(60)
-        try:
-            store.create(f"raced/{key}", f"rival {number}".encode())
-        except ObjectExists:
-            return False
-        return True
+    second = store.replace("lease", b"22", first)
 
-    rivals = list(product(range(n_keys), range(n_rivals)))
-    with ThreadPoolExecutor(len(rivals)) as pool:
-        winners = [rival for rival, won in zip(rivals, pool.map(has_won, rivals), strict=True) if won]
-
-    assert [key for key, _ in winners] == list(range(n_keys))
-    assert [store.read(f"raced/{key}") for key, _ in winners] == [f"rival {n}".encode() for _, n in winners]
+    assert store.read("lease") == b"22"
+    assert first != second == store.stat("lease").etag
 
 
-def test_a_reader_sees_the_old_object_or_the_new_one(store: Store) -> None:
-    versions = [bytes([n]) * 200_000 for n in range(2)]
-    store.write("x", versions[0])
-    stop = threading.Event()
+@pytest.mark.parametrize("path", ["lease", "nowhere"])
+def test_replace_refuses_what_changed_or_is_gone(store: Store, path: str) -> None:
+    first = store.create("lease", b"1")
+    store.replace("lease", b"2", first)
 
-    def write() -> None:
-        for n in range(30):
-            store.write("x", versions[n % 2])
-        stop.set()
+    with pytest.raises(ObjectChanged, match=path):
+        store.replace(path, b"3", first)
 
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(write)
-        while not stop.is_set() and not writing.done():
-            assert store.read("x") in versions
-        writing.result()
+    assert [(each.path, store.read(each.path)) for each in store.list()] == [("lease", b"2")]
+
+
+def test_replacing_waits_for_a_lock_within_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path), {}, QUICK)
+    etag = store.create("lease", b"1")
+    monkeypatch.setattr(files, "_LOCKED_WITHIN_S", 0.1)
+
+    with files.locked(tmp_path / "lease"), pytest.raises(TransientError, match="lease is locked"):
+        store.replace("lease", b"2", etag)
+
+    store.replace("lease", b"2", etag)
 
 
 def test_sixteen_threads_share_a_store(store: Store) -> None:
@@ -300,6 +297,7 @@ class FaultyServer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # or clients wait for "100 Continue" in vain
     answers: ClassVar[list[int]]
     stored: ClassVar[bytes]
+    etag: ClassVar[str]
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -308,13 +306,18 @@ class FaultyServer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_HEAD(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         status = self.answers.pop(0)
         self.send_response(status)
-        self.send_header("Content-Length", str(len(self.stored) if status == 200 else 0))
+        n_bytes = len(self.stored) if status == 200 and self.command != "PUT" else 0
+        self.send_header("Content-Length", str(n_bytes))
+        self.send_header("ETag", f'"{self.etag}"')
         self.send_header("Connection", "close")
         self.end_headers()
-        if status == 200:
+        if status == 200 and self.command == "GET":
             self.wfile.write(self.stored)
 
     def log_message(self, *args: object) -> None:
@@ -325,7 +328,7 @@ class FaultyServer(BaseHTTPRequestHandler):
 def faulty(s3: S3Server) -> Iterator[Store]:
     """A store of five tries whose server does what `FaultyServer.answers` says."""
     assert s3.endpoint  # for the credentials that it leaves in the environment
-    FaultyServer.answers, FaultyServer.stored = [], b"the object"
+    FaultyServer.answers, FaultyServer.stored, FaultyServer.etag = [], b"the object", "of-what-is-stored"
     with ThreadingHTTPServer(("127.0.0.1", 0), FaultyServer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -361,6 +364,17 @@ def test_a_refusal_is_final(faulty: Store, status: int, error: type[StorageError
         faulty.read("x")
 
 
+def test_an_etag_that_only_looks_like_an_md5_keeps_nothing_from_being_read(faulty: Store) -> None:
+    FaultyServer.etag = "0" * 32  # as of objects that are encrypted with a key of the customer's
+    FaultyServer.answers += [200, 200, 200, 200]
+
+    assert faulty.read("x") == b"the object"  # a second GET gave the same, and HEAD the length
+    assert len(FaultyServer.answers) == 1
+    assert faulty.read("y") == b"the object"
+
+    assert FaultyServer.answers == []
+
+
 def test_a_bucket_that_disappears_between_two_pages_ends_no_listing_silently(faulty: Store) -> None:
     FaultyServer.answers += [200, 404]
     FaultyServer.stored = b"""<ListBucketResult><IsTruncated>true</IsTruncated>
@@ -374,21 +388,39 @@ def test_a_bucket_that_disappears_between_two_pages_ends_no_listing_silently(fau
         next(listing)
 
 
-def test_a_create_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
-    FaultyServer.answers += [503, 412, 200]
+def test_a_write_whose_answer_got_lost_has_succeeded(faulty: Store) -> None:
+    FaultyServer.stored = b"mine"
+    for write in (lambda: faulty.create("lease", b"mine"), lambda: faulty.replace("lease", b"mine", "old")):
+        FaultyServer.answers += [503, 412, 200]
+
+        assert write() == "of-what-is-stored"
+
+        assert FaultyServer.answers == []
+
+
+def test_a_write_of_which_no_answer_ever_came_is_looked_for(faulty: Store) -> None:
+    FaultyServer.answers += [503] * 5 + [200]
     FaultyServer.stored = b"mine"
 
-    faulty.create("lease", b"mine")
-
-    assert FaultyServer.answers == []
+    assert faulty.create("lease", b"mine") == "of-what-is-stored"
 
 
-def test_a_create_that_lost_after_a_retry_says_so(faulty: Store) -> None:
-    FaultyServer.answers += [503, 412, 200]
+def test_a_write_that_lost_after_a_retry_says_so(faulty: Store) -> None:
     FaultyServer.stored = b"theirs"
+    for write, error in (
+        (lambda: faulty.create("lease", b"mine"), ObjectExists),
+        (lambda: faulty.replace("lease", b"mine", "old"), ObjectChanged),
+    ):
+        FaultyServer.answers += [503, 412, 200]
 
-    with pytest.raises(ObjectExists):
-        faulty.create("lease", b"mine")
+        with pytest.raises(error, match="lease"):
+            write()
+
+
+def test_a_write_may_be_tried_again_after_a_conflict(faulty: Store) -> None:
+    FaultyServer.answers += [409, 200]
+
+    assert faulty.replace("lease", b"mine", "old") == "of-what-is-stored"
 
 
 @pytest.mark.parametrize(
@@ -610,3 +642,107 @@ def test_an_object_is_found_by_its_uri(store: Store) -> None:
 
     assert found.read(path) == b"1"
     assert found.uri_of(path) == store.uri_of("a/b c.wav")
+
+
+FILL_THE_DISK = """
+import resource, sys
+from pathlib import Path
+from splitfire_batch.errors import NoSpace
+from splitfire_batch.storage import open_store
+
+root, scratch = Path(sys.argv[1]), Path(sys.argv[2])
+store = open_store(str(root), {})
+etag = store.create("lease", b"small")
+store.write("x", b"old")
+(scratch / "source").write_bytes(bytes(300_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for write in (
+    lambda: store.write("x", bytes(300_000)),
+    lambda: store.write("x", scratch / "source"),
+    lambda: store.create("y", bytes(300_000)),
+    lambda: store.replace("lease", bytes(300_000), etag),
+):
+    try:
+        write()
+    except NoSpace as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_tears_nothing(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+
+    command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path / "root"), str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert said.stderr == ""
+    assert said.stdout.count("the disk or the quota is full") == 4
+    assert {each.name: each.read_bytes() for each in (tmp_path / "root").iterdir()} == {
+        "lease": b"small",
+        "x": b"old",
+    }
+
+
+def test_a_download_that_finds_the_disk_full_leaves_nothing(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(bucket, {}, QUICK)
+    store.write("x", bytes(100_000))
+    fetch = store._backend.fetch
+
+    def fill_the_disk(path: str, to: Path) -> None:
+        fetch(path, to)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store._backend, "fetch", fill_the_disk)
+
+    with pytest.raises(NoSpace):
+        store.fetch("x", tmp_path / "x")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+
+    with pytest.raises(StorageError, match=r"lease: .*no hard links"):
+        open_store(str(tmp_path), {}).create("lease", b"1")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("skew_s", [-86_400, 86_400])
+def test_a_clock_that_jumps_changes_no_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: int
+) -> None:
+    store = open_store(str(tmp_path), {})
+    first = store.create("lease", b"1")
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + skew_s * 10**9)
+
+    second = store.replace("lease", b"2", first)
+
+    assert second not in ("", first)
+    with pytest.raises(ObjectChanged):
+        store.replace("lease", b"3", first)
+    monkeypatch.undo()
+    assert store.replace("lease", b"3", second) not in (first, second)
+
+
+def test_an_etag_never_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)  # a clock that stands still; inodes are used again
+    store = open_store(str(tmp_path), {})
+    etags, times = [store.create("lease", b"0")], []
+
+    for _ in range(20):
+        times.append((tmp_path / "lease").stat().st_mtime_ns)
+        etags.append(store.replace("lease", b"1", etags[-1]))
+
+    assert len(set(etags)) == 21
+    assert times == [10**18 + 1000 * n for n in range(20)]  # whatever the kernel's clock would have said

@@ -62,7 +62,10 @@ def test_a_run_with_nothing_to_do_says_so_and_quotes_no_speed() -> None:
 
 def test_failures_beyond_those_kept_are_counted() -> None:
     many = dataclasses.replace(REPORT, n_failed=8)
-    assert failure_lines(REPORT) == ["  EMPTY  a.wav: no bytes"]
+    assert failure_lines(REPORT) == [
+        "failed: 1 EMPTY; see: splitfire failures /stems",
+        "  EMPTY  a.wav: no bytes",
+    ]
     assert failure_lines(many)[-1] == "  ... and 7 more"
 
 

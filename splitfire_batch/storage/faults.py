@@ -17,6 +17,7 @@ from typing import TypeVar
 from splitfire_batch.errors import (
     FULL_DISK,
     AccessDenied,
+    CredentialsExpired,
     NoSpace,
     ObjectExists,
     ObjectMissing,
@@ -24,6 +25,7 @@ from splitfire_batch.errors import (
     StorageError,
     TransientError,
 )
+from splitfire_batch.masking import masked
 
 T = TypeVar("T")
 Types = tuple[type[Exception], ...]
@@ -34,6 +36,10 @@ class RetryBudget:
     """How long a store may fail to answer before that is an error."""
 
     tries: int = 5
+    patience_s: float = 0.0
+    """A store that is known to be there is tried for so long, however many tries that takes."""
+    is_known: bool = False
+    """Others have had answers there; else it is known once it has answered, if only with a refusal."""
     first_wait_s: float = 0.2
     """Longest wait after the first try; it doubles with every further one."""
     max_wait_s: float = 5.0
@@ -104,6 +110,24 @@ SCHEMES = {
     "abfs": _AZURE,
 }
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_PASSING_CODES = frozenset(
+    {
+        "BadDigest",
+        "IncompleteBody",
+        "RequestTimeout",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+"""Of S3, with status 400: what was sent did not arrive whole."""
+_EXPIRED_CODES = frozenset(
+    ["ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestExpired", "TokenRefreshRequired"]
+)
+_REFUSALS = {
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "InvalidAccessKeyId": "the store knows no such key: check the credentials",
+    "SignatureDoesNotMatch": "check the secret key",
+}
 _PASSING_ERRNO = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.EINTR, errno.ENETDOWN})
 
 
@@ -111,7 +135,8 @@ class Faults:
     """What the exceptions of one kind of store mean."""
 
     def __init__(self, scheme: Scheme, budget: RetryBudget) -> None:
-        self._budget = budget
+        self._scheme, self._budget = scheme, budget
+        self._is_known = budget.is_known
         self._transient: Types = (ConnectionError, TimeoutError, *_types(scheme.transient))
         self._refused: Types = (PermissionError, *_types(scheme.refused))
         self.foreign: Types = (OSError, *self._transient, *self._refused, *_types(scheme.other))
@@ -119,35 +144,58 @@ class Faults:
 
     def translate(self, uri: str, error: Exception) -> SplitfireError:
         """Our exception for a foreign one; a TransientError is worth another try."""
-        status, number = _http_status(error), getattr(error, "errno", None)
-        why = f"{type(error).__name__}: {error}"
+        status, number, code = http_status(error), getattr(error, "errno", None), _s3_code(error)
+        why = masked(f"{type(error).__name__}: {error}")
         if status == 412 or isinstance(error, FileExistsError):
             return ObjectExists(uri, "it exists already")
         if status == 404 or isinstance(error, (FileNotFoundError, NotADirectoryError)):
             return ObjectMissing(uri, "there is no such object, folder or bucket")
+        if code in _EXPIRED_CODES:
+            what = "renew them, and run the same command again"
+            return CredentialsExpired(uri, f"the store says {code}: the credentials are over; {what}")
         if status in (401, 403) or isinstance(error, self._refused) or number == errno.EROFS:
-            return AccessDenied(uri, f"the store refuses: {why}")
+            what = _REFUSALS.get(code, "check the credentials and what they may do")
+            return AccessDenied(uri, f"the store refuses: {why}; {what}")
         if status == 507 or number in FULL_DISK:
             return NoSpace(uri, "the disk or the quota is full")
-        if status in _PASSING_STATUS or isinstance(error, self._transient) or number in _PASSING_ERRNO:
+        if (
+            code in _PASSING_CODES
+            or status in _PASSING_STATUS
+            or isinstance(error, self._transient)
+            or number in _PASSING_ERRNO
+        ):
             return TransientError(f"{uri}: {why}")
         return StorageError(uri, why)
 
-    def attempt(self, uri: str, action: Callable[[], T]) -> T:
-        """What `action` returns, tried again within the budget; foreign exceptions become ours."""
+    def within(self, budget: RetryBudget) -> Faults:
+        """The same meaning of exceptions, with another budget."""
+        return Faults(self._scheme, budget)
+
+    def attempt(self, uri: str, action: Callable[[], T], is_once: bool = False) -> T:
+        """What `action` returns, tried again within the budget, or once; foreign exceptions become ours."""
         begin, n_tries = time.monotonic(), 0
         while True:
             try:
-                return action()
+                result = action()
             except self.foreign as error:
                 n_tries += 1
                 ours = self.translate(uri, error)
+                self._is_known |= http_status(error) is not None
                 if not isinstance(ours, TransientError):
                     raise ours from error
-                if n_tries >= self._budget.tries:
-                    spent = f"{n_tries} tries in {time.monotonic() - begin:.1f} s"
+                spent_s = time.monotonic() - begin
+                if is_once or self._is_spent(n_tries, spent_s):
+                    spent = f"{n_tries} tries in {spent_s:.1f} s"
                     raise TransientError(f"{ours}; {spent}; is the store up, its address right?") from error
+            else:
+                self._is_known = True
+                return result
             time.sleep(self._budget.wait_s(n_tries))
+
+    def _is_spent(self, n_tries: int, spent_s: float) -> bool:
+        # What never answered is more likely a wrong address than a store that is away for a minute.
+        is_patient = self._is_known and spent_s < self._budget.patience_s
+        return n_tries >= self._budget.tries and not is_patient
 
 
 def _types(names: tuple[str, ...]) -> Types:
@@ -155,7 +203,17 @@ def _types(names: tuple[str, ...]) -> Types:
     return tuple(getattr(importlib.import_module(name.split(":")[0]), name.split(":")[1]) for name in names)
 
 
-def _http_status(error: BaseException | None) -> int | None:
+def _s3_code(error: BaseException | None) -> str:
+    """The error code of S3 that an exception or one of its causes carries, else ""."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        error = error.__cause__
+    return ""
+
+
+def http_status(error: BaseException | None) -> int | None:
     """The HTTP status that an exception or one of its causes carries."""
     while error is not None:
         response = getattr(error, "response", None)

@@ -1,23 +1,31 @@
 """A local folder as a store: objects are files, written whole or not at all.
 
-`storage.Store` drives it, checks the paths, and translates the OSErrors that leave here. A file is written
-under a temporary name in its own folder, synced, and only then gets its name: by `os.replace` to overwrite,
-by `os.link` to create, which fails when the name is taken and so has exactly one winner.
+`storage.Store` drives it, checks the paths, and translates the OSErrors that leave here. A file that
+`files` made gets its name by `os.replace` to overwrite, by `os.link` to create, which fails when the name is
+taken and so has exactly one winner.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_TEMPORARY = ".splitfire-"
+from splitfire_batch.storage.files import (
+    etag_of,
+    is_temporary,
+    link_new,
+    locked,
+    new_file,
+    stamp,
+    temporary_name,
+)
+
 _Identity = tuple[int, int]  # device and inode: the same by whatever name a folder is reached
 _Todo = tuple[str, tuple[_Identity, ...]]  # a folder to list, and the folders it was reached through
 
@@ -37,6 +45,8 @@ class StoredObject:
 
 class Folder:
     """The files below `root`, an absolute path without links at its end."""
+
+    can_replace = True
 
     def __init__(self, root: str) -> None:
         self._root = Path(root)
@@ -92,10 +102,11 @@ class Folder:
             raise FileNotFoundError(f"{path} is no file")
         return _object(path, found)
 
-    def read(self, path: str) -> bytes:
-        """All bytes of the object."""
-        self.stat(path)
-        return self.file_of(path).read_bytes()
+    def read(self, path: str) -> tuple[bytes, str]:
+        """All bytes of the object, and the etag of just these bytes."""
+        self.stat(path)  # before opening: that of a pipe would wait
+        with self.file_of(path).open("rb") as file:
+            return file.read(), etag_of(os.fstat(file.fileno()))
 
     def fetch(self, path: str, to: Path) -> None:
         """Copy the object to the file `to`."""
@@ -103,13 +114,33 @@ class Folder:
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Make `data` the object at `path`; readers see the old bytes or the new ones."""
-        with self._new_file(path, data) as (temporary, file):
+        file = self._inside(path)
+        with new_file(file, data) as temporary:
             temporary.replace(file)
 
-    def create(self, path: str, data: bytes) -> None:
-        """Make `data` the object at `path`, or raise FileExistsError."""
-        with self._new_file(path, data) as (temporary, file):
-            os.link(temporary, file)
+    def create(self, path: str, data: bytes) -> str:
+        """Make `data` the object at `path`, or raise FileExistsError; its etag."""
+        file = self._inside(path)
+        with new_file(file, data) as temporary:
+            etag = stamp(temporary)
+            link_new(temporary, file)
+            return etag
+
+    def replace(self, path: str, data: bytes, etag: str) -> str:
+        """Make `data` the object at `path` if it has that etag; its new one.
+
+        Else raises FileNotFoundError or FileExistsError. Rivals queue at a lock on the old file, which ends
+        with its process: who gets it when the name has gone to a new file finds another etag.
+        """
+        file = self._inside(path)
+        with locked(file):
+            found = file.stat()
+            if etag_of(found) != etag:
+                raise FileExistsError(path)
+            with new_file(file, data) as temporary:
+                new = stamp(temporary, found.st_mtime_ns)
+                temporary.replace(file)
+                return new
 
     def delete(self, path: str) -> None:
         """Remove the object; no error when there is none."""
@@ -123,7 +154,7 @@ class Folder:
     def check_writable(self) -> None:
         """Make the root where it is missing, and raise the OSError that writing into it would."""
         self._root.mkdir(parents=True, exist_ok=True)
-        probe = self._root / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
+        probe = temporary_name(self._root)
         probe.touch()
         probe.unlink()
 
@@ -134,26 +165,6 @@ class Folder:
         if not file.parent.resolve().is_relative_to(root):
             raise PermissionError(f"a link leads from {path} out of {root}")
         return file
-
-    @contextmanager
-    def _new_file(self, path: str, data: bytes | Path) -> Iterator[tuple[Path, Path]]:
-        """A synced temporary file beside the final one, for the caller to give it its name."""
-        file = self._inside(path)
-        _make_folder(file.parent)
-        temporary = file.parent / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
-        try:
-            with temporary.open("xb") as target:
-                if isinstance(data, Path):
-                    with data.open("rb") as source:
-                        shutil.copyfileobj(source, target, 1 << 20)
-                else:
-                    target.write(data)
-                target.flush()
-                os.fsync(target.fileno())
-            yield temporary, file
-            _sync_folder(file.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _identity(folder: Path) -> _Identity:
@@ -179,34 +190,10 @@ def _scan(root: Path, folder: str, parents: tuple[_Identity, ...]) -> tuple[list
             if stat.S_ISDIR(found.st_mode):
                 if (found.st_dev, found.st_ino) not in parents:
                     folders.append((path, parents))
-            elif stat.S_ISREG(found.st_mode) and not _is_temporary(entry.name):
+            elif stat.S_ISREG(found.st_mode) and not is_temporary(entry.name):
                 objects.append(_object(path, found))
     return objects, folders
 
 
-def _is_temporary(name: str) -> bool:
-    """Whether a write that was never finished left this file."""
-    return name.startswith(_TEMPORARY) and name.endswith(".tmp")
-
-
 def _object(path: str, found: os.stat_result) -> StoredObject:
-    # The inode tells two files apart that replaced each other within one tick of the clock.
-    etag = f"{found.st_mtime_ns:x}-{found.st_ino:x}-{found.st_size:x}"
-    return StoredObject(path, found.st_size, etag, found.st_mtime)
-
-
-def _make_folder(folder: Path) -> None:
-    """`mkdir -p`, every new name synced."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return StoredObject(path, found.st_size, etag_of(found), found.st_mtime)

@@ -7,16 +7,20 @@ buckets and folders (http, data, chained `::` URLs) or carry a secret is refused
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.masking import holds_secret, masked, without_secret
 from splitfire_batch.storage.faults import SCHEMES
 
 Options = Mapping[str, Mapping[str, str]]
 """Settings per URL prefix, the longest wins: {"s3://": {"endpoint_url": "http://127.0.0.1:8333"}}."""
 
+_NOT_IN_BUCKETS = re.compile(r"[?#%\\\s\x00-\x1f]")
+"""What some reader of URLs would take for the end of a bucket's name, or decode."""
 _ALLOWED = "allowed are a folder, file:///folder, " + ", ".join(
     f"{name}://bucket/prefix" for name in SCHEMES if name != "file"
 )
@@ -56,9 +60,24 @@ def parse_url(url: str) -> tuple[str, str]:
             f"a user, key or account in a {scheme}:// URL is refused; credentials come from the store's own "
             "chain (environment, profile, instance role), an Azure account from the option account_name"
         )
-    if not bucket or "::" in bucket or "\0" in rest or ".." in prefix.split("/"):
-        raise ConfigError(f"found {url!r}, wanted {scheme}://bucket/prefix; {_ALLOWED}")
+    is_odd = "::" in bucket or _NOT_IN_BUCKETS.search(bucket) or "\0" in rest or ".." in prefix.split("/")
+    if not bucket or is_odd:
+        raise ConfigError(f"found {masked(url)!r}, wanted {scheme}://bucket/prefix; {_ALLOWED}")
     return scheme, rest
+
+
+def refuse_secrets(*urls: str | None) -> None:
+    """Refuse URLs of a job that hold a password or a signature: they travel into logs, rows and databases.
+
+    Raises:
+        ConfigError: one does; it is not shown.
+    """
+    for url in urls:
+        if url and holds_secret(url):
+            raise ConfigError(
+                f"found {without_secret(url)!r} with a password, key or signature; leave it out: "
+                "credentials come from the store's own chain (environment, profile, instance role)"
+            )
 
 
 def matching_options(options: Options, scheme: str, root: str) -> Mapping[str, str]:

@@ -1,0 +1,24 @@
+"""The machines of the connected Ray: which are there, and which are about to be taken away."""
+
+from __future__ import annotations
+
+import ray
+from ray._private.state import state  # Ray says nowhere else that a node is being drained
+
+LOOK_S = 1.0
+"""How often it is asked which nodes are being drained."""
+
+
+def is_alive(node_id: str) -> bool:
+    """Whether Ray still counts that node in."""
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def are_any_alive() -> bool:
+    """Whether there is still a machine to work on."""
+    return any(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids of nodes that got notice: spot instances to be taken back, and those that are scaled down."""
+    return frozenset(state.get_draining_nodes())

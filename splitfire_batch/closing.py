@@ -1,0 +1,106 @@
+"""The end of a run: every planned track has its row, the rows hold, views and report are made.
+
+Everything here may be cut off anywhere; whatever is missing then is made by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from splitfire_batch import __version__
+from splitfire_batch.holdings import read_holdings, record_holding
+from splitfire_batch.manifest import latest, part_paths, read_parts, refresh_views
+from splitfire_batch.parts import REVOKED
+from splitfire_batch.reconcile import revoke_changed
+from splitfire_batch.records import Outcome
+from splitfire_batch.report import Report, Tally
+from splitfire_batch.runs import Run, destination_of, is_immutable
+from splitfire_batch.schema import parquet_bytes
+from splitfire_batch.snapshots import write_snapshot
+from splitfire_batch.storage import Store
+
+
+def finalise(run: Run, tally: Tally) -> Report:
+    """Check that every planned track has its row, make the views, and write the run's report.
+
+    The counts come from the parts in the store, not from what workers told. Under plain names tracks whose
+    stems were removed or written over since are among the failed ones, for the next run to do.
+
+    Raises:
+        LeaseLost: another run took over the destination; nothing more was written.
+    """
+    store = destination_of(run.job)
+    run.lease.confirm()
+    if not is_immutable(run.job):
+        _take_back(run, store, tally)
+    planned = _rows_of(run, store)
+    report = _report(run, tally, store.url, planned)
+    run.lease.confirm()
+    _keep_settings(run, store)
+    write_snapshot(store)
+    refresh_views(store, report.run_id)
+    if report.n_planned:
+        store.write(f"{run.store_path}/failures.parquet", parquet_bytes(_failed(planned)))
+        record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
+        store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())
+    return report
+
+
+def _rows_of(run: Run, store: Store) -> pa.Table:
+    """The row of each planned track that has one, from the parts of the run."""
+    rows = latest(read_parts(store, run.context.settings_id, run.context.run_id))
+    source_ids = run.plan.tracks["source_id"].combine_chunks()
+    return rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
+
+
+def _failed(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.equal(rows["status"], "failed"))
+
+
+def _report(run: Run, tally: Tally, destination: str, planned: pa.Table) -> Report:
+    """What became of the run: counts from the rows, the rest from what workers told."""
+    n_failed = len(_failed(planned))
+    n_skipped = pc.sum(pc.equal(planned["status"], "skipped")).as_py() or 0
+    return Report(
+        run_id=run.context.run_id,
+        source=run.job.source,
+        destination=destination,
+        model=run.context.model,
+        settings_id=run.context.settings_id,
+        n_listed=run.plan.n_listed,
+        ignored=run.ignored,
+        n_done_before=run.plan.n_done,
+        n_failed_before=run.plan.n_failed_before,
+        n_planned=len(run.plan.tracks),
+        n_skipped_before=run.plan.n_skipped_before,
+        n_done=len(planned) - n_failed - n_skipped,
+        n_skipped=n_skipped,
+        n_failed=n_failed,
+        failures_by_code=dict(tally.codes),
+        failures=tuple(tally.failures),
+        audio_s=tally.audio_s,
+        n_bytes_out=tally.n_bytes_out,
+        wall_s=tally.wall_s,
+        seconds=tally.total_seconds(),
+        worker_s=tally.worker_s,
+        device=tally.total_device(),
+        stopped_by=tally.stopped_by,
+    )
+
+
+def _take_back(run: Run, store: Store, tally: Tally) -> None:
+    """Rows of this run and of others that were cut off, whose stems are not what they say."""
+    changed = revoke_changed(store, run.context.settings_id, run.context.run_id)
+    for track in changed.select(["track_id", "path"]).to_pylist():
+        why = f"{track['path']}: a stem was removed or written over; run the job again"
+        tally.add(Outcome(track["track_id"], track["path"], "failed", REVOKED, why, 0.0, 0))
+
+
+def _keep_settings(run: Run, store: Store) -> None:
+    """A destination that lost the record of its settings, and not its parts, gets it back."""
+    recorded = {item.settings_id for item in read_holdings(store)}
+    if run.holding.settings_id not in recorded and part_paths(store, run.holding.settings_id):
+        record_holding(store, run.holding)

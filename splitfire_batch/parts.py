@@ -1,0 +1,115 @@
+"""Manifest parts: the rows of settled tracks, written whole. A part's put is the commit.
+
+A part lies under a name that ends in the hash of its bytes, after the stems it names, and never changes.
+Several attempts at one track may each leave a row; `latest` says which one counts.
+
+    _splitfire/parts/<settings_id>/<run_id>/<shard>-<hash>.parquet    rows, stems nested: the truth
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.schema import SCHEMA, parquet_bytes
+from splitfire_batch.storage import Store
+
+ROOT = "_splitfire"
+REVOKED = "STEMS_CHANGED"
+"""Code of a row by which a run takes back what it said of a track before."""
+_READERS = 16
+
+
+def write_part(store: Store, table: pa.Table) -> str:
+    """Put one part whole; when this returns, its tracks are settled. Returns the part's path."""
+    data = parquet_bytes(table)
+    first = table.slice(0, 1).to_pylist()[0]
+    folder = f"{ROOT}/parts/{first['settings_id']}/{first['run_id']}"
+    path = f"{folder}/{first['shard_id']}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    store.write(path, data)
+    return path
+
+
+def part_paths(store: Store, settings_id: str = "", run_id: str = "") -> list[str]:
+    """Where the parts are, sorted: all, those of one settings_id, or of one of its runs."""
+    prefix = "/".join(part for part in (ROOT, "parts", settings_id, run_id) if part)
+    return sorted(found.path for found in store.list_under(prefix) if found.path.endswith(".parquet"))
+
+
+def settings_ids(store: Store) -> set[str]:
+    """Of the parts that are there, whether or not the settings themselves are recorded."""
+    return {settings_of(path) for path in part_paths(store)}
+
+
+def settings_of(path: str) -> str:
+    """The settings_id in a part's path."""
+    return path.split("/")[2]
+
+
+def run_of(path: str) -> str:
+    """The run_id in a part's path."""
+    return path.split("/")[3]
+
+
+def read_parts(
+    store: Store, settings_id: str = "", run_id: str = "", columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Every row of every part, of one settings_id or one of its runs if given; unresolved."""
+    schema = schema_of(columns)
+    tables = read_each(store, part_paths(store, settings_id, run_id), schema)
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def read_each(store: Store, paths: Sequence[str], schema: pa.Schema) -> list[pa.Table]:
+    """The tables of these parts, in their order."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda path: _read_part(store, path, schema), paths))
+
+
+def schema_of(columns: Sequence[str] | None) -> pa.Schema:
+    """The manifest's schema with these columns only; all for None."""
+    return pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names], metadata=SCHEMA.metadata)
+
+
+def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
+    """One part, if its bytes hash to its name; columns that an older part lacks are null."""
+    data = store.read(path)
+    if not path.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
+        raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
+    held = pq.read_schema(io.BytesIO(data)).names
+    table = pq.read_table(io.BytesIO(data), columns=[name for name in schema.names if name in held])
+    missing = [field for field in schema if field.name not in table.column_names]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names).cast(schema)
+
+
+def latest(rows: pa.Table) -> pa.Table:
+    """One row per track_id and settings_id: that of the newest run which had the track in its plan.
+
+    Within a run, where several attempts may each have left a row, the earliest done or skipped one counts,
+    else the latest failed one; before all, one that takes a done row back (REVOKED). An older
+    run's done row does not count against a newer one: with plain names its stems have been written over.
+    """
+    is_failed = pc.equal(rows["status"], "failed")
+    finished = pc.cast(rows["finished_at"], pa.int64())
+    is_revoked = pc.fill_null(pc.equal(rows["code"], REVOKED), False)
+    ordered = rows.append_column("_rank", pc.if_else(is_revoked, -1, pc.if_else(is_failed, 1, 0)))
+    ordered = ordered.append_column("_order", pc.if_else(is_failed, pc.negate(finished), finished))
+    keys = [("run_id", "descending"), ("_rank", "ascending"), ("_order", "ascending")]
+    return _first_of_each(
+        ordered.sort_by(keys).drop_columns(["_rank", "_order"]), ["track_id", "settings_id"]
+    )
+
+
+def _first_of_each(rows: pa.Table, keys: list[str]) -> pa.Table:
+    numbered = rows.append_column("_at", pa.array(range(len(rows)), pa.int64()))
+    first = numbered.group_by(keys).aggregate([("_at", "min")])["_at_min"]
+    return rows.take(first.combine_chunks().sort())

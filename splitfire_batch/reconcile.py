@@ -1,0 +1,163 @@
+"""Plain names: whether what lies under the names that rows give is what the rows say.
+
+A plain name can be written over, by a worker that outlived its run or by a person, and its object deleted. So
+the rows of every run are compared with a listing once: when the run ends, or, if it was cut off, by the next
+run. One listing serves all; only what looks different there is opened. Tracks that were changed are done
+again: the next plan does not count them as done, and at the end of a run a row takes back what is still so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from splitfire_batch.errors import FAILURE_CODES, ObjectMissing
+from splitfire_batch.parts import REVOKED, ROOT, latest, part_paths, read_each, run_of, schema_of, write_part
+from splitfire_batch.plan import Ledger
+from splitfire_batch.schema import SCHEMA
+from splitfire_batch.storage import Store, StoredObject
+
+MAX_ASKED = 256
+"""So many stems are asked for one by one; for more the store is listed."""
+_THREADS = 16
+_MARKS = ("run.json", "checked.json")
+_LISTED = pa.schema([("path", pa.string()), ("n_bytes", pa.int64()), ("etag", pa.string())])
+
+
+def without_changed(store: Store, ledger: Ledger, settings_id: str) -> Ledger:
+    """The ledger without tracks of unchecked runs whose stems are no longer what their rows say."""
+    changed = changed_rows(store, unchecked_rows(store, settings_id))
+    if not len(changed):
+        return ledger
+    return replace(ledger, done=ledger.done.filter(pc.invert(pc.is_in(ledger.done, changed["source_id"]))))
+
+
+def revoke_changed(store: Store, settings_id: str, run_id: str) -> pa.Table:
+    """Take back the rows of unchecked runs that do not hold, by rows of this run; those, as they were.
+
+    From then on those runs are checked; this one will be by its own record.
+    """
+    paths = _unchecked_parts(store, settings_id)
+    changed = changed_rows(store, _rows_of(store, paths))
+    if len(changed):
+        write_part(store, _taken_back(changed, run_id))
+    # also runs whose rows all count no more: alone, the next time, they would seem to count again
+    for other in sorted({run_of(path) for path in paths} - {run_id}):
+        store.write(f"{ROOT}/runs/{other}/checked.json", json.dumps({"by": run_id}).encode())
+    return changed
+
+
+def unchecked_rows(store: Store, settings_id: str) -> pa.Table:
+    """The rows that count among those of runs that were never compared with what lies there."""
+    return _rows_of(store, _unchecked_parts(store, settings_id))
+
+
+def _unchecked_parts(store: Store, settings_id: str) -> list[str]:
+    marked = {found.path.split("/")[2] for found in store.list_under(f"{ROOT}/runs") if _is_mark(found.path)}
+    return [path for path in part_paths(store, settings_id) if run_of(path) not in marked]
+
+
+def _rows_of(store: Store, paths: Sequence[str]) -> pa.Table:
+    return latest(pa.concat_tables([SCHEMA.empty_table(), *read_each(store, paths, schema_of(None))]))
+
+
+def _is_mark(path: str) -> bool:
+    return path.rpartition("/")[2] in _MARKS
+
+
+def changed_rows(store: Store, rows: pa.Table) -> pa.Table:
+    """The done rows among these with a stem that is missing or has other bytes than the row says.
+
+    A stem of the size and the etag in its row is taken to be unchanged; another is hashed.
+    """
+    done = rows.filter(pc.equal(rows["status"], "done"))
+    stems = done["stems"].combine_chunks()
+    flat = pa.Table.from_struct_array(stems.flatten()).select(["path", "n_bytes", "sha256", "etag"])
+    flat = flat.append_column("row", pc.list_parent_indices(stems))
+    flat = flat.filter(pc.is_valid(flat["path"]))
+    suspects = flat.filter(_differs(flat, _listing(store, flat["path"].to_pylist())))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        is_changed = list(pool.map(lambda stem: _is_changed(store, stem), suspects.to_pylist()))
+    found = suspects.filter(pa.array(is_changed, pa.bool_()))
+    return done.take(pc.unique(found["row"]).cast(pa.int64()).sort())
+
+
+def _differs(flat: pa.Table, listed: pa.Table) -> pa.ChunkedArray:
+    at = pc.index_in(flat["path"], value_set=listed["path"])
+    there = listed.take(at)
+    is_same = pc.and_(
+        pc.equal(there["n_bytes"], flat["n_bytes"]),
+        # rows of older versions have no etag: then the size must do
+        pc.fill_null(pc.equal(there["etag"], flat["etag"]), pc.is_valid(there["path"])),
+    )
+    return pc.invert(pc.fill_null(is_same, False))
+
+
+def _listing(store: Store, paths: Sequence[str]) -> pa.Table:
+    """What the store shows of these paths, and maybe of others."""
+    if len(paths) <= MAX_ASKED:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = [item for item in pool.map(lambda path: _stat(store, path), paths) if item]
+    else:
+        wanted = set(paths)
+        folder = os.path.commonpath([path.rpartition("/")[0] for path in paths])
+        found = [item for item in store.list_under(folder) if item.path in wanted]
+    columns = ([getattr(item, name) for item in found] for name in _LISTED.names)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, _LISTED, strict=True)], _LISTED
+    )
+
+
+def _stat(store: Store, path: str) -> StoredObject | None:
+    try:
+        return store.stat(path)
+    except ObjectMissing:
+        return None
+
+
+def _is_changed(store: Store, stem: dict[str, object]) -> bool:
+    """Whether a stem that looked different is: the same bytes, written again, are not."""
+    path = str(stem["path"])
+    found = _stat(store, path)
+    if found is None or found.n_bytes != stem["n_bytes"]:
+        return True
+    with tempfile.TemporaryDirectory(prefix="splitfire-") as folder:
+        try:
+            file = store.fetch(path, Path(folder) / "stem", found.n_bytes)
+        except ObjectMissing:
+            return True
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest() != stem["sha256"]
+
+
+def _taken_back(rows: pa.Table, run_id: str) -> pa.Table:
+    """Failed rows of this run for tracks that earlier rows called done."""
+    now = int(time.time() * 1e6)
+    why = "a stem is missing, or is no longer what was recorded; run the job again, which makes it anew"
+    values = {
+        "status": "failed",
+        "code": REVOKED,
+        "is_retryable": FAILURE_CODES[REVOKED].is_retryable,
+        "run_id": run_id,
+        "shard_id": "reconcile",
+        "started_at": now,
+        "finished_at": now,
+    }
+    for name, value in values.items():
+        field = SCHEMA.field(name)
+        column = pa.array([value] * len(rows), field.type)
+        rows = rows.set_column(SCHEMA.get_field_index(name), field, column)
+    messages = pc.binary_join_element_wise(rows["path"], why, ": ")
+    rows = rows.set_column(SCHEMA.get_field_index("message"), SCHEMA.field("message"), messages)
+    none = pa.array([[]] * len(rows), SCHEMA.field("stems").type)
+    return rows.set_column(SCHEMA.get_field_index("stems"), SCHEMA.field("stems"), none)

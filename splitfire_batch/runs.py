@@ -1,0 +1,94 @@
+"""A run: one execution of a job, from its plan to its report, and the destination that it holds meanwhile."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.holdings import Holding
+from splitfire_batch.lease import BUDGET, Lease, hold, unheld
+from splitfire_batch.parts import ROOT
+from splitfire_batch.plan import Plan
+from splitfire_batch.schema import RunContext
+from splitfire_batch.spec import Job
+from splitfire_batch.storage import Store, open_store, parse_url
+
+_STAMP = "%Y%m%dT%H%M%S%f"
+_STAMP_LETTERS = len("20260101T000000000")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a job: its plan, and what its rows will say alike."""
+
+    job: Job
+    plan: Plan
+    holding: Holding
+    context: RunContext
+    ignored: dict[str, int]
+    lease: Lease = field(default_factory=unheld)
+    """What the run holds its destination by; without one it trusts that it is alone."""
+
+    @property
+    def store_path(self) -> str:
+        """Folder of this run's records, below the destination."""
+        return f"{ROOT}/runs/{self.context.run_id}"
+
+
+def leased(job: Job, tell: Callable[[str], None]) -> AbstractContextManager[Lease]:
+    """Holds the job's destination inside a `with` block: from before it is planned until its report is there.
+
+    Args:
+        job: with `lease = false` nothing is held.
+        tell: gets a line if another run holds it that may be dead, which takes a while to see.
+
+    Raises:
+        LeaseHeld: another run works there.
+        ConfigError: the store cannot keep a lease, and names are plain.
+    """
+    check_lease(job)
+    if not job.runtime.lease:
+        return nullcontext(unheld(new_run_id()))
+    store = open_store(job.destination, job.runtime.storage, BUDGET)
+    return hold(store, new_run_id(), is_needed=not is_immutable(job), tell=tell)
+
+
+def check_lease(job: Job) -> None:
+    """Refuse to do without a lease where stems can be written over.
+
+    Raises:
+        ConfigError: `lease = false` with plain names.
+    """
+    if not job.runtime.lease and not is_immutable(job):
+        raise ConfigError(
+            "lease = false: two runs could write over each other's stems, because names are plain; "
+            'leave the lease on, or set names = "immutable"'
+        )
+
+
+def new_run_id(after: str = "") -> str:
+    """UTC to the millisecond, by which runs are ordered, and 6 hex digits of chance.
+
+    Args:
+        after: the newest run_id so far; the new one is later, though this machine's clock be behind.
+    """
+    now = datetime.now(UTC)
+    if after and f"{now:{_STAMP}}"[:_STAMP_LETTERS] <= after[:_STAMP_LETTERS]:
+        before = datetime.strptime(after[:_STAMP_LETTERS], _STAMP)
+        now = before + timedelta(milliseconds=1)
+    return f"{now:{_STAMP}}"[:_STAMP_LETTERS] + f"Z-{secrets.token_hex(3)}"
+
+
+def is_immutable(job: Job) -> bool:
+    """Whether stem names end in the hash of their bytes."""
+    is_local = parse_url(job.destination)[0] == "file"
+    return job.output.names == "immutable" or (job.output.names == "auto" and not is_local)
+
+
+def destination_of(job: Job) -> Store:
+    """The store that a job writes to."""
+    return open_store(job.destination, job.runtime.storage)

@@ -1,0 +1,117 @@
+"""Ledger snapshots: what many parts say, in one object, so that a run is resumed without opening them all.
+
+A snapshot repeats the ledger's columns of every row of the parts it covers, and names the part of each row.
+Parts never change, so it may cover any that exist, those of a run that still goes on included. Nothing hangs
+on it: rows of parts that are gone do not count, parts it does not cover are read, and if it is damaged or
+missing, all are. Its name ends in the hash of its bytes, as a part's does.
+
+    _splitfire/ledger/snapshot-<n parts>-<hash>.parquet
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from splitfire_batch.errors import ObjectExists, ObjectMissing
+from splitfire_batch.parts import ROOT, part_paths, read_each, schema_of
+from splitfire_batch.schema import parquet_bytes
+from splitfire_batch.storage import Store
+
+MAX_LOOSE = 256
+"""A snapshot is written when more parts than these are in none."""
+COLUMNS: tuple[str, ...] = (
+    "track_id",
+    "settings_id",
+    "run_id",
+    "status",
+    "code",
+    "finished_at",
+    "source_id",
+    "target",
+    "model",
+)
+COLUMNS += ("is_retryable", "n_failed_runs", "duration_s")
+"""Of the manifest, what a snapshot holds: enough for the ledger and for `splitfire status`."""
+
+_FOLDER = f"{ROOT}/ledger"
+_log = logging.getLogger(__name__)
+
+
+def read_rows(store: Store, settings_ids: set[str], columns: Sequence[str]) -> pa.Table:
+    """Every row of every part of these settings, unresolved; from a snapshot what it holds.
+
+    Args:
+        store: the destination.
+        settings_ids: whose rows.
+        columns: of the manifest; with others than COLUMNS all parts are read.
+    """
+    schema = schema_of(columns)
+    paths = [path for key in sorted(settings_ids) for path in part_paths(store, key)]
+    covered = _newest(store) if paths and set(columns) <= set(COLUMNS) else None
+    tables = [schema.empty_table()]
+    if covered is not None:
+        is_wanted = pc.is_in(covered["part"], value_set=pa.array(paths, pa.string()))
+        tables.append(covered.filter(is_wanted).select(schema.names).cast(schema))
+        paths = _loose(paths, covered)
+    return pa.concat_tables([*tables, *read_each(store, paths, schema)])
+
+
+def write_snapshot(store: Store, max_loose: int = MAX_LOOSE) -> str | None:
+    """Write a snapshot of all parts if more than `max_loose` are in none yet; returns its path if so.
+
+    Of two processes that do this at once, each writes a true one; the one that covers more is read.
+    """
+    paths = part_paths(store)
+    if len(paths) <= max_loose:
+        return None
+    covered = _newest(store)
+    loose = paths if covered is None else _loose(paths, covered)
+    if len(loose) <= max_loose:
+        return None
+    tables = [] if covered is None else [covered.filter(pc.is_in(covered["part"], pa.array(paths)))]
+    schema = schema_of(COLUMNS)
+    tables += [
+        _with_part(table, path) for path, table in zip(loose, read_each(store, loose, schema), strict=True)
+    ]
+    data = parquet_bytes(pa.concat_tables(tables))
+    path = f"{_FOLDER}/snapshot-{len(paths):08}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    try:
+        store.create(path, data)
+    except ObjectExists:  # the same parts give the same bytes: somebody was quicker
+        _log.debug("snapshot_exists path=%s", path)
+    return path
+
+
+def snapshot_paths(store: Store) -> list[str]:
+    """Every snapshot, damaged ones included, the one of most parts first."""
+    return sorted((found.path for found in store.list_under(_FOLDER)), reverse=True)
+
+
+def _newest(store: Store) -> pa.Table | None:
+    """The rows of the first snapshot that can be used, with the column `part`."""
+    for path in snapshot_paths(store):
+        try:
+            data = store.read(path)
+            if not path.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
+                raise ValueError("its name has another hash")
+            table = pq.read_table(io.BytesIO(data))
+            return table.select([*COLUMNS, "part"])
+        except (ObjectMissing, ValueError, KeyError, OSError) as error:
+            _log.warning("snapshot_unusable path=%s why=%r", path, str(error))
+    return None
+
+
+def _loose(paths: Sequence[str], covered: pa.Table) -> list[str]:
+    names = set(pc.unique(covered["part"]).to_pylist())
+    return [path for path in paths if path not in names]
+
+
+def _with_part(table: pa.Table, path: str) -> pa.Table:
+    return table.append_column("part", pa.array([path] * len(table), pa.string()))

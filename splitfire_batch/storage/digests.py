@@ -1,0 +1,53 @@
+"""Whether the bytes that arrived are those the store has, judged by an etag that looks like an MD5.
+
+In most stores that speak S3 the etag of an object that was uploaded in one piece is its MD5. It is not where
+the object is encrypted with a key of the customer's, and in a few stores never, and nothing tells. So bytes
+with another MD5 are fetched again, and believed when they come a second time with the length they should
+have: damage does not repeat itself, except for what is cut short.
+An etag with a dash (upload in parts) and etags of Google and Azure say nothing; there the length is checked,
+and the checksum that AWS keeps since 2025 (by botocore).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+
+_MD5 = re.compile("[0-9a-f]{32}")
+_log = logging.getLogger(__name__)
+
+
+class EtagCheck:
+    """Compares the downloads of one store; its verdict on the store's etags lasts."""
+
+    def __init__(self) -> None:
+        self._are_md5 = True
+
+    def check(self, uri: str, data: bytes | Path, etag: str, seen: set[str]) -> None:
+        """Raise ConnectionError for bytes that do not fit the etag, unless the last try had them too.
+
+        Args:
+            uri: for the message.
+            data: what arrived, or the file that it arrived in.
+            etag: of the object.
+            seen: empty at first, and kept by the caller over the tries of one download.
+        """
+        if not self._are_md5 or not _MD5.fullmatch(etag):
+            return
+        found = _md5_of(data)
+        if found == etag:
+            return
+        if f"{etag} {found}" not in seen:
+            seen.add(f"{etag} {found}")
+            raise ConnectionError(f"bytes with the MD5 {found} arrived, the store's etag is {etag}; damaged")
+        self._are_md5 = False
+        _log.info("etags_are_no_md5 uri=%s: downloads from this store are checked by length only", uri)
+
+
+def _md5_of(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+    with data.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

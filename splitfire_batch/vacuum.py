@@ -1,0 +1,241 @@
+"""What a destination holds and nothing needs: stems that no row that counts names, and our own leftovers.
+
+Only what is certainly ours is garbage; everything else is counted and left alone, and a destination that lies
+in this one is not looked at. Ours is
+  - a path that some row once named as its stem, of whatever run and settings, replaced ones included: what a
+    changed source, other settings or another format left behind;
+  - an audio file whose name ends in the hash of its own bytes, as immutable names do: what was put before a
+    run was cut off, and never recorded;
+  - temporary files of local writes, objects of `doctor`, all ledger snapshots but the last two, and uploads
+    in parts that were never completed, whose writers are dead.
+And it must be old, by the clock of the store alone. Objects are listed before rows are read, so that what is
+recorded in between counts as named; and the destination is held meanwhile, so that no run is under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.holdings import is_current, read_holdings
+from splitfire_batch.lease import Lease
+from splitfire_batch.parts import ROOT, latest, part_paths, read_parts, run_of
+from splitfire_batch.snapshots import snapshot_paths
+from splitfire_batch.storage import Store
+from splitfire_batch.storage.leftovers import Leftover, list_leftovers, remove_leftover
+
+_AUDIO = ("wav", "flac", "aiff", "ogg", "opus", "mp3")
+_HASHED = re.compile(rf"-([0-9a-f]{{16}})\.(?:{'|'.join(_AUDIO)})$")
+_OWN = re.compile(rf"{ROOT}/(?:doctor-[0-9a-f]+(?:/.+)?|clock-[0-9a-f]+)")
+_KEPT_SNAPSHOTS = 2
+_UPLOAD_S = 86_400.0
+"""An upload in parts that is older than a day has no writer any more."""
+_PAGE = 1_000
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Something to remove."""
+
+    kind: str
+    """stem, temporary, probe, snapshot or upload."""
+    path: str
+    n_bytes: int
+    upload_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuumed:
+    """What was found, and whether it is gone now."""
+
+    destination: str
+    is_deleted: bool
+    older_than_s: float
+    garbage: tuple[Garbage, ...]
+    n_named: int
+    """Objects that rows name: the stems."""
+    n_young: int
+    """Objects that no row names, and too young to be judged."""
+    n_foreign: int
+    """Objects that no row names, and not certainly ours."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all garbage."""
+        return sum(item.n_bytes for item in self.garbage)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "n_garbage": len(self.garbage), "n_bytes": self.n_bytes}
+
+
+def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vacuumed:
+    """Find garbage, and remove it unless `is_dry`. What was removed twice or half does no harm.
+
+    Args:
+        store: the destination.
+        lease: what it is held by.
+        older_than_s: age, by the store's clock, below which nothing is garbage.
+        is_dry: only tell.
+
+    Raises:
+        ConfigError: no parts, or some are damaged or gone: then nobody knows what is named.
+        LeaseLost: another run took the destination over.
+        StorageError: the store refuses.
+        TransientError: it does not answer.
+    """
+    now = _clock(store)
+    listed, inner = _listing(store)
+    named, ever = _named(store)
+    is_named = pc.is_in(listed["path"], value_set=named)
+    rest = listed.filter(pc.invert(is_named))
+    old = rest.filter(pc.less_equal(rest["modified"], now - older_than_s))
+    ours = old.filter(pa.array(_are_ours(store, old, ever), pa.bool_()))
+    garbage = [Garbage("stem", row["path"], row["n_bytes"]) for row in ours.to_pylist()]
+    garbage += (item for item in _leftovers(store, now, older_than_s) if not item.path.startswith(inner))
+    if not is_dry:
+        _remove(store, lease, garbage)
+    return Vacuumed(
+        destination=store.url,
+        is_deleted=not is_dry,
+        older_than_s=older_than_s,
+        garbage=tuple(sorted(garbage, key=lambda item: (item.kind, item.path))),
+        n_named=len(listed) - len(rest),
+        n_young=len(rest) - len(old),
+        n_foreign=len(old) - len(ours),
+    )
+
+
+def _clock(store: Store) -> float:
+    """What the store takes for now: the time it gives an object that is written now."""
+    path = f"{ROOT}/clock-{secrets.token_hex(4)}"
+    store.write(path, b"now")
+    try:
+        return store.stat(path).modified
+    finally:
+        store.delete(path)
+
+
+def _listing(store: Store) -> tuple[pa.Table, tuple[str, ...]]:
+    """Everything but manifests and what lies in destinations inside this one; and where those are."""
+    schema = pa.schema([("path", pa.string()), ("n_bytes", pa.int64()), ("modified", pa.float64())])
+    found = (item for item in store.list() if not item.path.startswith(f"{ROOT}/"))
+    batches = []
+    while page := list(islice(found, _PAGE)):
+        # names that are no UTF-8 are none of ours
+        page = [item for item in page if not any("\ud800" <= letter <= "\udfff" for letter in item.path)]
+        columns = ([getattr(item, name) for item in page] for name in schema.names)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    listed = pa.Table.from_batches(batches, schema)
+    inside = f"/{ROOT}/"
+    manifests = listed["path"].filter(pc.match_substring(listed["path"], inside)).to_pylist()
+    inner = tuple(sorted({path.partition(inside)[0] + "/" for path in manifests}))
+    for root in inner:
+        listed = listed.filter(pc.invert(pc.starts_with(listed["path"], root)))
+    return listed, inner
+
+
+def _named(store: Store) -> tuple[pa.Array, pa.Array]:
+    """The paths that rows that count name as stems, and those that any row ever named."""
+    _check_parts(store)
+    rows = read_parts(
+        store, columns=("track_id", "settings_id", "run_id", "status", "code", "finished_at", "stems")
+    )
+    holdings = read_holdings(store)
+    replaced = [item.settings_id for item in holdings if not is_current(item, holdings)]
+    counting = rows.filter(
+        pc.invert(pc.is_in(rows["settings_id"], value_set=pa.array(replaced, pa.string())))
+    )
+    return _stem_paths(latest(counting)), _stem_paths(rows)
+
+
+def _stem_paths(rows: pa.Table) -> pa.Array:
+    return rows["stems"].combine_chunks().flatten().field("path").drop_null()
+
+
+def _check_parts(store: Store) -> None:
+    """Refuse where parts are gone: their stems would look like garbage."""
+    runs = {run_of(path) for path in part_paths(store)}
+    if not runs:
+        raise ConfigError(
+            f"{store.url} has no manifest: found no parts below {ROOT}/parts; nothing can be judged"
+        )
+    for found in store.list_under(f"{ROOT}/runs"):
+        run_id = found.path.split("/")[2]
+        if found.path.endswith("/run.json") and run_id not in runs:
+            record = json.loads(store.read(found.path))
+            if record["n_done"] + record["n_failed"] + record.get("n_skipped", 0):
+                where = f"{ROOT}/parts/{record['settings_id']}/{run_id}"
+                raise ConfigError(
+                    f"{store.url}: the parts of run {run_id} are gone; bring {where} back first"
+                )
+
+
+def _are_ours(store: Store, objects: pa.Table, ever: pa.Array) -> list[bool]:
+    """Whether each is certainly ours."""
+    was_named = pc.is_in(objects["path"], value_set=ever).to_pylist()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(
+            pool.map(
+                lambda path, is_known: is_known or _is_named_by_its_bytes(store, path),
+                objects["path"].to_pylist(),
+                was_named,
+            )
+        )
+
+
+def _is_named_by_its_bytes(store: Store, path: str) -> bool:
+    match = _HASHED.search(path)
+    if match is None:
+        return False
+    with tempfile.TemporaryDirectory(prefix="splitfire-") as folder:
+        try:
+            file = store.fetch(path, Path(folder) / "stem")
+        except ObjectMissing:
+            return False
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest().startswith(match[1])
+
+
+def _leftovers(store: Store, now: float, older_than_s: float) -> Iterator[Garbage]:
+    """What our own writes, checks and snapshots leave behind."""
+    before = now - older_than_s
+    for found in store.list_under(ROOT):
+        if _OWN.fullmatch(found.path) and found.modified <= before:
+            yield Garbage("probe", found.path, found.n_bytes)
+    for path in snapshot_paths(store)[_KEPT_SNAPSHOTS:]:
+        found = store.stat(path)
+        if found.modified <= before:
+            yield Garbage("snapshot", path, found.n_bytes)
+    for left in list_leftovers(store):
+        # an upload may go on for long, and its begin is all that is known
+        if left.modified <= (now - max(older_than_s, _UPLOAD_S) if left.upload_id else before):
+            kind = "upload" if left.upload_id else "temporary"
+            yield Garbage(kind, left.path, left.n_bytes, left.upload_id)
+
+
+def _remove(store: Store, lease: Lease, garbage: Iterable[Garbage]) -> None:
+    rest = iter(garbage)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while page := list(islice(rest, _PAGE)):
+            lease.confirm()
+            list(pool.map(lambda item: _remove_one(store, item), page))
+
+
+def _remove_one(store: Store, item: Garbage) -> None:
+    remove_leftover(store, Leftover(item.path, item.n_bytes, 0.0, item.upload_id))

@@ -1,0 +1,161 @@
+"""Processes that run a whole job each, without the seconds that importing torch and pyarrow takes.
+
+A process of its own imports everything once, opens no store and starts no thread, and forks on request. What
+it forks may crash, be killed or be frozen like any other process; nothing of it reaches the test's process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_NEEDED = (
+    "aiobotocore.session",
+    "s3fs",
+    "splitfire_batch.job",
+    "splitfire_batch.worker",
+    "tests.in_process_job",
+)
+"""Everything that a fork will import, also late."""
+Target = Callable[[], int]
+"""Runs in the fork; returns its exit code. Picklable, of an importable module."""
+
+
+class Forks:
+    """Starts processes inside a `with` block, from any thread; those that still run at its end are killed."""
+
+    def __init__(self) -> None:
+        self._running: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Forks:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "tests.forks", str(theirs.fileno())]
+        quiet = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+        self._server = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env={**os.environ, **quiet}, start_new_session=True
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pid in list(self._running):
+            self.kill(pid)
+        self._connection.close()
+        self._server.wait(30)
+
+    def start(self, target: Target, log: str = os.devnull) -> int:
+        """Begin `target` in a process and session of its own, whose id is returned; it prints into `log`."""
+        pid: int = self._ask("start", target, log)
+        self._running.add(pid)
+        return pid
+
+    def wait(self, pid: int, timeout_s: float = 120) -> int:
+        """The exit code; negative for a signal.
+
+        Raises:
+            TimeoutError: it still ran, and was killed.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        while (code := self._ask("poll", pid)) is None:
+            if time.monotonic() > give_up_at:
+                self.kill(pid)
+                raise TimeoutError(f"process {pid} still ran after {timeout_s} s")
+            time.sleep(0.005)
+        self._running.discard(pid)
+        return int(code)
+
+    @staticmethod
+    def is_running(pid: int) -> bool:
+        """Whether it has not come to an end."""
+        return _state(pid) not in ("", "Z")
+
+    def kill(self, pid: int) -> int:
+        """End it at once, with SIGKILL; the exit code: its own if it was quicker."""
+        os.kill(pid, signal.SIGKILL)
+        return self.wait(pid)
+
+    def run(self, target: Target, log: str = os.devnull) -> int:
+        """`start` and `wait`."""
+        return self.wait(self.start(target, log))
+
+    def _ask(self, *request: object) -> Any:
+        with self._lock:
+            self._connection.send(request)
+            return self._connection.recv()
+
+
+def _state(pid: int) -> str:
+    """One letter, as `ps` shows it; "" when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def survivors(session: int) -> list[str]:
+    """Command lines of the processes in a session; the dead that nobody has waited for do not count."""
+    listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True)
+    lines = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return [args for sid, state, args in lines if sid == str(session) and not state.startswith("Z")]
+
+
+def _serve(connection: Connection) -> None:
+    """Fork on request until the other end is gone."""
+    while True:
+        try:
+            what, *arguments = connection.recv()
+        except EOFError:
+            return
+        if what == "start":
+            connection.send(_fork(connection, *arguments))
+        else:
+            connection.send(_poll(*arguments))
+
+
+def _fork(connection: Connection, target: Target, log: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        connection.close()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        code = target()
+    except BaseException:  # noqa: BLE001 - whatever it is, it ends here, in the log
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _poll(pid: int) -> int | None:
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+if __name__ == "__main__":
+    for name in _NEEDED:
+        import_module(name)
+    with suppress(KeyboardInterrupt):
+        _serve(Connection(int(sys.argv[1])))

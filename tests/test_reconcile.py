@@ -1,0 +1,206 @@
+"""Plain names: stems that are removed or written over before a run ends are found, and made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from splitfire_batch import job as story
+from splitfire_batch import runs
+from splitfire_batch.errors import LeaseLost
+from splitfire_batch.job import Job
+from splitfire_batch.lease import PATH, hold
+from splitfire_batch.reconcile import MAX_ASKED, changed_rows, unchecked_rows
+from splitfire_batch.records import StemFile, TrackRow
+from splitfire_batch.report import Report
+from splitfire_batch.runs import Run
+from splitfire_batch.schema import RunContext, to_table
+from splitfire_batch.storage import open_store
+from tests.test_job import check_stems, here, make_job, run, tone, view
+from tests.test_manifest import row, stem
+
+Harm = Callable[[Path], None]
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def flip(file: Path) -> None:
+    """Other bytes of the same size, as a zombie would write: whole, by a rename."""
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    other = file.with_suffix(".other")
+    other.write_bytes(data)
+    other.replace(file)
+
+
+def write_again(file: Path) -> None:
+    """The same bytes, as an attempt leaves them whose first answer was lost."""
+    other = file.with_suffix(".other")
+    other.write_bytes(file.read_bytes())
+    other.replace(file)
+
+
+def planned(job: Job) -> Run:
+    made = story.make_plan(job, story.list_tracks(job))
+    story.save_plan(made)
+    return made
+
+
+def a_stem(out: Path, name: str = "a") -> Path:
+    return sorted((out / "passthrough").glob(f"{name}_*.wav"))[0]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """Of two tracks, into a folder."""
+    for name, frequency in (("a", 220), ("b", 330)):
+        tone(tmp_path / f"in/{name}.wav", frequency)
+    return make_job(tmp_path / "in", tmp_path / "out")
+
+
+def separate_and(job: Job, harm: Harm) -> Report:
+    """A run in which a stem is harmed between its commit and the end."""
+    made = planned(job)
+    tally = story.separate(made, here, lambda _: None)
+    harm(a_stem(Path(job.destination)))
+    return story.finalise(made, tally)
+
+
+@pytest.mark.parametrize("harm", [remove, cut, flip])
+def test_a_stem_that_was_changed_before_the_run_ended_is_taken_back_and_made_anew(job, harm):
+    out = Path(job.destination)
+    report = separate_and(job, harm)
+    assert (report.n_done, report.n_failed, report.exit_code) == (1, 1, 3)
+    assert report.failures_by_code == {"STEMS_CHANGED": 1}
+    (failed,) = [row for row in view(out) if row["status"] == "failed"]
+    assert (failed["path"], failed["code"], failed["is_retryable"]) == ("a.wav", "STEMS_CHANGED", True)
+    assert failed["stems"] == []
+    assert "run the job again" in failed["message"]
+    again = run(job)
+    assert (again.n_planned, again.n_done, again.n_done_before) == (1, 1, 1)
+    check_stems(out, 2)
+    assert run(job).n_planned == 0
+
+
+def test_the_same_bytes_written_again_are_no_change(job):
+    assert separate_and(job, write_again).n_done == 2
+
+
+@pytest.mark.parametrize("harm", [remove, cut, flip])
+def test_a_run_that_was_cut_off_is_checked_by_the_next(job, harm):
+    out = Path(job.destination)
+    story.separate(planned(job), here, lambda _: None)  # and killed before it ended
+    harm(a_stem(out))
+    report = run(job)
+    assert (report.n_planned, report.n_done, report.n_done_before) == (1, 1, 1)
+    check_stems(out, 2)
+
+
+def test_a_run_that_was_cut_off_is_checked_once(job):
+    out = Path(job.destination)
+    cut_off = planned(job)
+    story.separate(cut_off, here, lambda _: None)
+    assert run(job).n_planned == 0
+    assert (out / f"_splitfire/runs/{cut_off.context.run_id}/checked.json").is_file()
+    a_stem(out).unlink()  # the operator may do as they like with what was delivered
+    assert run(job).n_planned == 0
+
+
+def test_what_is_changed_and_cannot_be_made_again_is_taken_back(job, tmp_path):
+    story.separate(planned(job), here, lambda _: None)
+    a_stem(tmp_path / "out").unlink()
+    (tmp_path / "in/a.wav").unlink()
+    report = run(job)
+    assert report.n_planned == 0
+    rows = {row["path"]: row["code"] for row in view(tmp_path / "out")}
+    assert rows == {"a.wav": "STEMS_CHANGED", "b.wav": None}
+
+
+def test_immutable_names_are_not_compared(job):
+    made = planned(job)
+    immutable = story.make_plan(job, story.list_tracks(job))
+    assert immutable.plan.tracks.equals(made.plan.tracks)
+    job = make_job(Path(job.source), Path(f"{job.destination}-2"), output=type(job.output)(names="immutable"))
+    report = separate_and(job, remove)
+    assert (report.n_done, report.n_failed) == (2, 0)
+    assert all(stem["etag"] is None for row in view(Path(job.destination)) for stem in row["stems"])
+
+
+def test_many_stems_are_compared_by_one_listing(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path), {})
+    rows = []
+    for n in range(MAX_ASKED):
+        path = f"m/{n}_vocals.wav"
+        store.write(path, b"123456789")
+        rows.append(_row_with(row(f"t{n}", f"s{n}"), stem("vocals"), path, store.stat(path).etag))
+    rows.append(_row_with(row("gone", "gone"), stem("vocals"), "m/gone_vocals.wav", "x"))
+    store.write("m/7_vocals.wav", b"12345678")
+    asked: list[str] = []
+    true_stat = store.stat
+    monkeypatch.setattr(store, "stat", lambda path: asked.append(path) or true_stat(path))
+    table = to_table(rows, RunContext("run", "id", "/in", "m", "w", "fp32"), "shard")
+    assert sorted(changed_rows(store, table)["track_id"].to_pylist()) == ["gone", "t7"]
+    assert sorted(asked) == ["m/7_vocals.wav", "m/gone_vocals.wav"]
+
+
+def _row_with(row: TrackRow, stem: StemFile, path: str, etag: str) -> TrackRow:
+    return replace(row, stems=(replace(stem, path=path, n_bytes=9, etag=etag),))
+
+
+def test_a_worker_whose_run_lost_the_destination_commits_nothing(job, tmp_path):
+    store = open_store(job.destination, {})
+    with hold(store, story.make_plan(job, story.list_tracks(job)).context.run_id) as lease:
+        made = story.make_plan(job, story.list_tracks(job), lease=lease)
+        story.save_plan(made)
+
+        def taken_over(shards, spec):
+            assert spec.nonce == lease.nonce
+            store.write(PATH, store.read(PATH).replace(lease.nonce.encode(), b"f" * 16))
+            return here(shards, spec)
+
+        with pytest.raises(LeaseLost, match="no longer held"):
+            story.separate(made, taken_over, lambda _: None)
+    assert len(unchecked_rows(store, made.context.settings_id)) == 0
+    assert not list(tmp_path.glob("out/passthrough/*"))
+
+
+def test_a_run_that_lost_its_lease_ends_before_it_writes_views(job):
+    store = open_store(job.destination, {})
+    with hold(store, "20260101T000000000Z-000000") as lease:
+        made = story.make_plan(job, story.list_tracks(job), lease=lease)
+        story.save_plan(made)
+        tally = story.separate(made, here, lambda _: None)
+        lease.is_lost.set()
+        with pytest.raises(LeaseLost):
+            story.finalise(made, tally)
+        with pytest.raises(LeaseLost):
+            story.separate(made, lambda *_: iter(()), lambda _: None)
+    assert not store.exists("_splitfire/views/view.json")
+
+
+def test_a_later_run_has_a_later_id_though_its_clock_is_an_hour_behind(job, monkeypatch):
+    first = run(job)
+    true_clock = runs.datetime
+
+    class Behind(true_clock):
+        @classmethod
+        def now(cls, tz=None):
+            return true_clock.now(tz) - runs.timedelta(hours=1)
+
+    monkeypatch.setattr(runs, "datetime", Behind)
+    tone(Path(job.source) / "a.wav", 440)
+    second = run(job)
+    assert second.run_id > first.run_id
+    assert second.n_done == 1
+    check_stems(Path(job.destination), 2)
+    assert run(job).n_planned == 0
