@@ -211,9 +211,9 @@ blocks = opened[0].blocks(65_536)
 next(blocks)  # one child is busy, one waits, and one is idle
 opened[1].close()
 print("ready", flush=True)
+sys.stdin.readline()
 if sys.argv[2] == "exit":
     sys.exit()
-sys.stdin.readline()
 print(sum(map(len, blocks)), flush=True)
 sys.stdin.readline()
 """
@@ -250,9 +250,13 @@ def test_no_child_survives_its_owner(owner_of, end):
 
 def test_no_child_survives_an_owner_that_ends_without_closing(owner_of):
     owner = owner_of("exit")
+    processes = below(owner.pid)
+    assert len(processes) == 4
+    owner.stdin.write("end\n")
+    owner.stdin.flush()
     owner.wait(20)
     assert owner.returncode == 0
-    wait_until(lambda: not below(), within_s=5)
+    wait_until(lambda: not any(map(is_alive, processes)), within_s=5)
 
 
 def test_ctrl_c_at_the_terminal_leaves_the_children_at_work(owner_of):
