@@ -227,7 +227,7 @@ def test_chunks_keep_their_stems():
 def test_an_error_keeps_its_type_on_the_way(ends, error: SplitfireError):
     _send_error(ends[1], error)
     with pytest.raises(type(error)) as found:
-        Child(ends[0], None, -1).receive("end")  # type: ignore[arg-type]
+        Child(ends[0], None, -1, lambda: False).receive("end")  # type: ignore[arg-type]
     assert type(found.value) is type(error)
     assert found.value.args == error.args
 
@@ -235,5 +235,5 @@ def test_an_error_keeps_its_type_on_the_way(ends, error: SplitfireError):
 def test_a_file_at_its_limit_is_told_from_a_full_disk(ends):
     _send_error(ends[1], _TooLong())
     with pytest.raises(ChildLost) as found:
-        Child(ends[0], None, -1).receive("end")  # type: ignore[arg-type]
+        Child(ends[0], None, -1, lambda: False).receive("end")  # type: ignore[arg-type]
     assert found.value.limit == "size"
