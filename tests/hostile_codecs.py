@@ -126,6 +126,8 @@ ENCODING: dict[int, Callable[[Path], None]] = {
 }
 IN_METADATA = 13_001
 """The rate of files whose metadata kill their reader."""
+SLOW = 14_001
+"""The rate of files whose blocks take their time."""
 FLOODING = 12_006
 """The rate of stems that are written longer than they are."""
 
@@ -143,6 +145,8 @@ class HostileReader:
         deed = DECODING.get(self.format.sample_rate)
         if deed and self._n_reads == 2:
             deed(self._path)
+        if self.format.sample_rate == SLOW:
+            time.sleep(0.2)
         return self._reader.read(n_frames)
 
     def close(self) -> None:

@@ -101,20 +101,23 @@ class RemoteAudio:
         assert child  # noqa: S101 - `_open` made it
         self._is_reading = True
         n_most = self._request["max_duration_s"] * self.format.sample_rate + n_frames
+        n_done = 0.0
         try:
             child.send("read", {"n_frames": n_frames, "n_before": self.n_frames})
             while True:
                 begin = time.perf_counter()
-                message = child.receive("block", "end")
+                message = child.receive("block", "busy", "end")
                 self._waited_s += time.perf_counter() - begin
                 if message.kind == "end":
                     self._busy_s = message.number("busy_s")
                     break
-                block = block_of(message, self.format.n_channels, n_frames)
-                self.n_frames += len(block)
-                if self.n_frames > n_most:
-                    raise WireError(f"found {self.n_frames} frames, wanted at most {n_most:.0f}")
-                yield block
+                n_done += max(1, message.number("n_frames"))
+                if n_done > n_most:
+                    raise WireError(f"found {n_done:.0f} frames, wanted at most {n_most:.0f}")
+                if message.kind == "block":
+                    block = block_of(message, self.format.n_channels, n_frames)
+                    self.n_frames += len(block)
+                    yield block
         except WireError as error:
             raise child.forged(error) from error
         except SplitfireError:

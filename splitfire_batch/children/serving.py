@@ -1,6 +1,6 @@
 """What a codec child does: one job after the other, each a request and its answers, until its owner is gone.
 
-    decode    -> format; then `read` -> blocks, end, or `stop`
+    decode    -> format; then `read` -> blocks, or `busy` where one is not wanted, end; or `stop`
     encode    then blocks and `close` -> written, or `stop` -> stopped
     read_back then blocks and `close` -> heard
     metadata  -> metadata
@@ -116,11 +116,18 @@ class _Job:
             if wanted.kind == "stop":
                 return
             n_before = wanted.fields["n_before"]
-            for block in decoder.blocks(wanted.fields["n_frames"]):
+            for block in decoder.blocks(wanted.fields["n_frames"], self._tell_busy):
+                if decoder.n_frames <= n_before:
+                    self._tell_busy(block)
+                    continue
                 self._allow(block.size)
-                if decoder.n_frames > n_before:
-                    send_block(self._link, np.ascontiguousarray(block[-(decoder.n_frames - n_before) :]))
+                send_block(self._link, np.ascontiguousarray(block[-(decoder.n_frames - n_before) :]))
         self._answer("end")
+
+    def _tell_busy(self, block: NDArray[Any]) -> None:
+        """A block was decoded that the owner has, or shall not have: else this would pass for a hang."""
+        self._allow(block.size)
+        send(self._link, "busy", {"n_frames": len(block)})
 
     def do_metadata(self) -> None:
         """Send what a file carries besides samples."""
