@@ -122,7 +122,9 @@ FAILURE_CODES = {
     "STEMS_CHANGED": FailureCode("stems were removed or written over before the run ended", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
     "OOM": FailureCode(
-        "out of memory, even with the smallest batch or alone on its worker", True, stands_after=3
+        "out of memory, even with the smallest batch or alone on its worker; or its codec was killed, twice",
+        True,
+        stands_after=3,
     ),
     "WORKER_CRASH": FailureCode("the worker died more than once while this track was in flight"),
     "WORKER_HUNG": FailureCode("the worker hung more than once while this track was in flight"),

@@ -88,7 +88,8 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
         with watch.measure("fetch"):
             path, content_id = _fetch(track, bench, folder)
         accept = partial(_accept, bench=bench, share=share)
-        with separate_file(path, bench.engine, bench.estimates, bench.limits, watch, accept) as separated:
+        limits = replace(bench.limits, scratch=folder)  # a decoder that is killed leaves its copies there
+        with separate_file(path, bench.engine, bench.estimates, limits, watch, accept) as separated:
             share.resize(min(share.n_bytes, need_of(separated.source, bench).spools))
             row = replace(row, content_id=content_id, source=separated.source, warnings=bench.engine.warnings)
             with watch.measure("measure"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from splitfire_batch.audio import channel_groups
 from splitfire_batch.budget import AudioBudget
 from splitfire_batch.children import CodecLimits, InChildren, Inline
+from splitfire_batch.children.limits import allow_many_files
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
@@ -93,6 +94,7 @@ def open_bench(
     scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
     check_scratch(scratch)
     sweep(scratch)
+    allow_many_files()
     engine = Engine(model, runtime.batch, packs_short=False if runtime.open_tracks == 1 else None)
     audio_mb = runtime.audio_mb or (CPU_AUDIO_MB if model.device.type == "cpu" else GPU_AUDIO_MB)
     stems = find_card(separation.model).stems

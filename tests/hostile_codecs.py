@@ -64,6 +64,11 @@ def crash_once(path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def be_killed(_: Path) -> None:
+    """As by the system when memory is full."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def talk(_: Path) -> None:
     """Print, as mpg123 does."""
     os.write(2, b"[parse.c:42] warning:\n  what an odd frame\n")
@@ -109,6 +114,7 @@ DECODING: dict[int, Callable[[Path], None]] = {
     11_008: talk,
     11_009: forge,
     11_010: forge_block,
+    11_011: be_killed,
 }
 ENCODING: dict[int, Callable[[Path], None]] = {
     12_001: segfault,
@@ -116,9 +122,12 @@ ENCODING: dict[int, Callable[[Path], None]] = {
     12_003: write_long_ogg,
     12_004: eat,
     12_005: leave,
+    12_007: be_killed,
 }
 IN_METADATA = 13_001
 """The rate of files whose metadata kill their reader."""
+SLOW = 14_001
+"""The rate of files whose blocks take their time."""
 FLOODING = 12_006
 """The rate of stems that are written longer than they are."""
 
@@ -136,6 +145,8 @@ class HostileReader:
         deed = DECODING.get(self.format.sample_rate)
         if deed and self._n_reads == 2:
             deed(self._path)
+        if self.format.sample_rate == SLOW:
+            time.sleep(0.2)
         return self._reader.read(n_frames)
 
     def close(self) -> None:

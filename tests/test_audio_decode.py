@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from splitfire_batch.audio import mpeg
 from splitfire_batch.audio.decode import open_audio, to_depth, to_float
 from splitfire_batch.audio.mpeg import parse_header
 from splitfire_batch.errors import TrackError
@@ -265,6 +266,21 @@ def test_an_mp3_that_does_not_say_its_length_is_read_to_its_end(path, tail):
     assert len(got) >= len(wanted) + delay
     middle = slice(50_000, 60_000)
     np.testing.assert_allclose(got[delay:][middle], wanted[middle], atol=1e-6)
+
+
+@pytest.mark.parametrize("window_bytes", [7, 300, 5_000])
+def test_the_frames_of_an_mp3_are_counted_in_windows_of_any_length(path, window_bytes, monkeypatch):
+    data = encoded(noise(100_000), "MP3", "MPEG_LAYER_III")
+    header = parse_header(data[:4])
+    assert header is not None
+    frames = data[header.n_bytes :]
+    path.write_bytes(b"\xff\xfb\x90" * 700 + frames[:5_000] + b"\xff" * 900 + frames[5_000:] + b"\xff" * 900)
+    with mpeg.with_length(path, 0, None) as whole:
+        wanted = Path(whole.name).read_bytes()
+    monkeypatch.setattr(mpeg, "_WINDOW_BYTES", window_bytes)
+    with mpeg.with_length(path, 0, None) as windowed:
+        assert Path(windowed.name).read_bytes() == wanted
+    assert len(wanted) > len(frames)
 
 
 def test_a_missing_file_is_the_callers_mistake(path):

@@ -203,8 +203,9 @@ OWNER = """
 import signal, sys, time
 from pathlib import Path
 from splitfire_batch.children import CodecLimits, InChildren
-if sys.argv[2] == "SIGINT":
-    signal.signal(signal.SIGINT, lambda *_: None)  # an ignored signal would stay so in children
+if sys.argv[2] == "goes on":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # an ignored signal would stay so in children
 codecs = InChildren(CodecLimits(1024, 60))
 opened = [codecs.open_audio(Path(sys.argv[1]), 86_400, None) for _ in range(3)]
 blocks = opened[0].blocks(65_536)
@@ -259,10 +260,13 @@ def test_no_child_survives_an_owner_that_ends_without_closing(owner_of):
     wait_until(lambda: not any(map(is_alive, processes)), within_s=5)
 
 
-def test_ctrl_c_at_the_terminal_leaves_the_children_at_work(owner_of):
-    owner = owner_of("SIGINT")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_at_once_leaves_the_children_at_work(owner_of, number):
+    """As of Ctrl-C at a terminal, or of systemd and Slurm to a control group."""
+    owner = owner_of("goes on")
     processes = below(owner.pid)
-    os.killpg(owner.pid, signal.SIGINT)
+    for pid in (*processes, owner.pid):
+        os.kill(pid, number)
     owner.stdin.write("go on\n")
     owner.stdin.flush()
     assert int(owner.stdout.readline()) == 900_000 - 65_536

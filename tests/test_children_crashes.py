@@ -47,11 +47,13 @@ CASES = {
     "a decoder that talks": Case(11_008, None),
     "a decoder that sends garbage": Case(11_009, "DECODE_CRASH", "nonsense"),
     "a decoder that forges a block": Case(11_010, "DECODE_CRASH", "nonsense"),
+    "a decoder that is killed": Case(11_011, "OOM", r"killed from outside.*after 65536 frames.*more"),
     "an encoder that segfaults": Case(12_001, "ENCODE_CRASH", "SIGSEGV.*set another format"),
     "an encoder that hangs": Case(12_002, "ENCODE_CRASH", "said nothing for 4 s"),
     "libvorbis on a long write": Case(12_003, "ENCODE_CRASH", "SIGSEGV"),
     "an encoder that eats memory": Case(12_004, "ENCODE_CRASH", "300 MB"),
     "an encoder that leaves": Case(12_005, "ENCODE_CRASH", "exit code 3"),
+    "an encoder that is killed": Case(12_007, "OOM", r"encoder.*killed from outside"),
     "an encoder that floods": Case(FLOODING, "ENCODE_CRASH", "longer than its samples"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import struct
@@ -227,13 +228,24 @@ def test_chunks_keep_their_stems():
 def test_an_error_keeps_its_type_on_the_way(ends, error: SplitfireError):
     _send_error(ends[1], error)
     with pytest.raises(type(error)) as found:
-        Child(ends[0], None, -1).receive("end")  # type: ignore[arg-type]
+        Child(ends[0], None, -1, lambda: False).receive("end")  # type: ignore[arg-type]
     assert type(found.value) is type(error)
     assert found.value.args == error.args
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no map"), "caused"])
+def test_memory_that_is_not_given_is_a_limit_and_no_failing_disk(ends, error):
+    if error == "caused":
+        error = StorageError("/scratch", "could not be written")
+        error.__cause__ = OSError(errno.ENOMEM, "no map")
+    _send_error(ends[1], error)
+    with pytest.raises(ChildLost) as found:
+        Child(ends[0], None, -1, lambda: False).receive("end")  # type: ignore[arg-type]
+    assert found.value.limit == "memory"
 
 
 def test_a_file_at_its_limit_is_told_from_a_full_disk(ends):
     _send_error(ends[1], _TooLong())
     with pytest.raises(ChildLost) as found:
-        Child(ends[0], None, -1).receive("end")  # type: ignore[arg-type]
+        Child(ends[0], None, -1, lambda: False).receive("end")  # type: ignore[arg-type]
     assert found.value.limit == "size"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
@@ -53,6 +55,21 @@ def test_the_plan_s_cost_tells_what_to_expect_before_the_file_is_here(tmp_path):
         found = [expected_need(track_of(file, cost=cost), bench).n_bytes for cost in (0.02, 1.0, 3.0)]
         assert found == sorted(set(found))
         assert found[1] == need_of(stereo(20_000 / 44_100), bench).n_bytes  # a segment of the model
+
+
+def test_a_workbench_may_have_many_files_open(tmp_path):
+    """A track of a GPU worker takes four and more, 256 are in hand, and a shell gives 1024."""
+    model = load_model(SeparationConfig(model="passthrough"), "cpu")
+    separation, runtime = SeparationConfig(model="passthrough"), RuntimeConfig(codecs="inline")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, hard))
+    try:
+        bench = open_bench(model, str(tmp_path), separation, OutputConfig(), runtime, is_immutable=False)
+        bench.close()
+        wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (wanted, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_usable_scratch_folder_is_left_as_it_was(tmp_path):

@@ -6,7 +6,7 @@ what it can (`sndfile`), FFmpeg the rest (`ffmpeg`); what both owe a caller is c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -81,11 +81,14 @@ class Decoder:
             self.close()
             raise
 
-    def blocks(self, n_frames: int = 65_536) -> Iterator[Samples]:
+    def blocks(
+        self, n_frames: int = 65_536, held_back: Callable[[Samples], None] = lambda _: None
+    ) -> Iterator[Samples]:
         """The samples from the current position on, at the file's rate.
 
         Args:
             n_frames: frames of a block; the last one may be shorter.
+            held_back: gets each block that does not come out, since it or one before it has bad samples.
 
         Returns:
             Samples (n, C), C-contiguous, the caller's to keep: int32, left-justified (the source's integer
@@ -100,7 +103,9 @@ class Decoder:
                 self._count_bad(block)
             self.n_frames += len(block)
             self._check_limit(self.n_frames, "it has at least")
-            if not self._n_bad:
+            if self._n_bad:
+                held_back(block)
+            else:
                 yield block
         self._check_end()
 

@@ -8,7 +8,7 @@ texts begin like one. Tables: ISO/IEC 11172-3 §2.4.2.3 and 13818-3 §2.4.2.3.
 
 from __future__ import annotations
 
-import mmap
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ _KBITS = {  # (is MPEG-1, layer): by bitrate index - 1
 }
 _RATES = (44_100, 48_000, 32_000)
 _RESYNC_BYTES = 1024  # how far libmpg123 looks for the next frame after junk
+_WINDOW_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def parse_header(data: bytes) -> MpegFrame | None:
     return MpegFrame((version, layer, rate), n_bytes, side_bytes)
 
 
-def find_frame(data: bytes | mmap.mmap, start: int, stop: int) -> int | None:
+def find_frame(data: bytes | _Windowed, start: int, stop: int) -> int | None:
     """Position in [start, stop) of a frame that another one, or the end of `data`, follows; else None."""
     position = data.find(b"\xff", start, stop)
     while position >= 0:
@@ -75,7 +76,8 @@ def with_length(path: Path, start: int, scratch_dir: Path | None) -> IO[bytes] |
         start: where to look for the first frame.
         scratch_dir: folder of the copy; it disappears when closed.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as file:
+        data = _Windowed(file)
         first = find_frame(data, start, len(data))
         if first is None:
             return None
@@ -90,13 +92,51 @@ def with_length(path: Path, start: int, scratch_dir: Path | None) -> IO[bytes] |
     return copy
 
 
+class _Windowed:
+    """A file as bytes, a little of which is in memory at a time: whoever reads it may have to do with less
+    than its length, which even a map of it takes of the address space.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._n_bytes = os.fstat(file.fileno()).st_size
+        self._start, self._held = 0, b""
+
+    def __len__(self) -> int:
+        return self._n_bytes
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop = part.start, min(part.stop, self._n_bytes)
+        if start < self._start or stop > self._start + len(self._held):
+            self._load(start, stop - start)
+        return self._held[start - self._start : stop - self._start]
+
+    def find(self, wanted: bytes, start: int, stop: int) -> int:
+        """As `bytes.find`, for a single byte."""
+        stop = min(stop, self._n_bytes)
+        while start < stop:
+            if not self._start <= start < self._start + len(self._held):
+                self._load(start, 1)
+            found = self._held.find(wanted, start - self._start, stop - self._start)
+            if found >= 0:
+                return self._start + found
+            if not self._held:  # it has become shorter
+                break
+            start = self._start + len(self._held)
+        return -1
+
+    def _load(self, start: int, n_bytes: int) -> None:
+        self._file.seek(start)
+        self._start, self._held = start, self._file.read(max(n_bytes, _WINDOW_BYTES))
+
+
 def _says_length(first_frame: bytes, frame: MpegFrame) -> bool:
     tag = 4 + frame.side_bytes
     places = (tag, tag + 2, 36)  # Xing's, two bytes later in files with a checksum, and VBRI's
     return any(first_frame[at : at + 4] in (b"Xing", b"Info", b"VBRI") for at in places)
 
 
-def _positions(data: mmap.mmap, position: int) -> Iterator[int]:
+def _positions(data: _Windowed, position: int) -> Iterator[int]:
     """Where each whole frame begins; junk between frames is skipped as libmpg123 does."""
     while True:
         frame = parse_header(data[position : position + 4])

@@ -11,6 +11,7 @@ from splitfire_batch.children.codecs import Made
 from splitfire_batch.children.limits import SAMPLES_PER_CPU_S
 from splitfire_batch.errors import TrackError
 
+_LIMITS, _OTHERS = {"memory", "cpu", "silence", "size"}, {"kill", "parent"}
 _log = logging.getLogger(__name__)
 
 
@@ -24,29 +25,47 @@ class CodecLimits:
     """Seconds without a word; and of computing, beside those that its samples and bytes allow."""
 
 
-def may_try_again(error: ChildLost, what: str) -> bool:
-    """Whether the same job would not meet the same end for certain; the loss is logged either way."""
-    _log.warning("codec_lost track=%s why=%r", what, str(error))
-    return error.limit in (None, "silence")
+class Chances:
+    """How often one job may be begun again: once for each way to be lost that a second time may tell from
+    bad luck; a few times more where it was the end of another process, and not at all for what it would
+    meet again for certain.
+
+    Args:
+        what: names the job to a reader of the log.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._n_left: dict[str | None, int] = {None: 1, "silence": 1, "kill": 1, "parent": 4}
+
+    def take(self, error: ChildLost) -> bool:
+        """Whether there is one after this loss, which is logged either way."""
+        _log.warning("codec_lost track=%s why=%r", self._what, str(error))
+        n_left = self._n_left.get(error.limit, 0)
+        self._n_left[error.limit] = n_left - 1
+        return n_left > 0
 
 
 def twice(attempt: Callable[[], Made], what: str) -> Made:
-    """What `attempt` returns; it is called once more if that may help.
+    """What `attempt` returns; it is called again where that may help.
 
     Raises:
         ChildLost: it could not help, or did not.
     """
-    try:
-        return attempt()
-    except ChildLost as error:
-        if not may_try_again(error, what):
-            raise
-    return attempt()
+    chances = Chances(what)
+    while True:
+        try:
+            return attempt()
+        except ChildLost as error:
+            if not chances.take(error):
+                raise
 
 
 def decode_error(error: ChildLost, where: str, limits: CodecLimits) -> TrackError:
     """What the row of a track says whose decoder was lost; `where` tells how far it had come."""
-    if error.limit:
+    if error.limit in _OTHERS:
+        return _killed("its decoder", f" {where}")
+    if error.limit in _LIMITS:
         return TrackError("DECODE_LIMIT", f"{_told(error, limits)} {where}; {_remedy(error)}leave it out")
     return TrackError(
         "DECODE_CRASH",
@@ -56,12 +75,23 @@ def decode_error(error: ChildLost, where: str, limits: CodecLimits) -> TrackErro
 
 def encode_error(error: ChildLost, limits: CodecLimits) -> TrackError:
     """What the row of a track says whose encoder was lost."""
-    if error.limit:
+    if error.limit in _OTHERS:
+        return _killed("the encoder of its stems")
+    if error.limit in _LIMITS:
         return TrackError(
             "ENCODE_CRASH", f"encoding: {_told(error, limits)}; {_remedy(error)}set another format"
         )
     return TrackError(
         "ENCODE_CRASH", f"the encoder of its stems {error}, as it had before; set another format"
+    )
+
+
+def _killed(who: str, where: str = "") -> TrackError:
+    """No codec does that to itself: it says more of the machine than of the track."""
+    return TrackError(
+        "OOM",
+        f"{who} was killed from outside (SIGKILL){where}, and before too, as the system does when memory is "
+        "full; give the machine more, or lower open_tracks or codec_mb",
     )
 
 

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
@@ -27,7 +27,8 @@ class ChildLost(Exception):
 
     Args:
         why: what became of it, as the end of a sentence about it.
-        limit: the limit that it met: memory, cpu, size or silence.
+        limit: the limit that it met: memory, cpu, size or silence; or who else ended it: `kill`, somebody
+            from outside, as the system does when memory is full; `parent`, its zygote, by ending first.
     """
 
     def __init__(self, why: str, limit: str | None = None) -> None:
@@ -41,10 +42,16 @@ class ChildLost(Exception):
 class Child:
     """One process; used by one thread at a time."""
 
-    def __init__(self, link: socket.socket, notes: IO[bytes], status: int) -> None:
-        """Own these open files: the socket, where its libraries print to, and what tells how it ended."""
-        self._link, self._notes, self._status = link, notes, status
+    def __init__(
+        self, link: socket.socket, notes: IO[bytes], status: int, is_orphan: Callable[[], bool]
+    ) -> None:
+        """Own these open files: the socket, where its libraries print to, and what tells how it ended.
+
+        `is_orphan` says whether its zygote has ended.
+        """
+        self._link, self._notes, self._status, self._is_orphan = link, notes, status, is_orphan
         self._code: int | None = None
+        self._is_killed = False
         self._timeout_s = 0.0
         self.pid = 0
         self.n_jobs = 0
@@ -129,6 +136,7 @@ class Child:
         with suppress(OSError):
             self._link.shutdown(socket.SHUT_RDWR)
         if self.pid and not self._has_ended(0):
+            self._is_killed = True
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self._has_ended(END_S)
@@ -160,11 +168,14 @@ class Child:
         if not self._has_ended(END_S):
             self.end()
         if self._code is None:
-            return ChildLost("closed its connection")
+            is_orphan = not self._is_killed and self._is_orphan()
+            return ChildLost("closed its connection", "parent" if is_orphan else None)
         if self._code >= 0:
             return ChildLost(f"ended by itself with exit code {self._code}")
         number = -self._code
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        if number == signal.SIGKILL and not self._is_killed:
+            return ChildLost(f"was ended by {name}", "kill")
         return ChildLost(f"was ended by {name}", "cpu" if number == signal.SIGXCPU else None)
 
     def _silent(self) -> ChildLost:

@@ -18,6 +18,7 @@ BYTES_PER_CPU_S = 10_000_000
 """The same for looking through a file before its samples."""
 _PR_SET_PDEATHSIG = 1
 _MAX_FILES = 64
+_OWNER_FILES = 65_536
 
 
 def die_with(parent: int) -> None:
@@ -35,6 +36,16 @@ def hold_to(memory_bytes: int) -> None:
     with suppress(OSError):  # without /proc there is no way to know what it has
         n_pages = int(Path("/proc/self/statm").read_text().split()[0])
         _set(resource.RLIMIT_AS, n_pages * resource.getpagesize() + memory_bytes, is_final=True)
+
+
+def allow_many_files() -> None:
+    """Let this process have so many files open as its tracks, children and spools may need.
+
+    Some systems begin with 256 or 1024, for the sake of programs that use `select`.
+    """
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft != resource.RLIM_INFINITY and soft < _OWNER_FILES:
+        _set(resource.RLIMIT_NOFILE, _OWNER_FILES)
 
 
 def allow_cpu(seconds: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 
 from splitfire_batch.children.child import Child, ChildLost
@@ -14,6 +15,8 @@ from splitfire_batch.errors import ConfigError, TrackError
 MAX_JOBS = 500
 """A child is replaced after so many: libsndfile's MP3 encoder leaks a little with each file."""
 MAX_IDLE = 16
+FORK_PAUSES_S = (0.2, 1.0, 5.0)
+"""How long to wait before another child is asked for, where the system has no process or memory left."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,15 +57,15 @@ class Children:
                 if child.is_ready():
                     return child
                 _end(child)
-        try:
-            return self._fork()
-        except ChildLost:
-            pass
-        try:
-            return self._fork()
-        except ChildLost as error:
-            why = f"no process for decoding and encoding could be started: it {error}"
-            raise TrackError("INTERNAL", f'{why}; set codecs = "inline" to do without') from error
+        for pause_s in (*FORK_PAUSES_S, None):
+            try:
+                return self._zygotes[0].fork()
+            except ChildLost as error:
+                lost = error
+            if not self._has_new_zygote() and pause_s is not None:
+                time.sleep(pause_s)
+        why = f"no process for decoding and encoding could be started: it {lost}"
+        raise TrackError("INTERNAL", f'{why}; set codecs = "inline" to do without') from lost
 
     def give_back(self, child: Child, what: str) -> None:
         """Its job is done, and it waits for another; `what` names the job to a reader of the log."""
@@ -85,21 +88,20 @@ class Children:
         """End every process; idempotent."""
         self._finalizer()
 
-    def _fork(self) -> Child:
-        """A new child; if that fails, there is a new zygote next time."""
-        zygote = self._zygotes[0]
-        try:
-            return zygote.fork()
-        except ChildLost as error:
-            with self._lock:
-                if self._zygotes[0] is zygote and self._finalizer.alive:
-                    _log.warning("codecs_restarted why=%r", str(error))
-                    zygote.end()
-                    try:
-                        self._zygotes[0] = Zygote(*self._limits)
-                    except OSError as trouble:
-                        raise ChildLost(f"was not started: {trouble}") from trouble
-            raise
+    def _has_new_zygote(self) -> bool:
+        """Replace the zygote, if it is lost: whether that was so. The others' children are lost with it."""
+        with self._lock:
+            zygote = self._zygotes[0]
+            if not zygote.is_lost() or not self._finalizer.alive:
+                return False
+            _log.warning("codecs_restarted")
+            zygote.end()
+            try:
+                self._zygotes[0] = Zygote(*self._limits)
+            except OSError as error:
+                _log.warning("codecs_not_restarted why=%r", str(error))
+                return False
+            return True
 
 
 def _log_notes(child: Child, what: str) -> None:

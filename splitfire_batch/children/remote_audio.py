@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from splitfire_batch.audio.formats import Samples
-from splitfire_batch.children.chances import CodecLimits, decode_error, may_try_again
+from splitfire_batch.children.chances import Chances, CodecLimits, decode_error
 from splitfire_batch.children.child import Child, ChildLost
 from splitfire_batch.children.pool import Children
 from splitfire_batch.children.records import audio_format
@@ -19,7 +19,7 @@ from splitfire_batch.records import AudioFormat
 
 
 class RemoteAudio:
-    """Implements `codecs.OpenAudio`. A child that is lost is replaced once, and goes on where it was."""
+    """Implements `codecs.OpenAudio`. A lost child is replaced, see `Chances`, and goes on where it was."""
 
     def __init__(
         self,
@@ -33,7 +33,8 @@ class RemoteAudio:
         self._request, self._what = request, what
         self._n_bytes = Path(request["path"]).stat().st_size
         self._child: Child | None = None
-        self._is_reading = self._was_lost = False
+        self._chances = Chances(what)
+        self._is_reading = False
         self._busy_s = self._waited_s = 0.0
         self.n_frames = 0
         """Frames that came so far."""
@@ -100,20 +101,23 @@ class RemoteAudio:
         assert child  # noqa: S101 - `_open` made it
         self._is_reading = True
         n_most = self._request["max_duration_s"] * self.format.sample_rate + n_frames
+        n_done = 0.0
         try:
             child.send("read", {"n_frames": n_frames, "n_before": self.n_frames})
             while True:
                 begin = time.perf_counter()
-                message = child.receive("block", "end")
+                message = child.receive("block", "busy", "end")
                 self._waited_s += time.perf_counter() - begin
                 if message.kind == "end":
                     self._busy_s = message.number("busy_s")
                     break
-                block = block_of(message, self.format.n_channels, n_frames)
-                self.n_frames += len(block)
-                if self.n_frames > n_most:
-                    raise WireError(f"found {self.n_frames} frames, wanted at most {n_most:.0f}")
-                yield block
+                n_done += max(1, message.number("n_frames"))
+                if n_done > n_most:
+                    raise WireError(f"found {n_done:.0f} frames, wanted at most {n_most:.0f}")
+                if message.kind == "block":
+                    block = block_of(message, self.format.n_channels, n_frames)
+                    self.n_frames += len(block)
+                    yield block
         except WireError as error:
             raise child.forged(error) from error
         except SplitfireError:
@@ -122,12 +126,10 @@ class RemoteAudio:
         self._let_go(is_done=True)
 
     def _note_loss(self, error: ChildLost) -> None:
-        """Forgive the first."""
+        """Forgive what may be bad luck."""
         self._let_go(is_done=False)
-        has_chance = may_try_again(error, self._what) and not self._was_lost
-        if not has_chance:
+        if not self._chances.take(error):
             raise decode_error(error, self._where(), self._limits) from error
-        self._was_lost = True
 
     def _where(self) -> str:
         return f"after {self.n_frames} frames" if self._is_reading else "before it had read the header"

@@ -1,6 +1,6 @@
 """What a codec child does: one job after the other, each a request and its answers, until its owner is gone.
 
-    decode    -> format; then `read` -> blocks, end, or `stop`
+    decode    -> format; then `read` -> blocks, or `busy` where one is not wanted, end; or `stop`
     encode    then blocks and `close` -> written, or `stop` -> stopped
     read_back then blocks and `close` -> heard
     metadata  -> metadata
@@ -11,6 +11,7 @@ any other failure the process ends, for what its owner is about to send belongs 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -51,16 +52,9 @@ def serve(link: socket.socket, codec_s: float) -> None:
             getattr(job, f"do_{request.kind}")()
         except (ConnectionError, EOFError):  # the owner has lost interest, or its life
             return
-        except SplitfireError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is ends as a row, which the owner writes
+            job.is_clean &= not _is_out_of_memory(error)
             _send_error(link, error)
-        except MemoryError:
-            job.is_clean = False
-            send(link, "error", {"limit": "memory"})
-        except Exception as error:  # noqa: BLE001 - a bug ends as a row, which the owner writes
-            traceback.print_exc()
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
-            send(link, "error", {"code": "INTERNAL", "why": f"{type(error).__name__}: {error} ({where})"})
         else:
             continue
         finally:
@@ -69,15 +63,31 @@ def serve(link: socket.socket, codec_s: float) -> None:
             return
 
 
-def _send_error(link: socket.socket, error: SplitfireError) -> None:
-    if isinstance(error, _TooLong):
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Also where that came from the system, and was taken for a failing disk."""
+    causes = (error, error.__cause__)
+    return any(
+        isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        for cause in causes
+    )
+
+
+def _send_error(link: socket.socket, error: Exception) -> None:
+    if _is_out_of_memory(error):
+        send(link, "error", {"limit": "memory"})
+    elif isinstance(error, _TooLong):
         send(link, "error", {"limit": "size"})
     elif isinstance(error, TrackError):
         send(link, "error", {"code": error.code, "why": error.why})
     elif isinstance(error, StorageError):
         send(link, "error", {"uri": error.uri, "why": error.why, "is_full": isinstance(error, NoSpace)})
-    else:
+    elif isinstance(error, SplitfireError):
         send(link, "error", {"code": "INTERNAL", "why": str(error)})
+    else:
+        traceback.print_exception(error)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}, {frame.name}"
+        send(link, "error", {"code": "INTERNAL", "why": f"{type(error).__name__}: {error} ({where})"})
 
 
 class _TooLong(SplitfireError):
@@ -106,11 +116,18 @@ class _Job:
             if wanted.kind == "stop":
                 return
             n_before = wanted.fields["n_before"]
-            for block in decoder.blocks(wanted.fields["n_frames"]):
+            for block in decoder.blocks(wanted.fields["n_frames"], self._tell_busy):
+                if decoder.n_frames <= n_before:
+                    self._tell_busy(block)
+                    continue
                 self._allow(block.size)
-                if decoder.n_frames > n_before:
-                    send_block(self._link, np.ascontiguousarray(block[-(decoder.n_frames - n_before) :]))
+                send_block(self._link, np.ascontiguousarray(block[-(decoder.n_frames - n_before) :]))
         self._answer("end")
+
+    def _tell_busy(self, block: NDArray[Any]) -> None:
+        """A block was decoded that the owner has, or shall not have: else this would pass for a hang."""
+        self._allow(block.size)
+        send(self._link, "busy", {"n_frames": len(block)})
 
     def do_metadata(self) -> None:
         """Send what a file carries besides samples."""

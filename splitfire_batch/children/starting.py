@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import IO
 
 from splitfire_batch.children.child import END_S, Child, ChildLost
@@ -29,6 +30,8 @@ _PASSED_ON = {
     *("PYTHONHOME", "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
 }
 _BUFFER_BYTES = 2**20
+_MAX_SILENT = 2
+"""A zygote hangs that has let so many callers in a row wait in vain."""
 
 
 class Zygote:
@@ -42,6 +45,7 @@ class Zygote:
         """
         self._codec_s, self._lock = codec_s, threading.Lock()
         self._control, theirs = socket.socketpair()
+        self._control.settimeout(END_S)
         numbers = [theirs.fileno(), os.getpid(), memory_bytes, codec_s]
         command = [sys.executable, "-c", _BOOTSTRAP, *map(str, numbers), ",".join(MODULES), *sys.path]
         started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
@@ -56,43 +60,66 @@ class Zygote:
             self._control.close()
             raise process
         self._process = process
+        self._n_silent = 0
 
     def fork(self) -> Child:
         """A child that waits for its first job.
 
         Raises:
-            ChildLost: neither it nor, perhaps, the zygote is there.
+            ChildLost: it is not there; `is_lost` tells whether the zygote is.
         """
-        ours, theirs = socket.socketpair()
-        for link in (ours, theirs):
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-        status, told = os.pipe()
-        notes = _notes_file()
-        child = Child(ours, notes, status)
-        try:
-            with self._lock:
-                socket.send_fds(self._control, [b"f"], [theirs.fileno(), notes.fileno(), told])
-        except OSError as error:
-            child.forget()
-            raise ChildLost("could not be asked for") from error
-        finally:
-            theirs.close()
-            os.close(told)
-        try:
-            child.greet(_START_S, self._codec_s)
-        except ChildLost:
-            child.forget()
-            raise
+        with ExitStack() as kept:
+            try:
+                child = self._asked_for(kept)
+            except OSError as error:
+                raise ChildLost(f"could not be asked for: {error}") from error
+            try:
+                child.greet(_START_S, self._codec_s)
+            except ChildLost as error:
+                self._n_silent += error.limit == "silence"
+                raise
+            kept.pop_all()
+        self._n_silent = 0
         return child
+
+    def is_lost(self) -> bool:
+        """Whether it has ended, and its children with it, or seems to hang."""
+        return self.is_gone() or self._n_silent >= _MAX_SILENT
+
+    def is_gone(self) -> bool:
+        """Whether it has ended. Its socket tells so before its children are ended."""
+        with self._lock:
+            if self._control.fileno() < 0:
+                return True
+            poll = select.poll()
+            poll.register(self._control, 0)
+            return bool(poll.poll(0))
 
     def end(self) -> None:
         """End it and all its children; idempotent."""
-        self._control.close()
+        with self._lock:
+            self._control.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
             return
         self._process.kill()
         self._process.wait()
+
+    def _asked_for(self, kept: ExitStack) -> Child:
+        """A child that may come; what it needs on our side is put on `kept`."""
+        with ExitStack() as lent:
+            ours, theirs = socket.socketpair()
+            kept.enter_context(ours)
+            lent.enter_context(theirs)
+            for link in (ours, theirs):
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            status, told = os.pipe()
+            kept.callback(os.close, status)
+            lent.callback(os.close, told)
+            notes = kept.enter_context(_notes_file())
+            with self._lock:
+                socket.send_fds(self._control, [b"f"], [theirs.fileno(), notes.fileno(), told])
+        return Child(ours, notes, status, self.is_gone)
 
 
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:

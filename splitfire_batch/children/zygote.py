@@ -33,7 +33,8 @@ def main(control: int, owner: int, memory_bytes: int, codec_s: float, modules: S
         codec_s: see `serving.serve`.
         modules: loaded before the first child, in this order.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker finishes what is in flight
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may go to all of a group: the worker finishes
+        signal.signal(number, signal.SIG_IGN)  # what is in flight, and its end is ours
     limits.die_with(owner)
     for name in modules:
         if importlib.util.find_spec(name):
@@ -57,12 +58,15 @@ class _Zygote:
     def run(self) -> None:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        poll = select.poll()  # `select` knows no file beyond the 1024th, and the owner may have many
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
         while os.getppid() == self._owner:
-            ready, _, _ = select.select([self._control, self._woken], [], [], _LOOK_S)
-            if self._woken in ready:
+            ready = {file for file, _ in poll.poll(_LOOK_S * 1000)}
+            if self._woken.fileno() in ready:
                 self._woken.recv(4096)
             self._reap()
-            if self._control in ready and not self._answer():
+            if self._control.fileno() in ready and not self._answer():
                 break
         for pid in self._statuses:
             os.kill(pid, signal.SIGKILL)  # none is reaped yet, so each is still our child
@@ -70,14 +74,22 @@ class _Zygote:
             os.waitpid(pid, 0)  # what they have computed counts as ours, and then as the owner's
 
     def _answer(self) -> bool:
-        """Fork one child; False when the owner is gone."""
+        """Fork one child; False when the owner is gone.
+
+        Whoever asks for a child that cannot be had sees its files closed; the other children are at work.
+        """
         data, files, _, _ = socket.recv_fds(self._control, 1, 3)
         if not data:
             return False
-        pid = os.fork()
+        try:
+            link, notes, status = files  # fewer, if this process may open no more
+            pid = os.fork()
+        except (OSError, ValueError):
+            for file in files:
+                os.close(file)
+            return True
         if not pid:
-            self._become_child(*files)
-        link, notes, status = files
+            self._become_child(link, notes, status)
         os.close(link)
         os.close(notes)
         self._statuses[pid] = status
