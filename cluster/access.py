@@ -33,6 +33,20 @@ _MAX_FOLDER_BYTES = 40
 
 
 @contextmanager
+def settings_kept() -> Iterator[None]:
+    """Afterwards this process has the mode and the token it had before, so that it can join another Ray."""
+    before = {name: os.environ.get(name) for name in (MODE, *_TOKENS)}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        _read_settings()
+
+
+@contextmanager
 def for_us_only() -> Iterator[Path]:
     """While it is open, a Ray that is started has a token and listens on 127.0.0.1; gives its folder.
 
@@ -113,9 +127,10 @@ def is_obeyed(address: str, token: str | None = None) -> bool:
             channel.unary_unary(_QUESTION)(b"", timeout=_ANSWER_S, metadata=proof)
         except grpc.RpcError as error:
             code = error.code()
-            if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                return False
-            raise TransientError(f"the Ray cluster at {address} does not answer: {code.name}") from error
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise TransientError(f"the Ray cluster at {address} does not answer: {code.name}") from error
+            # whatever else is an answer: a large cluster's is more than gRPC takes, and need not be read
+            return code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
     return True
 
 
@@ -142,6 +157,11 @@ def _ask_for_token() -> None:
 
 
 def _use_tokens() -> None:
-    """Ray reads its setting when it is imported; this is the only way to change it later."""
     os.environ[MODE] = "token"
+    _read_settings()
+
+
+def _read_settings() -> None:
+    """Ray reads them when it is imported; this is the only way to change them later."""
     _raylet.Config.initialize("")
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -15,7 +15,7 @@ import ray
 from ray._private import services
 from ray.exceptions import RayError
 
-from cluster.access import check_cluster, for_us_only
+from cluster.access import check_cluster, for_us_only, settings_kept
 from cluster.actors import PoolSize
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.errors import ConfigError, TransientError
@@ -49,14 +49,15 @@ def connect(
         yield
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        if address is None:
-            _start(n_cpus, is_verbose)
-        else:
-            _join(address, is_verbose)
-        yield
-    finally:
-        ray.shutdown()
+    with settings_kept():
+        try:
+            if address is None:
+                _start(n_cpus, is_verbose)
+            else:
+                _join(address, is_verbose)
+            yield
+        finally:
+            ray.shutdown()
 
 
 @dataclass(frozen=True, slots=True)

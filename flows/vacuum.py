@@ -78,6 +78,8 @@ def lines(found: Vacuumed) -> list[str]:
         shown.append(f"{found.n_young} others are younger than {found.older_than_s / 86_400:g} days")
     if found.n_foreign:
         shown.append(f"{found.n_foreign} others are not certainly ours; left alone")
+    if found.remark:
+        shown.append(_plain(found.remark))
     return shown
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import re
 import traceback
+from contextlib import suppress
 
 _HIDDEN = "***"
 _NAMES = (
     "X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|X-Goog-Signature|X-Goog-Credential|AWSAccessKeyId"
-    "|Signature|sig|access_token|refresh_token|id_token|AccountKey|SharedAccessKey|SharedAccessSignature"
-    "|aws_secret_access_key|aws_session_token|aws_access_key_id|password|passwd|client_secret"
+    "|access_token|refresh_token|id_token|AccountKey|SharedAccessKey|SharedAccessSignature"
+    "|aws_secret_access_key|aws_session_token|aws_access_key_id|client_secret"
 )
+"""Of nothing but credentials. Other words for them are titles of music too, and need more around them."""
+_VALUE = r"[^&\s\"'<>;,}]+"
 _USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE)
 _RULES = (
     (_USER, rf"\1{_HIDDEN}@"),
@@ -25,11 +28,28 @@ _RULES = (
         re.compile(r"(\bauthorization\b['\"]?\s*[:=]\s*['\"]?)(?:\w[\w-]*\s+)?[^\s'\",}]+", re.IGNORECASE),
         rf"\1{_HIDDEN}",
     ),
-    (re.compile(r"(\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}", re.IGNORECASE), rf"\1{_HIDDEN}"),
+    # a token is long and has digits; Bearer is a word too
+    (
+        re.compile(r"(\bbearer\s+)(?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+/=-]{20,}", re.IGNORECASE),
+        rf"\1{_HIDDEN}",
+    ),
     # name=value of a query or a connection string; name: value of a dict
     (
-        re.compile(rf"(?<![\w-])({_NAMES})(['\"]?\s*[=:]\s*['\"]?)[^&\s\"'<>;,}}]+", re.IGNORECASE),
-        rf"\1\2{_HIDDEN}",
+        re.compile(rf"(?<![\w-])((?:{_NAMES})['\"]?\s*[=:]\s*['\"]?){_VALUE}", re.IGNORECASE),
+        rf"\1{_HIDDEN}",
+    ),
+    # 'password': value of a dict, password=value; "Password: Swordfish" is a film
+    (
+        re.compile(
+            rf"((?<![\w-])(?:password|passwd)\s*=\s*['\"]?|['\"](?:password|passwd)['\"]\s*:\s*['\"]?){_VALUE}",
+            re.IGNORECASE,
+        ),
+        rf"\1{_HIDDEN}",
+    ),
+    # of a query or a header; "Key Signature: F#m" is music
+    (
+        re.compile(rf"([?&;](?:Signature|sig)=|\bAWS4-HMAC-SHA256\b.*?\bSignature=){_VALUE}", re.IGNORECASE),
+        rf"\1{_HIDDEN}",
     ),
     # ids of AWS keys: not the secret, but whose it is
     (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b"), rf"\1{_HIDDEN}"),
@@ -67,16 +87,18 @@ def mask_logs() -> None:
 
     def make(*args: object, **named: object) -> logging.LogRecord:
         record = before(*args, **named)
-        try:
-            text = record.getMessage()
-        except (TypeError, ValueError):  # a message and its values that do not fit: logging says so itself
-            return record
-        clean = masked(text)
-        if clean != text:
-            record.msg, record.args = clean, ()
-        if record.exc_info and record.exc_info[0]:
-            record.exc_text = masked("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
+        with suppress(Exception):  # values that do not fit, or cannot be told: logging says so, and goes on
+            _mask(record)
         return record
 
     make.masks = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(make)
+
+
+def _mask(record: logging.LogRecord) -> None:
+    text = record.getMessage()
+    clean = masked(text)
+    if clean != text:
+        record.msg, record.args = clean, ()
+    if record.exc_info and record.exc_info[0]:
+        record.exc_text = masked("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))

@@ -220,4 +220,4 @@ def _remove_stale(track: Track, stems: Iterable[str], ext: str, bench: Workbench
 
 
 def _failed(row: TrackRow, error: TrackError) -> TrackRow:
-    return replace(row, status="failed", code=error.code, message=masked(f"{row.track.path}: {error.why}"))
+    return replace(row, status="failed", code=error.code, message=f"{row.track.path}: {masked(error.why)}")

@@ -117,9 +117,15 @@ def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
         n_bytes=n_bytes if isinstance(n_bytes, int) else None,
         etag=etag if isinstance(etag, str) else None,
         duration_s=duration_s if isinstance(duration_s, float) else None,
-        meta=tuple((key, masked(str(value))) for key, value in values.items() if value is not None),
+        meta=tuple((key, _plain_text(value)) for key, value in values.items() if value is not None),
         problem=problem,
     )
+
+
+def _plain_text(value: object) -> str:
+    """A cell as it is, unless it holds a URL that opens a door: titles may look like secrets."""
+    text = str(value)
+    return masked(text) if "://" in text and holds_secret(text) else text
 
 
 def locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:

@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from splitfire_batch.lease import Lease
 from splitfire_batch.parts import ROOT, latest, part_paths, read_parts, run_of
 from splitfire_batch.snapshots import snapshot_paths
 from splitfire_batch.storage import Store
-from splitfire_batch.storage.leftovers import Leftover, list_leftovers, remove_leftover
+from splitfire_batch.storage.leftovers import Leftover, remove_leftover, try_leftovers
 
 _AUDIO = ("wav", "flac", "aiff", "ogg", "opus", "mp3")
 _HASHED = re.compile(rf"-([0-9a-f]{{16}})\.(?:{'|'.join(_AUDIO)})$")
@@ -72,6 +72,8 @@ class Vacuumed:
     """Objects that no row names, and too young to be judged."""
     n_foreign: int
     """Objects that no row names, and not certainly ours."""
+    remark: str = ""
+    """What could not be looked at, and why."""
 
     @property
     def n_bytes(self) -> int:
@@ -106,7 +108,9 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
     old = rest.filter(pc.less_equal(rest["modified"], now - older_than_s))
     ours = old.filter(pa.array(_are_ours(store, old, ever), pa.bool_()))
     garbage = [Garbage("stem", row["path"], row["n_bytes"]) for row in ours.to_pylist()]
-    garbage += (item for item in _leftovers(store, now, older_than_s) if not item.path.startswith(inner))
+    left, remark = try_leftovers(store)
+    rest_of_ours = chain(_probes(store, now - older_than_s), _leftovers(left, now, older_than_s))
+    garbage += (item for item in rest_of_ours if not item.path.startswith(inner))
     if not is_dry:
         _remove(store, lease, garbage)
     return Vacuumed(
@@ -117,6 +121,7 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
         n_named=len(listed) - len(rest),
         n_young=len(rest) - len(old),
         n_foreign=len(old) - len(ours),
+        remark=remark,
     )
 
 
@@ -212,9 +217,8 @@ def _is_named_by_its_bytes(store: Store, path: str) -> bool:
             return hashlib.file_digest(opened, "sha256").hexdigest().startswith(match[1])
 
 
-def _leftovers(store: Store, now: float, older_than_s: float) -> Iterator[Garbage]:
-    """What our own writes, checks and snapshots leave behind."""
-    before = now - older_than_s
+def _probes(store: Store, before: float) -> Iterator[Garbage]:
+    """What our own checks and snapshots leave behind."""
     for found in store.list_under(ROOT):
         if _OWN.fullmatch(found.path) and found.modified <= before:
             yield Garbage("probe", found.path, found.n_bytes)
@@ -222,9 +226,14 @@ def _leftovers(store: Store, now: float, older_than_s: float) -> Iterator[Garbag
         found = store.stat(path)
         if found.modified <= before:
             yield Garbage("snapshot", path, found.n_bytes)
-    for left in list_leftovers(store):
+
+
+def _leftovers(found: Iterable[Leftover], now: float, older_than_s: float) -> Iterator[Garbage]:
+    """Those of them whose writers are dead."""
+    for left in found:
         # an upload may go on for long, and its begin is all that is known
-        if left.modified <= (now - max(older_than_s, _UPLOAD_S) if left.upload_id else before):
+        age_s = max(older_than_s, _UPLOAD_S) if left.upload_id else older_than_s
+        if left.modified <= now - age_s:
             kind = "upload" if left.upload_id else "temporary"
             yield Garbage(kind, left.path, left.n_bytes, left.upload_id)
 

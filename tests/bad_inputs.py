@@ -261,10 +261,16 @@ def _cut() -> Iterator[BadInput]:
     yield BadInput("cut_behind_a_tag.flac", tag + flac[: len(flac) // 2], ("TRUNCATED",))
     promised = patched(encoded("WAV", "PCM_16"), 40, struct.pack("<I", 1_000_000))
     yield BadInput("promises_more.wav", promised, ("TRUNCATED",), ("1000000 bytes",))
+    aiff = encoded("AIFF", "PCM_16")
+    promised = patched(aiff, aiff.index(b"COMM") + 10, struct.pack(">I", 1_000_000))
+    yield BadInput("promises_more.aiff", promised, ("TRUNCATED",), ("1000000 frames", "4000000 bytes"))
     far = patched(encoded("WAV", "PCM_24"), 40, struct.pack("<I", 2**31))
     yield BadInput("promises_2_gib.wav", far, ("TRUNCATED",), ("2147483648 bytes",))
     opus = encoded("OGG", "OPUS", rate=48_000)
     yield BadInput("cut_in_header.opus", opus[:100], ("TRUNCATED",))
+    for ext, subtype, rate in (("ogg", "VORBIS", RATE), ("opus", "OPUS", 48_000)):
+        links = [encoded("OGG", subtype, n_frames, rate=rate) for n_frames in (20_000, 9_000)]
+        yield BadInput(f"chained.{ext}", b"".join(links), ("UNSUPPORTED",), (f"byte {len(links[0])} ",))
     yield BadInput("promises_more.flac", flac_with_total(40_000), ("TRUNCATED",), ("40000 frames",))
 
 

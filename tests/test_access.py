@@ -11,8 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import ray
 from ray._private import services
@@ -39,10 +42,9 @@ def head() -> Iterator[str]:
         yield ray.get_runtime_context().gcs_address
 
 
-@pytest.fixture(scope="module")
-def open_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of a head that asks for no token: the process that answers there, of the real Ray."""
-    folder = tmp_path_factory.mktemp("open")
+@contextmanager
+def bare_head(folder: Path, **settings: str) -> Iterator[str]:
+    """`host:port` of a head with these settings: only the process that answers there, of the real Ray."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -61,7 +63,7 @@ def open_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [services.GCS_SERVER_EXECUTABLE, *(f"--{name}={value}" for name, value in flags.items())]
     child = subprocess.Popen(
         command,
-        env=variables | {"RAY_AUTH_MODE": "disabled"},
+        env=variables | settings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -70,6 +72,13 @@ def open_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.fixture(scope="module")
+def open_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of a head that asks for no token."""
+    with bare_head(tmp_path_factory.mktemp("open"), RAY_AUTH_MODE="disabled") as address:
+        yield address
 
 
 def listening(pids: set[int]) -> set[tuple[int, str]]:
@@ -247,6 +256,52 @@ def test_a_cluster_that_is_gone_is_a_passing_trouble(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(access, "_ANSWER_S", 0.5)
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:1 does not answer"):
         access.is_obeyed("127.0.0.1:1")
+
+
+@contextmanager
+def answering(answer: grpc.StatusCode | bytes) -> Iterator[str]:
+    """`host:port` of what answers every question so."""
+
+    def reply(_: bytes, context: grpc.ServicerContext) -> bytes:
+        if isinstance(answer, grpc.StatusCode):
+            context.abort(answer, "so")
+        return answer
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, _: object) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(reply)
+
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads, handlers=[Handler()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_obeyed"),
+    [
+        (b"", True),
+        (bytes(5 * 2**20), True),  # of a cluster of thousands; gRPC takes 4 MiB
+        (grpc.StatusCode.UNIMPLEMENTED, True),
+        (grpc.StatusCode.UNAUTHENTICATED, False),
+        (grpc.StatusCode.PERMISSION_DENIED, False),
+        (grpc.StatusCode.UNAVAILABLE, None),
+    ],
+    ids=["empty", "large", "unknown question", "no token", "refused", "not there"],
+)
+def test_any_answer_but_a_refusal_is_obedience(
+    answer: grpc.StatusCode | bytes, is_obeyed: bool | None
+) -> None:
+    with answering(answer) as address:
+        if is_obeyed is None:
+            with pytest.raises(TransientError, match="does not answer: UNAVAILABLE"):
+                access.is_obeyed(address)
+        else:
+            assert access.is_obeyed(address) is is_obeyed
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,29 @@ def test_a_cut_wav_tells_both_lengths(path):
     assert "3600 are there" in error.why
 
 
+@pytest.mark.parametrize(
+    ("subtype", "n_bytes"),
+    [
+        *(("PCM_S8", 1), ("PCM_16", 2), ("PCM_24", 3), ("PCM_32", 4)),
+        *(("PCM_U8", 1), ("ULAW", 1), ("ALAW", 1), ("FLOAT", 4), ("DOUBLE", 8)),
+    ],
+)
+def test_an_aiff_that_promises_more_frames_than_it_has_is_truncated(path, subtype, n_bytes):
+    data = encoded(noise(1_000, 1), "AIFF", subtype)
+    path.write_bytes(data)
+    assert len(decoded(path)[0]) == 1_000
+    at = data.index(b"COMM") + 10
+    error = refusal(path, data[:at] + (1_001).to_bytes(4, "big") + data[at + 4 :])
+    assert error.code == "TRUNCATED"
+    assert f"promises 1001 frames in {1_001 * n_bytes} bytes of samples, {1_000 * n_bytes} are" in error.why
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "IMA_ADPCM"])
+def test_an_aiff_whose_bytes_do_not_tell_its_frames_is_read(path, subtype):
+    path.write_bytes(encoded(noise(6_400, 1), "AIFF", subtype))
+    assert len(decoded(path)[0]) == 6_400
+
+
 def test_a_flac_cut_between_frames_tells_both_lengths(path):
     data = encoded(noise(20_480), "FLAC", "PCM_16")  # five frames of 4096
     last = max(i for i in range(len(data)) if data[i : i + 2] == b"\xff\xf8" and data[i + 4] == 4)

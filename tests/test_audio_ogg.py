@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 from tinytag import TinyTag
 
-from splitfire_batch.audio.ogg import _crc, commented, finish_ogg
+from splitfire_batch.audio.ogg import _crc, commented, finish_ogg, second_stream
 from tests.ffmpeg_files import packed_frames
 from tests.material import noise
 
@@ -104,3 +105,15 @@ def test_comments_can_be_written_over_again(tmp_path):
         path.write_bytes(data)
     assert TinyTag.get(path).title == "y"
     assert abs(len(path.read_bytes()) - len(once)) < 200
+
+
+def test_a_second_link_is_found_and_a_second_stream_beside_the_first_is_none(tmp_path):
+    finished(tmp_path / "x.ogg", noise(300_000).astype(np.float32))
+    one = (tmp_path / "x.ogg").read_bytes()
+    first_page = one[: one.index(b"OggS", 4)]
+    assert second_stream(io.BytesIO(one), 0) is None
+    assert second_stream(io.BytesIO(one + one), 0) == len(one)
+    assert second_stream(io.BytesIO(b"tag" + one + one), 3) == 3 + len(one)
+    assert second_stream(io.BytesIO(first_page + one), 0) is None
+    assert second_stream(io.BytesIO(one + one[:20]), 0) is None
+    assert second_stream(io.BytesIO(one[:9_000] + b"damaged" + one[9_000:] + one), 0) is None

@@ -204,6 +204,22 @@ def test_allow_root_opens_another_place(folder: Store, tmp_path: Path) -> None:
     assert column(found, "n_bytes") == {"sub/x.wav": 2}
 
 
+def test_titles_stay_as_they_are_and_urls_that_open_a_door_do_not(folder: Store) -> None:
+    fill(folder)
+    told = {
+        "title": "Password=Swordfish, authorization: granted",
+        "artist": "Ring Bearer Extraordinary12345678",
+        "note": "Key Signature: F#m; sig=4/4",
+        "cover": "https://host/x.png?a=1&sig=hunter2hunter2",
+    }
+    folder.write("list.jsonl", json.dumps({"uri": "b.flac", **told}).encode())
+
+    found = listed(folder.uri_of("list.jsonl"))
+
+    shown = told | {"cover": "https://host/x.png?a=1&sig=***"}
+    assert dict(column(found, "meta")["b.flac"]) == shown
+
+
 def test_the_first_of_equal_rows_counts(folder: Store) -> None:
     fill(folder)
     folder.write("list.csv", f"uri,take\nb.flac,1\nb.flac,2\n{folder.uri_of('b.flac')},3\n,4\n".encode())

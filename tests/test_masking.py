@@ -27,6 +27,8 @@ LEAKS = [
     f"AWS4-HMAC-SHA256 Credential=x, Signature={SECRET}",
     f'{{"aws_secret_access_key": "{SECRET}"}}',
     f"password={SECRET}",
+    f"{{'user': 'me', 'password': '{SECRET}'}}",
+    f"https://a.example/x?a=1;sig={SECRET}",
 ]
 HARMLESS = [
     "s3://bucket/music/what?versionId=7.wav: there is no such object",
@@ -38,6 +40,12 @@ HARMLESS = [
     "s3://bucket/user@home/x.wav",
     "FooBarAKIA and ASIA Minor.flac",
     "Basic instructions: before leaving",
+    "Time Signature: 4/4, Key Signature: F#m",
+    "Key Signature=F#m",
+    "sig: 4/4",
+    "Password: Swordfish",
+    "Ring Bearer Extraordinary Live.wav",
+    "Pall Bearer Supercalifragilisticexpialidocious.wav",
 ]
 
 
@@ -107,6 +115,31 @@ def test_log_records_are_masked_with_values_and_tracebacks(output: io.StringIO) 
     assert "rate=50%" in text
     assert "ValueError: outer" in text
     assert "X-Amz-Signature=***" in text
+
+
+class Untold:
+    """A value that cannot be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("message", "values"), [("%(missing)s", ({"a": 1},)), ("%s", (Untold(),)), ("%d", ("x",)), ("%y", (1,))]
+)
+def test_a_malformed_call_is_told_by_logging_and_raises_nothing_into_its_caller(
+    message: str,
+    values: tuple[object, ...],
+    output: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logger = logging.getLogger("masking.test")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest's own handler raises
+    logger.warning(message, *values)
+    logger.warning("next %s", LEAKS[0])
+    assert "Logging error" in capsys.readouterr().err
+    assert output.getvalue() == "next could not connect to https://***@host/x\n"
 
 
 def test_logs_are_masked_once_however_often_it_is_asked_for(output: io.StringIO) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from splitfire_batch import scratch
 from splitfire_batch.scratch import scratch_folder, sweep
 
 _HOLD = """
@@ -49,8 +50,6 @@ def test_a_sweep_takes_the_folder_of_a_killed_process_and_none_of_a_live_one(tmp
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from splitfire_batch import scratch
-
     true_flock, swept = scratch.fcntl.flock, []
 
     def flock(descriptor: int, how: int) -> None:
@@ -63,3 +62,38 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     with scratch_folder(tmp_path) as folder:
         assert swept == [1]
         assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("host", "boot", "is_swept"),
+    [
+        ("node-a", "11111111", True),
+        ("node-a", "22222222", True),  # this machine was started anew
+        ("node-b", "11111111", True),  # another container on it
+        ("node-b", "22222222", False),  # its locks may not be seen here
+        ("node-b", None, False),  # machines that tell no boot
+    ],
+)
+def test_a_sweep_takes_only_folders_of_its_own_machine(
+    host: str, boot: str | None, is_swept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be(host: str, boot: str | None) -> None:
+        monkeypatch.setattr(scratch.socket, "gethostname", lambda: host)
+        monkeypatch.setattr(scratch, "_BOOT", tmp_path / (boot or "none"))
+        if boot:
+            (tmp_path / boot).write_text(f"{boot}-0000-0000-0000-000000000000\n")
+
+    with monkeypatch.context() as unlocked:
+        unlocked.setattr(scratch.fcntl, "flock", lambda *_: None)
+        unlocked.setattr(scratch.shutil, "rmtree", lambda *_, **__: None)
+        be(host, boot)
+        with scratch_folder(tmp_path) as folder:
+            assert folder.is_dir()
+    be("node-a", "11111111" if boot else None)
+    assert sweep(tmp_path) == is_swept
+    assert folder.exists() is not is_swept
+
+
+def test_a_folder_that_names_no_machine_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "splitfire-track-abcd1234").mkdir()
+    assert sweep(tmp_path) == 0

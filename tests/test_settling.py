@@ -75,6 +75,13 @@ def test_a_good_track_becomes_a_done_row_with_its_stems(tmp_path):
     assert row.seconds.encode > 0
 
 
+def test_a_message_names_the_path_as_it_is_and_hides_what_opens_a_door(tmp_path):
+    track = track_of(a_wav(tmp_path), path="x/password=Swordfish.wav", problem="BAD_URI: s3://me:hunter2@b/x")
+    row = settled(track, tmp_path)
+    check_failed(row, tmp_path, "BAD_URI")
+    assert row.message == "x/password=Swordfish.wav: s3://***@b/x"
+
+
 def test_stems_go_where_the_target_says(tmp_path):
     row = settled(track_of(a_wav(tmp_path), target="m/x/{stem}/a.{ext}"), tmp_path)
     assert [stem.path for stem in row.stems] == ["m/x/vocals/a.wav", "m/x/accompaniment/a.wav"]

@@ -14,7 +14,7 @@ import pytest
 
 from splitfire_batch.errors import AccessDenied, ObjectExists, StorageError
 from splitfire_batch.storage import Store, StoredObject, open_store
-from splitfire_batch.storage.contract import Broken, Trial, try_promises
+from splitfire_batch.storage.contract import Broken, Promise, Trial, try_promises
 from splitfire_batch.storage.promises import PROMISES
 from splitfire_batch.storage.races import count_up, create_each, find_false_winner
 from splitfire_batch.storage.s3 import S3
@@ -64,6 +64,19 @@ def test_a_trial_in_a_folder_leaves_no_folder(tmp_path: Path) -> None:
     try_promises(open_store(str(tmp_path), {}), PROMISES, needs_lease=True)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_removed_is_told_beside_the_verdicts(tmp_path: Path) -> None:
+    def look(trial: Trial) -> str:
+        trial.store.write(trial.path("deep/one"), b"1")
+        (tmp_path / trial.folder / "deep/.splitfire-0011223344556677.tmp").write_bytes(b"half")
+        return "it is there"
+
+    verdicts = try_promises(open_store(str(tmp_path), {}), [Promise("one", look)], needs_lease=False)
+
+    assert [(each.name, each.holds) for each in verdicts] == [("one", True), ("clean-up", False)]
+    assert "_splitfire/doctor-" in verdicts[1].found
+    assert "could not be removed" in verdicts[1].found
 
 
 MEETINGS: dict[int, Any] = {}

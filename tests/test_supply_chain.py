@@ -61,6 +61,12 @@ def test_security_md_names_tests_for_its_defences() -> None:
     assert [row for row in rows if "`tests/" not in row] == []
 
 
+def test_the_rights_of_vacuum_are_named() -> None:
+    rights = SECURITY.split("## Rights that are enough")[1].split("```json")[0]
+    assert "`s3:DeleteObject`" in rights
+    assert "`s3:ListBucketMultipartUploads`" in rights
+
+
 def test_the_rights_that_are_enough_delete_nothing_and_hold_no_wildcard() -> None:
     (policy,) = re.findall(r"```json\n(.*?)```", SECURITY, re.DOTALL)
     statements = json.loads(policy)["Statement"]

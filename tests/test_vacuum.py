@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,38 @@ def test_uploads_that_nobody_completes_go_after_a_day(bucket, monkeypatch):
     assert [(item.kind, item.path) for item in clean(store).garbage] == [("upload", "m/dead.wav")]
     assert list(list_leftovers(store)) == []
     assert [left.path for left in list_leftovers(open_store(f"{bucket}/elsewhere", {}))] == ["m/dead.wav"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "remedy"),
+    [(403, "AccessDenied", "s3:ListBucketMultipartUploads"), (501, "NotImplemented", "lifecycle rule")],
+)
+def test_a_store_that_does_not_show_uploads_is_cleaned_of_the_rest(
+    status, code, remedy, bucket, main, monkeypatch
+):
+    store = open_store(f"{bucket}/out", {})
+    settings_id = recorded(store)[0]
+    write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
+    store.write(hashed(b"orphan"), b"orphan")
+    files = type(store._backend._fs)  # type: ignore[union-attr]
+    true_call = files.call_s3
+
+    def call_s3(self, method, *arguments, **named):
+        if method == "list_multipart_uploads":
+            answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+            raise ClientError(answer, method)
+        return true_call(self, method, *arguments, **named)
+
+    monkeypatch.setattr(files, "call_s3", call_s3)
+    exit_code, listed, _ = main("vacuum", store.url, "--older-than", "0")
+    assert exit_code == 0
+    assert "1 objects" in listed
+    assert "never completed are not seen" in listed
+    assert remedy in listed
+    found = clean(store)
+    assert [(item.kind, item.path) for item in found.garbage] == [("stem", hashed(b"orphan"))]
+    assert code in found.as_dict()["remark"]
+    assert not store.exists(hashed(b"orphan"))
 
 
 @pytest.mark.parametrize("harm", ["no parts", "a run's parts", "a damaged part"])

@@ -15,11 +15,20 @@ from typing import IO
 
 from splitfire_batch.audio.chunks import audio_chunk, walk_chunks
 from splitfire_batch.audio.flac import check_total
+from splitfire_batch.audio.ogg import second_stream
 from splitfire_batch.audio.sniff import Sniffed
 from splitfire_batch.errors import TrackError
 
 _TAIL_BYTES = 128 * 1024  # more than the largest OGG page, and than a FLAC frame usually has
 _FOREIGN_CODECS = {0x50: "MPEG", 0x55: "MP3", 0x160: "WMA", 0x161: "WMA", 0x162: "WMA", 0xFF: "AAC"}
+
+_AIFC_BYTES = {
+    **dict.fromkeys((b"raw ", b"ulaw", b"ULAW", b"alaw", b"ALAW"), 1),
+    **dict.fromkeys((b"fl32", b"FL32"), 4),
+    **dict.fromkeys((b"fl64", b"FL64"), 8),
+}
+"""Of a sample, whatever the header calls its depth."""
+_BY_DEPTH = (b"NONE", b"twos", b"sowt")
 
 
 def check_complete(path: Path, sniffed: Sniffed) -> None:
@@ -34,7 +43,7 @@ def check_complete(path: Path, sniffed: Sniffed) -> None:
         if sniffed.family == "FLAC":
             _check_flac(file, sniffed.offset, n_bytes)
         elif sniffed.family == "OGG":
-            _check_ogg(file, n_bytes)
+            _check_ogg(file, sniffed.offset, n_bytes)
         elif sniffed.family != "MP3":
             _check_chunks(file, sniffed.offset, n_bytes)
 
@@ -98,9 +107,32 @@ def _check_chunks(file: IO[bytes], offset: int, n_bytes: int) -> None:
             "they say cannot be true; convert it to RF64",
         )
     chunk = audio_chunk(file, offset, n_bytes)
-    if chunk and not _is_open(chunk.n_bytes) and chunk.start + chunk.n_bytes > n_bytes:
+    if chunk is None or _is_open(chunk.n_bytes):
+        return
+    if chunk.start + chunk.n_bytes > n_bytes:
         found = max(0, n_bytes - chunk.start)
         raise _truncated(f"its header promises {chunk.n_bytes} bytes of samples, {found} are there")
+    if first == b"FORM":
+        _check_aiff(file, offset, n_bytes, max(0, chunk.n_bytes - 8))
+
+
+def _check_aiff(file: IO[bytes], offset: int, n_bytes: int, found: int) -> None:
+    """COMM counts frames (Audio Interchange File Format 1.3), where WAV only has the bytes of its data."""
+    common = next((chunk for chunk in walk_chunks(file, offset, n_bytes) if chunk.name == b"COMM"), None)
+    if common is None or common.n_bytes < 18:
+        return
+    file.seek(offset + 8)
+    form = file.read(4)
+    file.seek(common.start)
+    content = file.read(22).ljust(22)
+    n_channels, n_frames, bits = struct.unpack(">HIH", content[:8])
+    codec = content[18:] if form == b"AIFC" else b"NONE"
+    sample_bytes = -(-bits // 8) if codec in _BY_DEPTH else _AIFC_BYTES.get(codec, 0)
+    promised = n_frames * n_channels * sample_bytes
+    if promised > found and n_frames != 2**32 - 1:
+        raise _truncated(
+            f"its header promises {n_frames} frames in {promised} bytes of samples, {found} are there"
+        )
 
 
 def _is_open(n_bytes: int) -> bool:
@@ -126,8 +158,8 @@ def _check_flac(file: IO[bytes], offset: int, n_bytes: int) -> None:
     check_total(file, offset, n_bytes)
 
 
-def _check_ogg(file: IO[bytes], n_bytes: int) -> None:
-    """The last page must be whole and marked as the end of its stream (RFC 3533 §6)."""
+def _check_ogg(file: IO[bytes], offset: int, n_bytes: int) -> None:
+    """The last page must be whole and marked as the end of the one stream (RFC 3533 §6)."""
     tail = _tail(file, n_bytes)
     page = tail.rfind(b"OggS\0")
     if page < 0 or len(tail) < page + 27:
@@ -137,6 +169,12 @@ def _check_ogg(file: IO[bytes], n_bytes: int) -> None:
         raise _truncated(f"it has {n_bytes} bytes and ends inside a page")
     if not tail[page + 5] & 4:
         raise _truncated(f"it has {n_bytes} bytes, and its last page does not end the stream")
+    if (second := second_stream(file, offset)) is not None:
+        raise TrackError(
+            "UNSUPPORTED",
+            f"it is a chain of OGG streams, the second from byte {second} on, and only the first would be "
+            "decoded; split it, or convert it to FLAC (FFmpeg can)",
+        )
 
 
 def _tail(file: IO[bytes], n_bytes: int) -> bytes:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 _SERIAL = 1
-_CONTINUED, _LAST = 1, 4
+_CONTINUED, _FIRST, _LAST = 1, 2, 4
 _MOST_LACING = 255
 _INSIDE = -1
 """Position of a page on which no packet ends."""
@@ -70,6 +70,24 @@ def commented(file: IO[bytes], comments: bytes) -> Iterator[bytes]:
     packets[0] = vendor + comments + (b"\1" if is_vorbis else b"")
     for number, page in enumerate(chain([first], _header_pages(packets), pages)):
         yield _to_bytes(page, number)
+
+
+def second_stream(file: IO[bytes], offset: int) -> int | None:
+    """Where the second link of a chain whose first is at `offset` begins (RFC 3533 §4), or None.
+
+    All first pages of streams that belong together come before any other page. Where something else than a
+    page is in between, nobody looks further: the decoder will say that it is damaged.
+    """
+    file.seek(offset)
+    at, is_inside = offset, False
+    while len(head := file.read(_HEADER.size + 1)) > _HEADER.size and head.startswith(b"OggS\0"):
+        is_first = bool(head[5] & _FIRST)
+        if is_first and is_inside:
+            return at
+        is_inside = is_inside or not is_first
+        at += len(head) + head[-1] + sum(file.read(head[-1]))
+        file.seek(at)
+    return None
 
 
 def _packets(pages: Iterator[_Page], n: int) -> list[bytes]:

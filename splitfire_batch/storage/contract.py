@@ -101,9 +101,10 @@ def _clean(trial: Trial) -> str:
         return f"remove {trial.store.uri_of(trial.folder)} yourself: {error}"
     if trial.store.is_local:
         root = Path(trial.store.uri_of(trial.folder))
-        for folder in sorted((each for each in root.rglob("*") if each.is_dir()), reverse=True):
-            folder.rmdir()
-        with suppress(OSError):  # the second holds what runs wrote
-            root.rmdir()
-            root.parent.rmdir()
+        folders = sorted((each for each in root.rglob("*") if each.is_dir()), reverse=True)
+        for folder in [*folders, root, root.parent]:
+            with suppress(OSError):  # not empty: the last one holds what runs wrote
+                folder.rmdir()
+        if root.exists() and not left:
+            return f"{root} could not be removed, something is in it; remove it"
     return f"{len(left)} objects are still in {trial.store.uri_of(trial.folder)}; remove them" if left else ""

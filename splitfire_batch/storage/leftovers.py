@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from splitfire_batch.errors import AccessDenied, StorageError
 from splitfire_batch.storage.files import is_temporary
 from splitfire_batch.storage.folder import Folder
 from splitfire_batch.storage.store import Store
+
+_UNSEEN = "uploads in parts that were never completed are not seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,21 @@ def list_leftovers(store: Store) -> Iterator[Leftover]:
     if isinstance(store._backend, Folder):
         return _temporary_files(Path(store.url))
     return _uploads(store) if store.url.startswith("s3://") else iter(())
+
+
+def try_leftovers(store: Store) -> tuple[list[Leftover], str]:
+    """As `list_leftovers`; or none, and why, where the store refuses: that takes a right of its own, and not
+    every store that speaks S3 knows the question.
+
+    Raises:
+        TransientError: it does not answer.
+    """
+    try:
+        return list(list_leftovers(store)), ""
+    except AccessDenied as error:
+        return [], f"{_UNSEEN}: {error.why}; give the role s3:ListBucketMultipartUploads on the bucket"
+    except StorageError as error:
+        return [], f"{_UNSEEN}: {error.why}; let a lifecycle rule of the bucket abort them"
 
 
 def remove_leftover(store: Store, leftover: Leftover) -> None:
