@@ -165,7 +165,7 @@ def separate(
         runtime=run.job.runtime,
         context=run.context,
         is_immutable=is_immutable(run.job),
-        nonce="" if is_immutable(run.job) else run.lease.nonce,
+        nonce=run.lease.nonce,
     )
     for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
         account.take(event)

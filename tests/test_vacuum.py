@@ -112,6 +112,30 @@ def test_a_stem_that_is_recorded_while_we_look_stays(store, monkeypatch):
     assert clean(store).garbage == ()
 
 
+@pytest.mark.parametrize("how", ["written again", "named by a new part"])
+def test_a_stem_that_comes_to_count_before_it_is_removed_stays(store, monkeypatch, how):
+    """As by a run without a lease, which makes the same bytes under the same name, while we hash others."""
+    settings_id = recorded(store)[0]
+    write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
+    again = done(store, "again", {hashed(b"again"): b"again"})
+    store.write(hashed(b"orphan"), b"orphan")
+    if how == "written again" and not store.is_local:
+        time.sleep(1.1)  # an object's own answer tells whole seconds
+
+    def rival(*arguments: Any) -> Any:
+        if how == "written again":
+            done(store, "again", {hashed(b"again"): b"again"})
+        else:
+            write_part(store, table(again, settings_id=settings_id, run_id="rival"))
+        return list_leftovers(*arguments)
+
+    monkeypatch.setattr("splitfire_batch.vacuum.list_leftovers", rival)
+    found = clean(store)
+    assert [item.path for item in found.garbage] == [hashed(b"orphan")]
+    assert (found.n_young, store.exists(hashed(b"again"))) == (1, True)
+    assert not store.exists(hashed(b"orphan"))
+
+
 def test_our_own_leftovers_go(store):
     settings_id = recorded(store)[0]
     for n in range(4):
