@@ -7,7 +7,7 @@ in this one is not looked at. Ours is
   - an audio file whose name ends in the hash of its own bytes, as immutable names do: what was put before a
     run was cut off, and never recorded;
   - temporary files of local writes, objects of `doctor`, all ledger snapshots but the last two, and uploads
-    in parts that were never completed, whose writers are dead.
+    in parts, to paths such as these, that were never completed, whose writers are dead.
 And it must be old, by the clock of the store alone. Objects are listed before rows are read, so that what is
 recorded in between counts as named; and the destination is held meanwhile, so that no run is under way. For
 those that go on all the same, each object is looked at again just before it goes (`garbage`).
@@ -34,7 +34,7 @@ from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.garbage import Garbage, remove, stem_paths
 from splitfire_batch.holdings import is_current, read_holdings
 from splitfire_batch.lease import Lease
-from splitfire_batch.parts import ROOT, latest, part_paths, read_each, run_of, schema_of
+from splitfire_batch.parts import ROOT, latest, part_paths, read_each, schema_of
 from splitfire_batch.snapshots import snapshot_paths
 from splitfire_batch.storage import Store
 from splitfire_batch.storage.leftovers import list_leftovers
@@ -63,7 +63,7 @@ class Vacuumed:
     n_young: int
     """Objects that no row names, and too young to be judged; or were, when they were to be removed."""
     n_foreign: int
-    """Objects that no row names, and not certainly ours."""
+    """Objects that no row names, and uploads, that are not certainly ours."""
 
     @property
     def n_bytes(self) -> int:
@@ -99,7 +99,10 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
     old = rest.filter(pc.less_equal(rest["modified"], now - older_than_s))
     ours = old.filter(pa.array(_are_ours(store, old, ever), pa.bool_()))
     garbage = [Garbage("stem", **row) for row in ours.to_pylist()]
-    garbage += (item for item in _leftovers(store, now, older_than_s) if not item.path.startswith(inner))
+    found = _leftovers(store, now, older_than_s)
+    leftovers = [item for item in found if not item.path.startswith(inner)]
+    foreign = _foreign_uploads(leftovers, ever)
+    garbage += (item for item in leftovers if item not in foreign)
     left = set() if is_dry else remove(store, lease, garbage, parts)
     return Vacuumed(
         destination=store.url,
@@ -108,7 +111,7 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
         garbage=tuple(sorted(_without(garbage, left), key=lambda item: (item.kind, item.path))),
         n_named=len(listed) - len(rest),
         n_young=len(rest) - len(old) + len(left),
-        n_foreign=len(old) - len(ours),
+        n_foreign=len(old) - len(ours) + len(foreign),
     )
 
 
@@ -149,8 +152,9 @@ def _listing(store: Store) -> tuple[pa.Table, tuple[str, ...]]:
 
 def _named(store: Store, parts: Sequence[str]) -> tuple[pa.Array, pa.Array]:
     """The paths that rows that count name as stems, and those that any row ever named."""
-    _check_parts(store, parts)
-    rows = pa.concat_tables(read_each(store, parts, schema_of(_COLUMNS)))
+    schema = schema_of(_COLUMNS)
+    rows = pa.concat_tables([schema.empty_table(), *read_each(store, parts, schema)])
+    _check_parts(store, parts, rows)
     holdings = read_holdings(store)
     replaced = [item.settings_id for item in holdings if not is_current(item, holdings)]
     counting = rows.filter(
@@ -159,21 +163,25 @@ def _named(store: Store, parts: Sequence[str]) -> tuple[pa.Array, pa.Array]:
     return stem_paths(latest(counting)), stem_paths(rows)
 
 
-def _check_parts(store: Store, parts: Sequence[str]) -> None:
-    """Refuse where parts are gone: their stems would look like garbage."""
-    runs = {run_of(path) for path in parts}
-    if not runs:
+def _check_parts(store: Store, parts: Sequence[str], rows: pa.Table) -> None:
+    """Refuse where parts of a run that ended are gone: their stems would look like garbage."""
+    if not parts:
         raise ConfigError(
             f"{store.url} has no manifest: found no parts below {ROOT}/parts; nothing can be judged"
         )
-    for found in store.list_under(f"{ROOT}/runs"):
-        run_id = found.path.split("/")[2]
-        if found.path.endswith("/run.json") and run_id not in runs:
-            record = json.loads(store.read(found.path))
-            if record["n_done"] + record["n_failed"] + record.get("n_skipped", 0):
-                where = f"{ROOT}/parts/{record['settings_id']}/{run_id}"
+    counts = rows.group_by("run_id").aggregate([("track_id", "count_distinct")]).to_pylist()
+    held = {count["run_id"]: count["track_id_count_distinct"] for count in counts}
+    records = [found.path for found in store.list_under(f"{ROOT}/runs") if found.path.endswith("/run.json")]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path, data in zip(records, pool.map(store.read, records), strict=True):
+            record, run_id = json.loads(data), path.split("/")[2]
+            n_wanted = record["n_done"] + record["n_failed"] + record.get("n_skipped", 0)
+            if held.get(run_id, 0) < n_wanted:
                 raise ConfigError(
-                    f"{store.url}: the parts of run {run_id} are gone; bring {where} back first"
+                    f"{store.url}: run {run_id} ended with rows of {n_wanted} tracks, found "
+                    f"{held.get(run_id, 0)}: parts are gone. Bring them back below "
+                    f"{ROOT}/parts/{record['settings_id']}/{run_id}; or, if stems that only they name may go "
+                    f"too, move {path} away"
                 )
 
 
@@ -201,6 +209,17 @@ def _is_named_by_its_bytes(store: Store, path: str) -> bool:
             return False
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest().startswith(match[1])
+
+
+def _foreign_uploads(leftovers: Sequence[Garbage], ever: pa.Array) -> set[Garbage]:
+    """Uploads to paths that no run of ours need ever have written to; of their bytes nothing can be asked."""
+    unknown = [
+        item
+        for item in leftovers
+        if item.upload_id and not (_HASHED.search(item.path) or item.path.startswith(f"{ROOT}/"))
+    ]
+    is_known = pc.is_in(pa.array([item.path for item in unknown], pa.string()), value_set=ever).to_pylist()
+    return {item for item, known in zip(unknown, is_known, strict=True) if not known}
 
 
 def _leftovers(store: Store, now: float, older_than_s: float) -> Iterator[Garbage]:
