@@ -102,9 +102,10 @@ class Lease:
             try:
                 self._renew()
                 pause_s = self._timing.renew_s
-            except SplitfireError as error:
+            except Exception as error:  # noqa: BLE001 - or the lease would expire, and nobody be told
                 pause_s = self._timing.look_s
-                _log.warning("lease_not_renewed run=%s why=%r", self.run_id, str(error))
+                is_bug = not isinstance(error, SplitfireError)
+                _log.warning("lease_not_renewed run=%s why=%r", self.run_id, str(error), exc_info=is_bug)
 
     def _renew(self) -> None:
         with self._turn:
