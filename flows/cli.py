@@ -25,7 +25,14 @@ from flows.settings import Settings, load_settings
 from flows.vacuum import vacuum
 from flows.verify import verify
 from splitfire_batch import __version__
-from splitfire_batch.errors import ConfigError, SplitfireError, StorageError, TransientError
+from splitfire_batch.errors import (
+    ConfigError,
+    CredentialsExpired,
+    NoSpace,
+    SplitfireError,
+    StorageError,
+    TransientError,
+)
 from splitfire_batch.escapes import one_line
 from splitfire_batch.masking import mask_logs
 
@@ -60,7 +67,8 @@ def main() -> None:
 
 def _complain(error: SplitfireError) -> int:
     print(f"splitfire: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
-    if isinstance(error, TransientError):
+    # credentials can be renewed and room be made, and then the same command goes on
+    if isinstance(error, TransientError | CredentialsExpired | NoSpace):
         return EXIT_TEMPORARY
     return EXIT_USAGE if isinstance(error, ConfigError | StorageError) else 1
 

@@ -46,7 +46,8 @@ def retry(
     settings = load_settings({**flags, **catalogue}, config)
     store = open_store(destination, settings.runtime.storage)
     store.check_readable()
-    found = find_retries(store, split_codes(code), settings.output, settings.catalogue.allow_root)
+    allowed = settings.catalogue.allow_root
+    found = find_retries(store, split_codes(code), settings.output, allowed, _say)
     for line in outside_lines(found):
         typer.echo(line, err=True)
     todo = [item for item in found if item.codes]
@@ -97,6 +98,10 @@ def outside_lines(found: Sequence[FoundRetry]) -> list[str]:
         for item in found
         if item.n_outside
     ]
+
+
+def _say(line: str) -> None:
+    typer.echo(one_line(line), err=True)
 
 
 def _record(item: FoundRetry) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def vacuum(
     options = load_settings({}, config).runtime.storage
     store = open_store(destination, options)
     store.check_readable()
-    # where leases cannot be had, names are immutable, and age alone keeps what a run has just written
+    # where leases cannot be had, names are immutable, and a last look keeps what a run has just written
     with hold(open_store(destination, options, BUDGET), "vacuum", is_needed=False, tell=_say) as lease:
         found = clean(store, lease, older_than_s, is_dry=not delete)
     for line in [json.dumps(found.as_dict(), indent=1)] if as_json else lines(found):

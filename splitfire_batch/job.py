@@ -135,9 +135,12 @@ def save_plan(run: Run) -> None:
 
     Raises:
         ConfigError: the weights cannot be had.
+        LeaseLost: another run took over the destination; nothing was written.
     """
     runtime = run.job.runtime
+    run.lease.confirm()
     fetch_weights(find_card(run.context.model), runtime.weights_mirror, runtime.storage)
+    run.lease.confirm()  # that may take minutes; and a record of settings may replace those of another run
     store = destination_of(run.job)
     record_holding(store, run.holding)
     names = "immutable" if is_immutable(run.job) else "plain"
@@ -165,7 +168,7 @@ def separate(
         runtime=run.job.runtime,
         context=run.context,
         is_immutable=is_immutable(run.job),
-        nonce="" if is_immutable(run.job) else run.lease.nonce,
+        nonce=run.lease.nonce,
     )
     for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
         account.take(event)

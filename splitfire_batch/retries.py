@@ -9,8 +9,9 @@ a machine reads.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,6 +33,8 @@ from splitfire_batch.tables import locate, plain_url
 
 OUTSIDE = "outside the source and allow_root"
 """Why a failed track is not run again."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,11 @@ class FoundRetry:
 
 
 def find_retries(
-    store: Store, codes: Sequence[str], given: OutputConfig, allow_root: Sequence[str]
+    store: Store,
+    codes: Sequence[str],
+    given: OutputConfig,
+    allow_root: Sequence[str],
+    tell: Callable[[str], None] = _log.warning,
 ) -> list[FoundRetry]:
     """What there is to run again, by catalogue and settings, in their order.
 
@@ -69,9 +76,10 @@ def find_retries(
         codes: only failures of these codes; empty for all.
         given: its names and template are taken where the failed run left no record of its own.
         allow_root: URLs below which a track may lie besides its catalogue's root.
+        tell: gets a line for each catalogue and settings that cannot be repeated, beside others that can.
 
     Raises:
-        ConfigError: an unknown code, no manifest, or settings that this version cannot repeat.
+        ConfigError: an unknown code, no manifest, or nothing but settings that this version cannot repeat.
     """
     columns = ["uri", "path", "code", "catalogue", "settings_id", "run_id"]
     rows = read_failures(store, Query(tuple(codes))).select(columns).to_pylist()
@@ -79,12 +87,20 @@ def find_retries(
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["catalogue"], row["settings_id"]), []).append(row)
-    found = []
+    found, refused = [], []
     for (source, settings_id), group in sorted(groups.items()):
-        names = _names_of(store, max(row["run_id"] for row in group), given)
-        retry = Retry(source, *made_by(holdings[settings_id], names), tuple(codes), tuple(allow_root))
+        try:
+            names = _names_of(store, max(row["run_id"] for row in group), given)
+            retry = Retry(source, *made_by(holdings[settings_id], names), tuple(codes), tuple(allow_root))
+        except ConfigError as error:
+            refused.append(f"{len(group)} failed tracks of {source} are left alone: {error}")
+            continue
         inside = Counter(row["code"] for row in group if _place(row, source, allow_root))
         found.append(FoundRetry(retry, settings_id, dict(inside), len(group) - inside.total()))
+    if refused and not found:
+        raise ConfigError("; ".join(refused))
+    for line in refused:
+        tell(line)
     return found
 
 

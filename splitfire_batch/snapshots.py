@@ -3,9 +3,10 @@
 A snapshot repeats the ledger's columns of every row of the parts it covers, and names the part of each row.
 Parts never change, so it may cover any that exist, those of a run that still goes on included. Nothing hangs
 on it: rows of parts that are gone do not count, parts it does not cover are read, and if it is damaged or
-missing, all are. Its name ends in the hash of its bytes, as a part's does.
+missing, all are. Its name begins with a number one above all that are there, since the last one covers every
+part of its time, however many have gone; it ends in the hash of its bytes, as a part's does.
 
-    _splitfire/ledger/snapshot-<n parts>-<hash>.parquet
+    _splitfire/ledger/snapshot-<number>-<hash>.parquet
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -41,6 +43,7 @@ COLUMNS += ("is_retryable", "n_failed_runs", "duration_s")
 """Of the manifest, what a snapshot holds: enough for the ledger and for `splitfire status`."""
 
 _FOLDER = f"{ROOT}/ledger"
+_NUMBER = re.compile(rf"{_FOLDER}/snapshot-([0-9]+)-")
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +69,7 @@ def read_rows(store: Store, settings_ids: set[str], columns: Sequence[str]) -> p
 def write_snapshot(store: Store, max_loose: int = MAX_LOOSE) -> str | None:
     """Write a snapshot of all parts if more than `max_loose` are in none yet; returns its path if so.
 
-    Of two processes that do this at once, each writes a true one; the one that covers more is read.
+    Of two processes that do this at once, each writes a true one, and either may be read.
     """
     paths = part_paths(store)
     if len(paths) <= max_loose:
@@ -81,17 +84,25 @@ def write_snapshot(store: Store, max_loose: int = MAX_LOOSE) -> str | None:
         _with_part(table, path) for path, table in zip(loose, read_each(store, loose, schema), strict=True)
     ]
     data = parquet_bytes(pa.concat_tables(tables))
-    path = f"{_FOLDER}/snapshot-{len(paths):08}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    number = 1 + max((_number_of(path) for path in snapshot_paths(store)), default=0)
+    path = f"{_FOLDER}/snapshot-{number:08}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
     try:
         store.create(path, data)
-    except ObjectExists:  # the same parts give the same bytes: somebody was quicker
+    except ObjectExists:  # the same parts give the same bytes at the same time: somebody was quicker
         _log.debug("snapshot_exists path=%s", path)
     return path
 
 
 def snapshot_paths(store: Store) -> list[str]:
-    """Every snapshot, damaged ones included, the one of most parts first."""
-    return sorted((found.path for found in store.list_under(_FOLDER)), reverse=True)
+    """Every snapshot, damaged ones included, the last one first."""
+    paths = (found.path for found in store.list_under(_FOLDER))
+    return sorted(paths, key=lambda path: (_number_of(path), path), reverse=True)
+
+
+def _number_of(path: str) -> int:
+    """The number in a snapshot's name: 0 if it has none."""
+    match = _NUMBER.match(path)
+    return int(match[1]) if match else 0
 
 
 def _newest(store: Store) -> pa.Table | None:

@@ -45,7 +45,7 @@ class WorkerSpec:
     device: str = "cpu"
     threads: int = 1
     nonce: str = ""
-    """Of the lease that must be held whenever something is written; empty where that does not matter."""
+    """Of the lease that must be held whenever rows, or stems under plain names, are written; or empty."""
 
     def __call__(self) -> Worker:
         """Load the model and open the stores; torch is imported here and not before."""

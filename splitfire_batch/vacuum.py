@@ -7,9 +7,10 @@ in this one is not looked at. Ours is
   - an audio file whose name ends in the hash of its own bytes, as immutable names do: what was put before a
     run was cut off, and never recorded;
   - temporary files of local writes, objects of `doctor`, all ledger snapshots but the last two, and uploads
-    in parts that were never completed, whose writers are dead.
+    in parts, to paths such as these, that were never completed, whose writers are dead.
 And it must be old, by the clock of the store alone. Objects are listed before rows are read, so that what is
-recorded in between counts as named; and the destination is held meanwhile, so that no run is under way.
+recorded in between counts as named; and the destination is held meanwhile, so that no run is under way. For
+those that go on all the same, each object is looked at again just before it goes (`garbage`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -30,32 +31,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.garbage import Garbage, remove, stem_paths
 from splitfire_batch.holdings import is_current, read_holdings
 from splitfire_batch.lease import Lease
-from splitfire_batch.parts import ROOT, latest, part_paths, read_parts, run_of
+from splitfire_batch.parts import ROOT, latest, part_paths, read_each, schema_of
 from splitfire_batch.snapshots import snapshot_paths
 from splitfire_batch.storage import Store
-from splitfire_batch.storage.leftovers import Leftover, remove_leftover, try_leftovers
+from splitfire_batch.storage.leftovers import Leftover, try_leftovers
 
 _AUDIO = ("wav", "flac", "aiff", "ogg", "opus", "mp3")
 _HASHED = re.compile(rf"-([0-9a-f]{{16}})\.(?:{'|'.join(_AUDIO)})$")
 _OWN = re.compile(rf"{ROOT}/(?:doctor-[0-9a-f]+(?:/.+)?|clock-[0-9a-f]+)")
+_COLUMNS = ("track_id", "settings_id", "run_id", "status", "code", "finished_at", "stems")
 _KEPT_SNAPSHOTS = 2
 _UPLOAD_S = 86_400.0
 """An upload in parts that is older than a day has no writer any more."""
 _PAGE = 1_000
 _THREADS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Garbage:
-    """Something to remove."""
-
-    kind: str
-    """stem, temporary, probe, snapshot or upload."""
-    path: str
-    n_bytes: int
-    upload_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +61,9 @@ class Vacuumed:
     n_named: int
     """Objects that rows name: the stems."""
     n_young: int
-    """Objects that no row names, and too young to be judged."""
+    """Objects that no row names, and too young to be judged; or were, when they were to be removed."""
     n_foreign: int
-    """Objects that no row names, and not certainly ours."""
+    """Objects that no row names, and uploads, that are not certainly ours."""
     remark: str = ""
     """What could not be looked at, and why."""
 
@@ -102,27 +94,33 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
     """
     now = _clock(store)
     listed, inner = _listing(store)
-    named, ever = _named(store)
+    parts = part_paths(store)
+    named, ever = _named(store, parts)
     is_named = pc.is_in(listed["path"], value_set=named)
     rest = listed.filter(pc.invert(is_named))
     old = rest.filter(pc.less_equal(rest["modified"], now - older_than_s))
     ours = old.filter(pa.array(_are_ours(store, old, ever), pa.bool_()))
-    garbage = [Garbage("stem", row["path"], row["n_bytes"]) for row in ours.to_pylist()]
-    left, remark = try_leftovers(store)
-    rest_of_ours = chain(_probes(store, now - older_than_s), _leftovers(left, now, older_than_s))
-    garbage += (item for item in rest_of_ours if not item.path.startswith(inner))
-    if not is_dry:
-        _remove(store, lease, garbage)
+    garbage = [Garbage("stem", **row) for row in ours.to_pylist()]
+    found, remark = try_leftovers(store)
+    rest_of_ours = chain(_probes(store, now - older_than_s), _leftovers(found, now, older_than_s))
+    leftovers = [item for item in rest_of_ours if not item.path.startswith(inner)]
+    foreign = _foreign_uploads(leftovers, ever)
+    garbage += (item for item in leftovers if item not in foreign)
+    left = set() if is_dry else remove(store, lease, garbage, parts)
     return Vacuumed(
         destination=store.url,
         is_deleted=not is_dry,
         older_than_s=older_than_s,
-        garbage=tuple(sorted(garbage, key=lambda item: (item.kind, item.path))),
+        garbage=tuple(sorted(_without(garbage, left), key=lambda item: (item.kind, item.path))),
         n_named=len(listed) - len(rest),
-        n_young=len(rest) - len(old),
-        n_foreign=len(old) - len(ours),
+        n_young=len(rest) - len(old) + len(left),
+        n_foreign=len(old) - len(ours) + len(foreign),
         remark=remark,
     )
+
+
+def _without(garbage: Sequence[Garbage], left: set[str]) -> list[Garbage]:
+    return [item for item in garbage if item.kind != "stem" or item.path not in left]
 
 
 def _clock(store: Store) -> float:
@@ -137,7 +135,8 @@ def _clock(store: Store) -> float:
 
 def _listing(store: Store) -> tuple[pa.Table, tuple[str, ...]]:
     """Everything but manifests and what lies in destinations inside this one; and where those are."""
-    schema = pa.schema([("path", pa.string()), ("n_bytes", pa.int64()), ("modified", pa.float64())])
+    texts, numbers = [("path", pa.string()), ("etag", pa.string())], [("n_bytes", pa.int64())]
+    schema = pa.schema([*texts, *numbers, ("modified", pa.float64())])
     found = (item for item in store.list() if not item.path.startswith(f"{ROOT}/"))
     batches = []
     while page := list(islice(found, _PAGE)):
@@ -155,39 +154,38 @@ def _listing(store: Store) -> tuple[pa.Table, tuple[str, ...]]:
     return listed, inner
 
 
-def _named(store: Store) -> tuple[pa.Array, pa.Array]:
+def _named(store: Store, parts: Sequence[str]) -> tuple[pa.Array, pa.Array]:
     """The paths that rows that count name as stems, and those that any row ever named."""
-    _check_parts(store)
-    rows = read_parts(
-        store, columns=("track_id", "settings_id", "run_id", "status", "code", "finished_at", "stems")
-    )
+    schema = schema_of(_COLUMNS)
+    rows = pa.concat_tables([schema.empty_table(), *read_each(store, parts, schema)])
+    _check_parts(store, parts, rows)
     holdings = read_holdings(store)
     replaced = [item.settings_id for item in holdings if not is_current(item, holdings)]
     counting = rows.filter(
         pc.invert(pc.is_in(rows["settings_id"], value_set=pa.array(replaced, pa.string())))
     )
-    return _stem_paths(latest(counting)), _stem_paths(rows)
+    return stem_paths(latest(counting)), stem_paths(rows)
 
 
-def _stem_paths(rows: pa.Table) -> pa.Array:
-    return rows["stems"].combine_chunks().flatten().field("path").drop_null()
-
-
-def _check_parts(store: Store) -> None:
-    """Refuse where parts are gone: their stems would look like garbage."""
-    runs = {run_of(path) for path in part_paths(store)}
-    if not runs:
+def _check_parts(store: Store, parts: Sequence[str], rows: pa.Table) -> None:
+    """Refuse where parts of a run that ended are gone: their stems would look like garbage."""
+    if not parts:
         raise ConfigError(
             f"{store.url} has no manifest: found no parts below {ROOT}/parts; nothing can be judged"
         )
-    for found in store.list_under(f"{ROOT}/runs"):
-        run_id = found.path.split("/")[2]
-        if found.path.endswith("/run.json") and run_id not in runs:
-            record = json.loads(store.read(found.path))
-            if record["n_done"] + record["n_failed"] + record.get("n_skipped", 0):
-                where = f"{ROOT}/parts/{record['settings_id']}/{run_id}"
+    counts = rows.group_by("run_id").aggregate([("track_id", "count_distinct")]).to_pylist()
+    held = {count["run_id"]: count["track_id_count_distinct"] for count in counts}
+    records = [found.path for found in store.list_under(f"{ROOT}/runs") if found.path.endswith("/run.json")]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path, data in zip(records, pool.map(store.read, records), strict=True):
+            record, run_id = json.loads(data), path.split("/")[2]
+            n_wanted = record["n_done"] + record["n_failed"] + record.get("n_skipped", 0)
+            if held.get(run_id, 0) < n_wanted:
                 raise ConfigError(
-                    f"{store.url}: the parts of run {run_id} are gone; bring {where} back first"
+                    f"{store.url}: run {run_id} ended with rows of {n_wanted} tracks, found "
+                    f"{held.get(run_id, 0)}: parts are gone. Bring them back below "
+                    f"{ROOT}/parts/{record['settings_id']}/{run_id}; or, if stems that only they name may go "
+                    f"too, move {path} away"
                 )
 
 
@@ -217,6 +215,17 @@ def _is_named_by_its_bytes(store: Store, path: str) -> bool:
             return hashlib.file_digest(opened, "sha256").hexdigest().startswith(match[1])
 
 
+def _foreign_uploads(leftovers: Sequence[Garbage], ever: pa.Array) -> set[Garbage]:
+    """Uploads to paths that no run of ours need ever have written to; of their bytes nothing can be asked."""
+    unknown = [
+        item
+        for item in leftovers
+        if item.upload_id and not (_HASHED.search(item.path) or item.path.startswith(f"{ROOT}/"))
+    ]
+    is_known = pc.is_in(pa.array([item.path for item in unknown], pa.string()), value_set=ever).to_pylist()
+    return {item for item, known in zip(unknown, is_known, strict=True) if not known}
+
+
 def _probes(store: Store, before: float) -> Iterator[Garbage]:
     """What our own checks and snapshots leave behind."""
     for found in store.list_under(ROOT):
@@ -236,15 +245,3 @@ def _leftovers(found: Iterable[Leftover], now: float, older_than_s: float) -> It
         if left.modified <= now - age_s:
             kind = "upload" if left.upload_id else "temporary"
             yield Garbage(kind, left.path, left.n_bytes, left.upload_id)
-
-
-def _remove(store: Store, lease: Lease, garbage: Iterable[Garbage]) -> None:
-    rest = iter(garbage)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while page := list(islice(rest, _PAGE)):
-            lease.confirm()
-            list(pool.map(lambda item: _remove_one(store, item), page))
-
-
-def _remove_one(store: Store, item: Garbage) -> None:
-    remove_leftover(store, Leftover(item.path, item.n_bytes, 0.0, item.upload_id))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
 
 import pytest
 
 from splitfire_batch.account import Account
 from splitfire_batch.config import RuntimeConfig, configure
-from splitfire_batch.errors import ConfigError
+from splitfire_batch.errors import AccessDenied, ConfigError
 from splitfire_batch.failure_limit import allowed_failures
 from splitfire_batch.manifest import read_parts
 from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Status, Suspected, Track
@@ -19,7 +20,7 @@ from splitfire_batch.storage import Store, open_store
 
 @pytest.fixture
 def store() -> Store:
-    return open_store(f"memory://account-{id(object())}", {})
+    return open_store(f"memory://account-{secrets.token_hex(8)}", {})
 
 
 def context(run_id: str = "run1", settings_id: str = "settings") -> RunContext:
@@ -57,6 +58,40 @@ def test_a_suspect_that_is_settled_is_none_any_more(store: Store) -> None:
     assert marked(account(store, "run2"), "a", "b") == {"a": 0, "b": 1}
 
 
+def suspects(store: Store) -> dict[str, dict[str, int]]:
+    """What is written down, by run."""
+    listed = [found.path for found in store.list_under("_splitfire/runs") if "suspects" in found.path]
+    return {path.split("/")[2]: json.loads(store.read(path))["attempts"] for path in listed}
+
+
+def test_what_an_earlier_run_charged_ends_with_the_row_of_a_later_one(store: Store) -> None:
+    account(store).take(Suspected((track("a", 1), track("b", 1)), "killed"))
+    second = account(store, "run2")
+    assert marked(second, "a", "c") == {"a": 1, "c": 0}
+    second.take(Suspected((track("a", 2),), "killed"))
+    second.take(settled("a", "c"))
+    assert suspects(store) == {"run1": {"source of b": 1}}
+    third = account(store, "run3")
+    assert marked(third, "a", "b") == {"a": 0, "b": 1}
+    third.take(settled("b"))
+    assert suspects(store) == {}
+
+
+def test_a_run_that_may_not_delete_leaves_a_file_that_charges_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise AccessDenied(path, "no right to delete")
+
+    monkeypatch.setattr(store, "delete", refuse)
+    first = account(store)
+    first.take(Suspected((track("a", 1),), "killed"))
+    first.take(settled("a"))
+    assert suspects(store) == {"run1": {}}
+    first.take(Suspected((track("b", 1),), "killed"))
+    assert suspects(store) == {"run1": {"source of b": 1}}
+
+
 def test_the_most_that_any_run_charged_counts(store: Store) -> None:
     account(store, "run1").take(Suspected((track("a", 3),), "killed"))
     account(store, "run2").take(Suspected((track("a", 1),), "killed"))
@@ -90,7 +125,7 @@ def test_a_track_that_is_given_up_gets_its_row_from_the_driver_and_is_no_suspect
         "attempts": 2,
     }
     assert driver.tally.codes == {"WORKER_HUNG": 1}
-    assert json.loads(store.read("_splitfire/runs/run1/suspects.json"))["attempts"] == {}
+    assert suspects(store) == {}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 
+from flows import cli
 from splitfire_batch import __version__
+from splitfire_batch.errors import (
+    AccessDenied,
+    ConfigError,
+    CredentialsExpired,
+    LeaseLost,
+    NoSpace,
+    TrackError,
+    TransientError,
+)
 from tests.small_library import COMMAND, run_main, tree, write_bad_track, write_tracks
 
 Main = Callable[..., tuple[int, str, str]]
@@ -262,3 +272,25 @@ def test_an_unreachable_prefect_is_temporary_and_told_at_once(source: Path, dest
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert_one_line((done.returncode, done.stdout, done.stderr), 75, url, "PREFECT_API_URL")
     assert tree(destination) == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TransientError("no answer"), 75),
+        (LeaseLost("taken over"), 75),
+        (CredentialsExpired("s3://b", "expired"), 75),
+        (NoSpace("s3://b", "full"), 75),
+        (AccessDenied("s3://b", "refused"), 2),
+        (ConfigError("no such model"), 2),
+        (TrackError("EMPTY", "found 0 bytes"), 1),
+    ],
+)
+def test_what_the_same_command_may_overcome_later_says_so(monkeypatch, capsys, error, code):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"splitfire: {error}\n")

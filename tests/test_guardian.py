@@ -38,7 +38,7 @@ def wait_for(is_true: Callable[[], bool], within_s: float = 15) -> bool:
 def is_running(pid: int) -> bool:
     """Whether it lives; a zombie does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     except FileNotFoundError:
         return False
 
@@ -55,6 +55,80 @@ def test_what_a_killed_run_started_is_killed_whatever_its_session_and_environmen
     assert is_running(other.pid)
     other.kill()
     other.wait()
+
+
+BEFORE = f"""
+import subprocess, sys, time
+from flows.guardian import _LOOK_S, guarded
+shell = ["sh", "-c", 'sleep 2; "$@" & echo $!; wait', "sh"]
+before = subprocess.Popen([*shell, *{SLEEPER!r}], stdout=subprocess.PIPE, text=True)
+with guarded():
+    child = subprocess.Popen({SLEEPER!r}, env={{}})
+    below = before.stdout.readline().strip()
+    time.sleep(2 * _LOOK_S)
+    print(child.pid, before.pid, below, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_was_there_before_the_run_and_what_it_starts_later_lives_on() -> None:
+    run = subprocess.Popen([sys.executable, "-c", BEFORE], stdout=subprocess.PIPE, text=True)
+    assert run.stdout
+    child, *strangers = [int(word) for word in run.stdout.readline().split()]
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    try:
+        assert wait_for(lambda: not is_running(child))
+        time.sleep(1)
+        assert [is_running(pid) for pid in strangers] == [True, True]
+    finally:
+        for pid in strangers:
+            os.kill(pid, signal.SIGKILL)
+        run.stdout.close()
+
+
+FORKED = """
+import os, time
+from flows.guardian import guarded
+with guarded():
+    child = os.fork()  # has the pipe too, and neither the mark nor a parent that lives
+    if not child:
+        time.sleep(600)
+    odd = os.fork()
+    if not odd:
+        open("/proc/self/comm", "wb").write(b"\\xff\\xfe")
+        time.sleep(600)
+    time.sleep(8)
+    print(child, odd, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_forked_child_that_keeps_the_pipe_open_is_killed_too_whatever_its_name() -> None:
+    run = subprocess.Popen([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True)
+    assert run.stdout
+    children = [int(word) for word in run.stdout.readline().split()]
+    run.send_signal(signal.SIGKILL)
+    # the zombie that nobody has waited for counts as gone as well
+    try:
+        assert wait_for(lambda: not any(map(is_running, children)))
+    finally:
+        for pid in filter(is_running, children):
+            os.kill(pid, signal.SIGKILL)
+        run.communicate()
+
+
+def test_a_run_that_ends_well_is_not_kept_waiting_by_a_forked_child_that_has_the_pipe() -> None:
+    with guarded():
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+            os._exit(0)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 10
+    assert is_running(child)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def test_a_run_that_ends_well_has_nothing_killed_and_leaves_no_guardian() -> None:

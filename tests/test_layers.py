@@ -61,7 +61,7 @@ ROWS = [
         "splitfire_batch.telling",
         "splitfire_batch.tuning",
     },
-    {"splitfire_batch.reconcile", "splitfire_batch.snapshots"},
+    {"splitfire_batch.garbage", "splitfire_batch.reconcile", "splitfire_batch.snapshots"},
     {
         "splitfire_batch.calibration",
         "splitfire_batch.catalogue",
@@ -133,6 +133,7 @@ HOMES = {
         "splitfire_batch.catalogue",
         "splitfire_batch.failures",
         "splitfire_batch.closing",
+        "splitfire_batch.garbage",
         "splitfire_batch.manifest",
         "splitfire_batch.parts",
         "splitfire_batch.plan",

@@ -250,6 +250,25 @@ def test_confirm_asks_the_store_itself_when_the_thread_did_not_get_to_it(bucket)
             lease.confirm()
 
 
+def test_whatever_a_renewal_ends_with_it_is_said_and_tried_again(monkeypatch, caplog):
+    store = open_store("memory://lease-surprise", {})
+    true_replace, is_broken = store.replace, [True]
+
+    def replace(*arguments: object) -> str:
+        if is_broken[0]:
+            raise RuntimeError("a bug in a library")
+        return true_replace(*arguments)  # type: ignore[arg-type]
+
+    with hold(store, "first", timing=QUICKER):
+        monkeypatch.setattr(store, "replace", replace)
+        time.sleep(3 * QUICKER.renew_s)
+        is_broken[0] = False
+        before = record(store)["count"]
+        time.sleep(5 * QUICKER.renew_s)
+        assert record(store)["count"] > before
+    assert "lease_not_renewed run=first why='a bug in a library'" in caplog.text
+
+
 def test_an_outage_is_waited_out(monkeypatch):
     store = open_store("memory://lease-outage", {})
     true_replace, away = store.replace, [True]

@@ -157,7 +157,9 @@ def _row_with(row: TrackRow, stem: StemFile, path: str, etag: str) -> TrackRow:
     return replace(row, stems=(replace(stem, path=path, n_bytes=9, etag=etag),))
 
 
-def test_a_worker_whose_run_lost_the_destination_commits_nothing(job, tmp_path):
+@pytest.mark.parametrize("names", ["plain", "immutable"])
+def test_a_worker_whose_run_lost_the_destination_commits_nothing(job, tmp_path, names):
+    job = replace(job, output=replace(job.output, names="immutable" if names == "immutable" else "auto"))
     store = open_store(job.destination, {})
     with hold(store, story.make_plan(job, story.list_tracks(job)).context.run_id) as lease:
         made = story.make_plan(job, story.list_tracks(job), lease=lease)
@@ -171,7 +173,26 @@ def test_a_worker_whose_run_lost_the_destination_commits_nothing(job, tmp_path):
         with pytest.raises(LeaseLost, match="no longer held"):
             story.separate(made, taken_over, lambda _: None)
     assert len(unchecked_rows(store, made.context.settings_id)) == 0
-    assert not list(tmp_path.glob("out/passthrough/*"))
+    assert names == "immutable" or not list(tmp_path.glob("out/passthrough/*"))
+
+
+@pytest.mark.parametrize("when", ["before", "while the weights are fetched"])
+def test_a_run_that_lost_its_lease_records_no_settings(job, monkeypatch, when):
+    with hold(open_store(job.destination, {}), "20260101T000000000Z-000000") as lease:
+        made = story.make_plan(job, story.list_tracks(job), lease=lease)
+        fetched = []
+
+        def fetch_weights(*_):
+            fetched.append(lease.is_lost.set())
+
+        monkeypatch.setattr(story, "fetch_weights", fetch_weights)
+        if when == "before":
+            lease.is_lost.set()
+        with pytest.raises(LeaseLost):
+            story.save_plan(made)
+    assert len(fetched) == (when != "before")
+    assert not list(open_store(job.destination, {}).list_under("_splitfire/settings"))
+    assert not list(open_store(job.destination, {}).list_under("_splitfire/runs"))
 
 
 def test_a_run_that_lost_its_lease_ends_before_it_writes_views(job):

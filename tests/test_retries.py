@@ -240,6 +240,20 @@ def test_settings_that_this_version_cannot_repeat_are_refused(
         find_retries(open_store(str(out), {}), (), OutputConfig(), ())
 
 
+def test_settings_that_cannot_be_repeated_do_not_keep_others_from_it(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = a_job(str(source), str(out), output=OutputConfig(names="immutable"))
+    run(job)
+    epoch = identity.OUTPUT_EPOCH
+    monkeypatch.setattr(identity, "OUTPUT_EPOCH", epoch + 1)
+    run(job)
+    code, text, err = run_main(monkeypatch, capsys, "retry", out, "--dry-run")
+    assert (code, text.count("would run 2 tracks")) == (0, 1)
+    assert f"2 failed tracks of {source} are left alone" in err
+    assert f"output_epoch was {epoch} and is now {epoch + 1}" in err
+
+
 def test_a_single_files_neighbour_may_hold_the_stems(source: Path) -> None:
     """`run` allows that for a file; the catalogue that a retry names is the file's folder."""
     job = a_job(str(source / "bad.wav"), str(source / "stems"))

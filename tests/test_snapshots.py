@@ -132,13 +132,25 @@ def test_a_snapshot_is_written_only_when_many_parts_are_in_none(store):
     assert snapshot_paths(store) == [second, first]
 
 
+def test_the_last_snapshot_is_read_also_after_parts_have_gone(store):
+    settings_id = recorded(store)[0]
+    paths = [write_part(store, table(row(f"t{n}"), settings_id=settings_id)) for n in range(5)]
+    first = write_snapshot(store, max_loose=0)
+    for path in paths[:4]:
+        store.delete(path)
+    write_part(store, table(row("late"), settings_id=settings_id))
+    second = write_snapshot(store, max_loose=0)
+    assert snapshot_paths(store) == [second, first]
+    assert write_snapshot(store, max_loose=0) is None, "nothing is new"
+
+
 def test_a_snapshot_is_named_by_the_hash_of_its_bytes_and_names_its_parts(store):
     settings_id = recorded(store)[0]
     paths = [write_part(store, table(row(f"t{n}"), settings_id=settings_id)) for n in range(2)]
     path = write_snapshot(store, max_loose=0)
     assert path is not None
     data = store.read(path)
-    assert path == f"_splitfire/ledger/snapshot-00000002-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    assert path == f"_splitfire/ledger/snapshot-00000001-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
     assert sorted(pq.read_table(io.BytesIO(data))["part"].to_pylist()) == sorted(paths)
 
 

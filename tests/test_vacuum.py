@@ -113,6 +113,30 @@ def test_a_stem_that_is_recorded_while_we_look_stays(store, monkeypatch):
     assert clean(store).garbage == ()
 
 
+@pytest.mark.parametrize("how", ["written again", "named by a new part"])
+def test_a_stem_that_comes_to_count_before_it_is_removed_stays(store, monkeypatch, how):
+    """As by a run without a lease, which makes the same bytes under the same name, while we hash others."""
+    settings_id = recorded(store)[0]
+    write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
+    again = done(store, "again", {hashed(b"again"): b"again"})
+    store.write(hashed(b"orphan"), b"orphan")
+    if how == "written again" and not store.is_local:
+        time.sleep(1.1)  # an object's own answer tells whole seconds
+
+    def rival(*arguments: Any) -> Any:
+        if how == "written again":
+            done(store, "again", {hashed(b"again"): b"again"})
+        else:
+            write_part(store, table(again, settings_id=settings_id, run_id="rival"))
+        return list_leftovers(*arguments)
+
+    monkeypatch.setattr("splitfire_batch.vacuum.list_leftovers", rival)
+    found = clean(store)
+    assert [item.path for item in found.garbage] == [hashed(b"orphan")]
+    assert (found.n_young, store.exists(hashed(b"again"))) == (1, True)
+    assert not store.exists(hashed(b"orphan"))
+
+
 def test_our_own_leftovers_go(store):
     settings_id = recorded(store)[0]
     for n in range(4):
@@ -142,13 +166,17 @@ def test_uploads_that_nobody_completes_go_after_a_day(bucket, monkeypatch):
     settings_id = recorded(store)[0]
     write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
     name = bucket.removeprefix("s3://")
-    for key in ("out/m/dead.wav", "elsewhere/m/dead.wav"):
+    ours = sorted([hashed(b"never completed"), hashed(b"t"), "_splitfire/parts/x.parquet"])
+    strangers = "backups/whole.tar"
+    for key in ("elsewhere/m/dead.wav", f"out/{strangers}", *(f"out/{path}" for path in ours)):
         store._backend._fs.call_s3("create_multipart_upload", Bucket=name, Key=key)  # type: ignore[union-attr]
-    assert [left.path for left in list_leftovers(store)] == ["m/dead.wav"]
+    assert sorted(left.path for left in list_leftovers(store)) == sorted([*ours, strangers])
     assert clean(store).garbage == ()
     monkeypatch.setattr("splitfire_batch.vacuum._UPLOAD_S", 0.0)
-    assert [(item.kind, item.path) for item in clean(store).garbage] == [("upload", "m/dead.wav")]
-    assert list(list_leftovers(store)) == []
+    found = clean(store)
+    assert [(item.kind, item.path) for item in found.garbage] == [("upload", path) for path in ours]
+    assert found.n_foreign == 1
+    assert [left.path for left in list_leftovers(store)] == [strangers]
     assert [left.path for left in list_leftovers(open_store(f"{bucket}/elsewhere", {}))] == ["m/dead.wav"]
 
 
@@ -199,6 +227,20 @@ def test_it_refuses_when_it_cannot_know_what_is_named(tmp_path, harm):
     with pytest.raises(ConfigError):
         clean(store)
     assert all_paths(store) == before
+
+
+def test_it_refuses_when_some_parts_of_a_run_are_gone(tmp_path):
+    tone(tmp_path / "in/a.wav", 220)
+    report = run(make_job(tmp_path / "in", tmp_path / "out"))
+    store = open_store(str(tmp_path / "out"), {})
+    record = f"_splitfire/runs/{report.run_id}/run.json"
+    told = json.loads(store.read(record))
+    store.write(record, json.dumps({**told, "n_failed": 1}).encode())  # as if a second part had been there
+    with pytest.raises(ConfigError, match=f"run {report.run_id} ended with rows of 2 tracks, found 1"):
+        clean(store)
+    check_stems(tmp_path / "out", 1)
+    store.delete(record)  # as the message says
+    assert clean(store).garbage == ()
 
 
 def test_settings_without_a_record_keep_their_stems(store):

@@ -102,9 +102,10 @@ class Lease:
             try:
                 self._renew()
                 pause_s = self._timing.renew_s
-            except SplitfireError as error:
+            except Exception as error:  # noqa: BLE001 - or the lease would expire, and nobody be told
                 pause_s = self._timing.look_s
-                _log.warning("lease_not_renewed run=%s why=%r", self.run_id, str(error))
+                is_bug = not isinstance(error, SplitfireError)
+                _log.warning("lease_not_renewed run=%s why=%r", self.run_id, str(error), exc_info=is_bug)
 
     def _renew(self) -> None:
         with self._turn:
@@ -186,13 +187,12 @@ def unheld(run_id: str = "") -> Lease:
 
 
 class Guard:
-    """Asks, for a worker that writes under plain names, whether its run still holds the destination.
+    """Asks, for a worker, whether its run still holds the destination. Without a nonce it asks nobody.
 
-    Without a nonce it asks nobody.
-
-    A worker may outlive its run: frozen, or on a machine that was cut off. It would write over the stems of
-    the run that came after. Between an answer and the end of a put there is still a gap; what slips through
-    it is found when the later run compares listing and rows.
+    A worker may outlive its run: frozen, or on a machine that was cut off. Under plain names it would write
+    over the stems of the run that came after, under any it would record stems that a vacuum has removed.
+    Between an answer and the end of a put there is still a gap; what slips through it under plain names is
+    found when the later run compares listing and rows.
     """
 
     def __init__(self, store: Store | None = None, nonce: str = "") -> None:
