@@ -16,7 +16,6 @@ from threading import Event
 
 from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import Beat, Committed, Draining, ShardEvent, StageSeconds, Started, TrackRow
-from splitfire_batch.transfer import DeviceLost
 
 PART_ROWS = 64
 PART_S = 15.0
@@ -39,8 +38,8 @@ class Begun:
     is_told: Event
 
 
-News = Begun | TrackRow | Dropped | DeviceLost | None
-"""What the threads report; None asks to look again."""
+News = Begun | TrackRow | Exception | None
+"""What the threads report; an exception but Dropped ends the shard, None asks to look again."""
 _TELL_S = 1.0
 """How long a track waits until its beginning is told."""
 
@@ -90,12 +89,12 @@ class Telling:
 
         Raises:
             SplitfireError: a part could not be stored; its tracks are not settled.
-            DeviceLost: reported by a track; what was settled before is recorded.
+            Exception: reported by a track; what was settled before is recorded.
         """
         while self._n_open or self._rows or self._putting:
             item = self._next()
             yield from self._tell(item)
-            if isinstance(item, DeviceLost):
+            if isinstance(item, Exception) and not isinstance(item, Dropped):
                 yield from self._commit_all()
                 raise item
             if self._putting and self._putting.done():
