@@ -40,11 +40,14 @@ def finalise(run: Run, tally: Tally) -> Report:
     report = _report(run, tally, store.url, planned)
     run.lease.confirm()
     _keep_settings(run, store)
+    run.lease.check()
     write_snapshot(store)
-    refresh_views(store, report.run_id)
+    refresh_views(store, report.run_id, run.lease.check)
     if report.n_planned:
+        run.lease.check()
         store.write(f"{run.store_path}/failures.parquet", parquet_bytes(_failed(planned)))
         record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
+        run.lease.check()
         store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())
     return report
 
@@ -93,7 +96,7 @@ def _report(run: Run, tally: Tally, destination: str, planned: pa.Table) -> Repo
 
 def _take_back(run: Run, store: Store, tally: Tally) -> None:
     """Rows of this run and of others that were cut off, whose stems are not what they say."""
-    changed = revoke_changed(store, run.context.settings_id, run.context.run_id)
+    changed = revoke_changed(store, run.context.settings_id, run.context.run_id, run.lease.check)
     for track in changed.select(["track_id", "path"]).to_pylist():
         why = f"{track['path']}: a stem was removed or written over; run the job again"
         tally.add(Outcome(track["track_id"], track["path"], "failed", REVOKED, why, 0.0, 0))

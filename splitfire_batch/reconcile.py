@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -42,17 +42,22 @@ def without_changed(store: Store, ledger: Ledger, settings_id: str) -> Ledger:
     return replace(ledger, done=ledger.done.filter(pc.invert(pc.is_in(ledger.done, changed["source_id"]))))
 
 
-def revoke_changed(store: Store, settings_id: str, run_id: str) -> pa.Table:
+def revoke_changed(
+    store: Store, settings_id: str, run_id: str, check: Callable[[], None] = lambda: None
+) -> pa.Table:
     """Take back the rows of unchecked runs that do not hold, by rows of this run; those, as they were.
 
-    From then on those runs are checked; this one will be by its own record.
+    From then on those runs are checked; this one will be by its own record. `check` is called before every
+    write, and what it raises is raised: to compare a large destination takes long.
     """
     paths = _unchecked_parts(store, settings_id)
     changed = changed_rows(store, _rows_of(store, paths))
     if len(changed):
+        check()
         write_part(store, _taken_back(changed, run_id))
     # also runs whose rows all count no more: alone, the next time, they would seem to count again
     for other in sorted({run_of(path) for path in paths} - {run_id}):
+        check()
         store.write(f"{ROOT}/runs/{other}/checked.json", json.dumps({"by": run_id}).encode())
     return changed
 

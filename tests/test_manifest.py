@@ -277,6 +277,63 @@ def test_views_are_made_again_when_the_parts_are_others_and_only_then(store):
     assert (view["run_id"], view["n_tracks"]) == ("run3", 2)
 
 
+def check_views(store: Store) -> None:
+    """Both tables are the ones that view.json names."""
+    for name, digest in json.loads(store.read("_splitfire/views/view.json"))["sha256"].items():
+        assert hashlib.sha256(store.read(f"_splitfire/views/{name}")).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("name", ["tracks.parquet", "stems.parquet"])
+def test_a_view_that_a_late_rival_wrote_over_is_made_again(store, name):
+    settings_id = held(store, A)
+    write_part(store, table(row("a"), settings_id=settings_id))
+    refresh_views(store, "first")
+    late = store.read(f"_splitfire/views/{name}")
+    write_part(store, table(row("b", "s2"), settings_id=settings_id))
+    refresh_views(store, "second")
+    store.write(f"_splitfire/views/{name}", late)
+    refresh_views(store, "third")
+    check_views(store)
+
+
+def test_a_rival_that_writes_between_ours_is_noticed_by_the_very_run(store, monkeypatch):
+    """It knew all the same parts, so that only the tables tell."""
+    settings_id = held(store, A)
+    write_part(store, table(row("a"), settings_id=settings_id))
+    refresh_views(store, "first")
+    theirs = store.read("_splitfire/views/tracks.parquet")
+    write_part(store, table(row("b", "s2"), settings_id=settings_id))
+    true_write, written = store.write, []
+
+    def write(path: str, data: bytes) -> None:
+        true_write(path, data)
+        written.append(path)
+        if path.endswith("stems.parquet") and len(written) == 2:
+            true_write("_splitfire/views/tracks.parquet", theirs)
+
+    monkeypatch.setattr(store, "write", write)
+    refresh_views(store, "ours")
+    check_views(store)
+    assert json.loads(store.read("_splitfire/views/view.json"))["n_tracks"] == 2
+
+
+def test_views_that_rivals_never_leave_alone_are_given_up_for_the_next_run(store, monkeypatch, caplog):
+    write_part(store, table(row("a"), settings_id=held(store, A)))
+    true_write = store.write
+
+    def write(path: str, data: bytes) -> None:
+        true_write(path, data)
+        if path.endswith("view.json"):
+            true_write("_splitfire/views/stems.parquet", b"theirs")
+
+    monkeypatch.setattr(store, "write", write)
+    refresh_views(store, "ours")
+    assert "views_contended" in caplog.text
+    monkeypatch.undo()
+    refresh_views(store, "next")
+    check_views(store)
+
+
 def test_duckdb_reads_parts_and_views_with_one_statement(store):
     settings_id = held(store, A)
     write_part(store, table(row("a"), row("b", "s2"), settings_id=settings_id))

@@ -19,7 +19,7 @@ from splitfire_batch.records import StemFile, TrackRow
 from splitfire_batch.report import Report
 from splitfire_batch.runs import Run
 from splitfire_batch.schema import RunContext, to_table
-from splitfire_batch.storage import open_store
+from splitfire_batch.storage import Store, open_store
 from tests.test_job import check_stems, here, make_job, run, tone, view
 from tests.test_manifest import row, stem
 
@@ -186,6 +186,28 @@ def test_a_run_that_lost_its_lease_ends_before_it_writes_views(job):
         with pytest.raises(LeaseLost):
             story.separate(made, lambda *_: iter(()), lambda _: None)
     assert not store.exists("_splitfire/views/view.json")
+
+
+@pytest.mark.parametrize("last", ["tracks.parquet", "failures.parquet"])
+def test_a_run_that_loses_its_lease_while_it_ends_writes_nothing_more(job, monkeypatch, last):
+    store = open_store(job.destination, {})
+    with hold(store, "20260101T000000000Z-000000") as lease:
+        made = story.make_plan(job, story.list_tracks(job), lease=lease)
+        story.save_plan(made)
+        tally = story.separate(made, here, lambda _: None)
+        written: list[str] = []
+        true_write = Store.write
+
+        def write(self: Store, path: str, data: bytes | Path) -> None:
+            true_write(self, path, data)
+            written.append(path)
+            if path.endswith(last):
+                lease.is_lost.set()
+
+        monkeypatch.setattr(Store, "write", write)
+        with pytest.raises(LeaseLost):
+            story.finalise(made, tally)
+    assert written[-1].endswith(last)
 
 
 def test_a_later_run_has_a_later_id_though_its_clock_is_an_hour_behind(job, monkeypatch):
