@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from splitfire_batch.errors import ObjectMissing
 from splitfire_batch.holdings import is_current, read_holdings
-from splitfire_batch.parts import ROOT, latest, part_paths, read_parts, settings_ids, write_part
+from splitfire_batch.parts import KEYS, ROOT, latest, part_paths, read_parts, settings_ids, write_part
 from splitfire_batch.plan import Ledger
 from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, parquet_bytes
 from splitfire_batch.snapshots import read_rows
@@ -30,9 +30,7 @@ __all__ += ["write_part"]
 _VIEWS = f"{ROOT}/views"
 _TRIES = 3
 """How often views are made for one run, while others write over them."""
-_KEYS = ("track_id", "settings_id", "run_id", "status", "code", "finished_at")
-"""What `latest` chooses by."""
-_LEDGER_COLUMNS = (*_KEYS, "source_id", "target", "model", "is_retryable", "n_failed_runs")
+_LEDGER_COLUMNS = (*KEYS, "source_id", "target", "model", "is_retryable", "n_failed_runs")
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ def current_rows(store: Store, columns: Sequence[str] | None = None, also: str |
     current = {item.settings_id for item in holdings if is_current(item, holdings)}
     current |= {also} if also else set()
     names = SCHEMA.names if columns is None else list(columns)
-    rows = read_rows(store, current, tuple(dict.fromkeys((*names, *_KEYS))))
+    rows = read_rows(store, current, tuple(dict.fromkeys((*names, *KEYS))))
     return latest(rows).select(names)
 
 

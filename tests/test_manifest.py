@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +21,7 @@ from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.identity import settings
 from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.observations import Levels
+from splitfire_batch.parts import KEYS, part_paths, read_latest, schema_of, whole_rows
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
 from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
 from splitfire_batch.storage import Store, open_store
@@ -160,6 +162,26 @@ def test_a_track_that_failed_for_good_after_a_passing_failure_stands(store):
     write_part(store, table(row(code="SOURCE_READ"), settings_id=settings_id, run_id="1"))
     write_part(store, table(row(code="WORKER_CRASH"), settings_id=settings_id, run_id="2"))
     assert read_ledger(store, settings_id).failed.to_pylist() == ["s"]
+
+
+def test_rows_that_count_are_read_narrow_and_some_of_them_whole(store):
+    rows = [row(f"t{n}", f"s{n}", code="OOM" if n % 2 else None) for n in range(6)]
+    for n in range(0, 6, 2):
+        write_part(store, table(*rows[n : n + 2]))
+    write_part(store, table(row("t1", "s1", at=2e9)))  # done after all
+    older = table(row("old", "old"))
+    stems = pa.array([[{"stem": "vocals", "path": "m/old"}]])
+    write_part(store, older.set_column(older.schema.get_field_index("stems"), "stems", stems))
+    paths, wanted = part_paths(store), schema_of((*KEYS, "stems"), ("path", "etag"))
+    found = read_latest(store, paths, wanted)
+    assert found.schema.names == [*KEYS, "stems", "part"]
+    names = {item["track_id"]: [stem["path"] for stem in item["stems"]] for item in found.to_pylist()}
+    both = ["m/x_vocals.wav", "m/x_accompaniment.wav"]
+    assert names == {"t0": both, "t1": both, "t2": both, "t3": [], "t4": both, "t5": [], "old": ["m/old"]}
+    failed = whole_rows(store, paths, found.filter(pc.equal(found["status"], "failed")))
+    assert failed.schema.equals(SCHEMA)
+    assert sorted(failed.to_pylist(), key=str) == sorted(table(rows[3], rows[5]).to_pylist(), key=str)
+    assert len(read_latest(store, [], wanted)) == len(whole_rows(store, [], found.slice(0, 0))) == 0
 
 
 def test_no_rows_resolve_to_no_rows(store):
