@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from cluster import roster as module
-from cluster.actors import PoolSize
+from cluster.actors import PoolSize, RemoteWorker
 from cluster.losses import Lost
 from cluster.roster import Roster
 from cluster.seats import Seat
@@ -71,3 +73,21 @@ def test_no_more_actors_start_than_there_is_work_for(roster: Roster, work: Work)
     work.is_there = False
     roster.open(4)
     assert not roster.seats
+
+
+def test_an_actor_that_is_slow_to_answer_is_asked_once(
+    roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker: RemoteWorker = RemoteWorker.__new__(RemoteWorker)
+    worker._asking, worker._streams, worker.has_started = None, {}, True
+    worker.pid, worker.node_id = 1, None
+    calls: list[object] = []
+    worker._actor = SimpleNamespace(where=SimpleNamespace(remote=lambda: calls.append(object()) or calls[-1]))
+    seat = roster.seats[worker] = Seat(worker, 0)
+    seat.lose(Lost("unclear", "no answer"))
+    monkeypatch.setattr(module, "draining_nodes", set)
+    monkeypatch.setattr(module, "LOOK_S", 0.0)
+    for _ in range(3):
+        assert not list(roster.look_around())
+    assert worker.pending() == calls
+    assert len(calls) == 1
