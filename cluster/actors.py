@@ -134,8 +134,12 @@ class RemoteWorker:
         return self._actor.close.remote()
 
     def ask(self) -> None:
-        """Call the actor, to learn from News whether it lives; its streams cannot be relied on any more."""
-        self._asking = self._actor.where.remote()
+        """Call the actor, to learn from News whether it lives; its streams cannot be relied on any more.
+
+        Nothing is done before the last call is answered: an answer may take longer than we wait to ask again.
+        """
+        if self._asking is None:
+            self._asking = self._actor.where.remote()
 
     def kill(self) -> None:
         """End the process now; its open streams will end as `Lost`."""

@@ -2,8 +2,10 @@
 
 Pure bookkeeping, no Ray: the pool tells it what was sent and what came back, and asks what to send next.
 An attempt is charged only to tracks in flight (started, not committed) when a worker died; they are
-retried alone, so that a second death names the culprit. Everything else goes back uncharged, and so does a
-suspect that is settled after all: its row knows nothing of the charge.
+retried alone, so that a second death names the culprit. A death that came before anything was told halves
+its shard instead: the culprit is found in a few steps, and thousands beside it are not retried one by one.
+Everything else goes back uncharged, and so does a suspect that is settled after all: its row knows nothing
+of the charge.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Blame:
     is_mishap: bool = False
     """Nobody is charged, but a track to which it happens again and again is given up."""
     is_unseen: bool = False
-    """A death with nothing known to be in flight: a mishap of every track that might have begun."""
+    """A death with nothing known to be in flight: a mishap of a track that was by itself, of nobody else."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class Ledger:
         for shard in lost:
             for track in struck[id(shard)]:
                 self._charges[track.track_id] += track.track_id in blame.track_ids
-                self._mishaps[track.track_id] += blame.is_mishap or blame.is_unseen
+                self._mishaps[track.track_id] += blame.is_mishap or (blame.is_unseen and was_alone)
                 if was_alone and self._is_too_often(track, blame):
                     del shard.unsettled[track.track_id]
                     n_times = self._charges if track.track_id in blame.track_ids else self._mishaps
@@ -144,7 +146,7 @@ class Ledger:
                     del shard.unsettled[track.track_id]
                     self._suspect(track, shard.assignment.shard.shard_id)
                     suspected.append(replace(track, attempts=self._charges[track.track_id]))
-            self._put_back(shard)
+            self._put_back(shard, n_shards=2 if blame.is_unseen and not was_alone else 1)
         charged_now = tuple(track for track in suspected if track.attempts)
         return ([Suspected(charged_now, blame.why)] if charged_now else []) + given_up
 
@@ -173,14 +175,17 @@ class Ledger:
         self._open[assignment.shard.shard_id] = _OpenShard(assignment, tracks)
         return assignment
 
-    def _put_back(self, lost: _OpenShard) -> None:
-        """Queue what is left of a lost shard, uncharged; a suspect stays one."""
-        shard_id = lost.assignment.shard.shard_id
+    def _put_back(self, lost: _OpenShard, n_shards: int) -> None:
+        """Queue what is left of a lost shard in so many pieces, uncharged; a suspect stays one."""
+        shard_id, tracks = lost.assignment.shard.shard_id, tuple(lost.unsettled.values())
         if lost.assignment.is_alone:
-            for track in lost.unsettled.values():
+            for track in tracks:
                 self._suspect(track, shard_id)
-        elif lost.unsettled:
-            self._returned.append(Shard(self._retry_id(shard_id), tuple(lost.unsettled.values())))
+            return
+        n_first = -(-len(tracks) // n_shards)
+        for piece in (tracks[:n_first], tracks[n_first:]):
+            if piece:
+                self._returned.append(Shard(self._retry_id(shard_id), piece))
 
     def _suspect(self, track: Track, shard_id: str) -> None:
         self._suspects.append(track)

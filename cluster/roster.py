@@ -56,15 +56,21 @@ class Roster:
     def open(self, n_wanted: int) -> None:
         """Start so many actors, and keep up their number."""
         self._n_wanted = n_wanted
-        for _ in range(n_wanted):
-            self.refill()
+        self.refill()
 
     def refill(self, n_false_starts: int = 0) -> None:
-        """Start an actor if one is missing and there is work for it."""
+        """Start the actors that are missing if there is work: some were lost when there was none.
+
+        Args:
+            n_false_starts: of the place that was lost now; the first new actor has it.
+        """
         n_staying = sum(not seat.is_leaving for seat in self.seats.values())
-        if n_staying < self._n_wanted and self._has_more():
+        for _ in range(self._n_wanted - n_staying):
+            if not self._has_more():
+                return
             worker = RemoteWorker(self._make_worker, self._size)
             self.seats[worker] = Seat(worker, n_false_starts)
+            n_false_starts = 0
 
     def send(self, seat: Seat, assignment: Assignment) -> None:
         """Give a shard to an actor."""

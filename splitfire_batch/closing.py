@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from splitfire_batch import __version__
 from splitfire_batch.holdings import read_holdings, record_holding
-from splitfire_batch.manifest import latest, part_paths, read_parts, refresh_views
-from splitfire_batch.parts import REVOKED
+from splitfire_batch.manifest import refresh_views
+from splitfire_batch.parts import KEYS, REVOKED, part_paths, read_latest, schema_of, whole_rows
 from splitfire_batch.reconcile import revoke_changed
 from splitfire_batch.records import Outcome
 from splitfire_batch.report import Report, Tally
@@ -36,34 +36,36 @@ def finalise(run: Run, tally: Tally) -> Report:
     run.lease.confirm()
     if not is_immutable(run.job):
         _take_back(run, store, tally)
-    planned = _rows_of(run, store)
-    report = _report(run, tally, store.url, planned)
+    planned, failed = _planned(run, store)
+    report = _report(run, tally, store.url, planned["status"])
     run.lease.confirm()
     _keep_settings(run, store)
+    run.lease.check()
     write_snapshot(store)
-    refresh_views(store, report.run_id)
+    refresh_views(store, report.run_id, run.lease.check)
     if report.n_planned:
-        store.write(f"{run.store_path}/failures.parquet", parquet_bytes(_failed(planned)))
+        run.lease.check()
+        store.write(f"{run.store_path}/failures.parquet", parquet_bytes(failed))
         record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
+        run.lease.check()
         store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())
     return report
 
 
-def _rows_of(run: Run, store: Store) -> pa.Table:
-    """The row of each planned track that has one, from the parts of the run."""
-    rows = latest(read_parts(store, run.context.settings_id, run.context.run_id))
+def _planned(run: Run, store: Store) -> tuple[pa.Table, pa.Table]:
+    """The row of each planned track that has one, from the parts of the run; the failed ones whole."""
+    paths = part_paths(store, run.context.settings_id, run.context.run_id)
+    rows = read_latest(store, paths, schema_of((*KEYS, "source_id")))
     source_ids = run.plan.tracks["source_id"].combine_chunks()
-    return rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
+    rows = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
+    return rows, whole_rows(store, paths, rows.filter(pc.equal(rows["status"], "failed")))
 
 
-def _failed(rows: pa.Table) -> pa.Table:
-    return rows.filter(pc.equal(rows["status"], "failed"))
-
-
-def _report(run: Run, tally: Tally, destination: str, planned: pa.Table) -> Report:
+def _report(run: Run, tally: Tally, destination: str, statuses: pa.ChunkedArray) -> Report:
     """What became of the run: counts from the rows, the rest from what workers told."""
-    n_failed = len(_failed(planned))
-    n_skipped = pc.sum(pc.equal(planned["status"], "skipped")).as_py() or 0
+    n_failed, n_skipped = (
+        pc.sum(pc.equal(statuses, status)).as_py() or 0 for status in ("failed", "skipped")
+    )
     return Report(
         run_id=run.context.run_id,
         source=run.job.source,
@@ -76,7 +78,7 @@ def _report(run: Run, tally: Tally, destination: str, planned: pa.Table) -> Repo
         n_failed_before=run.plan.n_failed_before,
         n_planned=len(run.plan.tracks),
         n_skipped_before=run.plan.n_skipped_before,
-        n_done=len(planned) - n_failed - n_skipped,
+        n_done=len(statuses) - n_failed - n_skipped,
         n_skipped=n_skipped,
         n_failed=n_failed,
         failures_by_code=dict(tally.codes),
@@ -93,7 +95,7 @@ def _report(run: Run, tally: Tally, destination: str, planned: pa.Table) -> Repo
 
 def _take_back(run: Run, store: Store, tally: Tally) -> None:
     """Rows of this run and of others that were cut off, whose stems are not what they say."""
-    changed = revoke_changed(store, run.context.settings_id, run.context.run_id)
+    changed = revoke_changed(store, run.context.settings_id, run.context.run_id, run.lease.check)
     for track in changed.select(["track_id", "path"]).to_pylist():
         why = f"{track['path']}: a stem was removed or written over; run the job again"
         tally.add(Outcome(track["track_id"], track["path"], "failed", REVOKED, why, 0.0, 0))

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.errors import ObjectMissing
 from splitfire_batch.holdings import is_current, read_holdings
-from splitfire_batch.parts import ROOT, latest, part_paths, read_parts, settings_ids, write_part
+from splitfire_batch.parts import KEYS, ROOT, latest, part_paths, read_parts, settings_ids, write_part
 from splitfire_batch.plan import Ledger
 from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, parquet_bytes
 from splitfire_batch.snapshots import read_rows
@@ -26,10 +27,12 @@ from splitfire_batch.storage import Store
 __all__ = ["ROOT", "current_rows", "latest", "part_paths", "read_ledger", "read_parts", "refresh_views"]
 __all__ += ["write_part"]
 
-_VIEW = f"{ROOT}/views/view.json"
-_KEYS = ("track_id", "settings_id", "run_id", "status", "code", "finished_at")
-"""What `latest` chooses by."""
-_LEDGER_COLUMNS = (*_KEYS, "source_id", "target", "model", "is_retryable", "n_failed_runs")
+_VIEWS = f"{ROOT}/views"
+_TRIES = 3
+"""How often views are made for one run, while others write over them."""
+_LEDGER_COLUMNS = (*KEYS, "source_id", "target", "model", "is_retryable", "n_failed_runs")
+
+_log = logging.getLogger(__name__)
 
 
 def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) -> Ledger:
@@ -93,36 +96,58 @@ def current_rows(store: Store, columns: Sequence[str] | None = None, also: str |
     current = {item.settings_id for item in holdings if is_current(item, holdings)}
     current |= {also} if also else set()
     names = SCHEMA.names if columns is None else list(columns)
-    rows = read_rows(store, current, tuple(dict.fromkeys((*names, *_KEYS))))
+    rows = read_rows(store, current, tuple(dict.fromkeys((*names, *KEYS))))
     return latest(rows).select(names)
 
 
-def refresh_views(store: Store, run_id: str) -> None:
+def refresh_views(store: Store, run_id: str, check: Callable[[], None] = lambda: None) -> None:
     """Make the views from the parts: the latest row of every track, and its stems one per row.
 
     Nothing is done when they were made from these very parts. `view.json` is written last; it names the
     hashes of both tables, so that a reader can tell a pair that belongs together, and of the parts' names.
+    Their etags tell the next run whether another, that held no lease either, has written over one of them.
+
+    Args:
+        store: the destination.
+        run_id: of the run that makes them.
+        check: called before every write; what it raises is raised.
     """
-    parts = "\n".join([*part_paths(store), *(item.settings_id for item in read_holdings(store))])
-    made_from = hashlib.sha256(parts.encode()).hexdigest()
-    if not parts or _views_are_from(store, made_from):
-        return
+    for _ in range(_TRIES):
+        parts = "\n".join([*part_paths(store), *(item.settings_id for item in read_holdings(store))])
+        made_from = hashlib.sha256(parts.encode()).hexdigest()
+        if not parts or _views_are_from(store, made_from):
+            return
+        _make_views(store, {"run_id": run_id, "made_from": made_from}, check)
+        if _views_are_from(store, made_from):
+            return
+    _log.warning("views_contended destination=%s: other runs write them; the next run looks again", store.url)
+
+
+def _make_views(store: Store, view: dict[str, object], check: Callable[[], None]) -> None:
     tracks = current_rows(store).sort_by([("path", "ascending"), ("model", "ascending")])
-    digests = {}
-    for name, table in (("tracks", tracks), ("stems", _flat_stems(tracks))):
+    digests, etags = {}, {}
+    for name, table in (("tracks.parquet", tracks), ("stems.parquet", _flat_stems(tracks))):
         data = parquet_bytes(table)
-        store.write(f"{ROOT}/views/{name}.parquet", data)
-        digests[f"{name}.parquet"] = hashlib.sha256(data).hexdigest()
-    view = {"run_id": run_id, "n_tracks": len(tracks), "sha256": digests, "made_from": made_from}
-    store.write(_VIEW, json.dumps({**view, "schema": SCHEMA_VERSION}, indent=1).encode())
+        check()
+        store.write(f"{_VIEWS}/{name}", data)
+        found = store.stat(f"{_VIEWS}/{name}")
+        digests[name] = hashlib.sha256(data).hexdigest()
+        etags[name] = found.etag if found.n_bytes == len(data) else ""  # else a rival's, written just now
+    view = {**view, "n_tracks": len(tracks), "sha256": digests, "etags": etags, "schema": SCHEMA_VERSION}
+    check()
+    store.write(f"{_VIEWS}/view.json", json.dumps(view, indent=1).encode())
 
 
 def _views_are_from(store: Store, made_from: str) -> bool:
+    """Whether the views were made from these parts, and both tables are the ones that were written then."""
     try:
-        view = json.loads(store.read(_VIEW))
+        view = json.loads(store.read(f"{_VIEWS}/view.json"))
+        return view.get("made_from") == made_from and all(
+            store.stat(f"{_VIEWS}/{name}").etag == view.get("etags", {}).get(name)
+            for name in ("tracks.parquet", "stems.parquet")
+        )
     except (ObjectMissing, ValueError):
         return False
-    return bool(view.get("made_from") == made_from)
 
 
 def _flat_stems(tracks: pa.Table) -> pa.Table:

@@ -18,12 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.schema import SCHEMA, parquet_bytes
+from splitfire_batch.schema import SCHEMA, STEM, parquet_bytes
 from splitfire_batch.storage import Store
 
 ROOT = "_splitfire"
 REVOKED = "STEMS_CHANGED"
 """Code of a row by which a run takes back what it said of a track before."""
+KEYS = ("track_id", "settings_id", "run_id", "status", "code", "finished_at")
+"""What `latest` chooses by."""
+_PART = pa.field("part", pa.int32())
 _READERS = 16
 
 
@@ -73,9 +76,34 @@ def read_each(store: Store, paths: Sequence[str], schema: pa.Schema) -> list[pa.
         return list(pool.map(lambda path: _read_part(store, path, schema), paths))
 
 
-def schema_of(columns: Sequence[str] | None) -> pa.Schema:
-    """The manifest's schema with these columns only; all for None."""
-    return pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names], metadata=SCHEMA.metadata)
+def schema_of(columns: Sequence[str] | None, of_stems: Sequence[str] = ()) -> pa.Schema:
+    """The manifest's schema with these columns only, and these of each stem; all for None and none."""
+    schema = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names], metadata=SCHEMA.metadata)
+    if not of_stems:
+        return schema
+    stems = pa.list_(pa.struct([STEM.field(name) for name in of_stems]))
+    return schema.set(schema.get_field_index("stems"), pa.field("stems", stems))
+
+
+def read_latest(store: Store, paths: Sequence[str], schema: pa.Schema) -> pa.Table:
+    """The rows that count among those of these parts, and by `part` in which of the paths each lies.
+
+    Args:
+        store: the destination.
+        paths: of parts of the same settings_id.
+        schema: by `schema_of`, with KEYS: at a million tracks a whole row each is too much.
+    """
+    tables = [schema.append(_PART).empty_table()]
+    for number, table in enumerate(read_each(store, paths, schema)):
+        tables.append(table.append_column(_PART, pa.array([number] * len(table), _PART.type)))
+    return latest(pa.concat_tables(tables))
+
+
+def whole_rows(store: Store, paths: Sequence[str], rows: pa.Table) -> pa.Table:
+    """Some of what `read_latest` gave for these paths, with all columns of the manifest."""
+    wanted = [paths[number] for number in pc.unique(rows["part"]).to_pylist()]
+    found = latest(pa.concat_tables([SCHEMA.empty_table(), *read_each(store, wanted, SCHEMA)]))
+    return found.filter(pc.is_in(found["track_id"], value_set=rows["track_id"].combine_chunks()))
 
 
 def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
@@ -83,12 +111,24 @@ def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
     data = store.read(path)
     if not path.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
         raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
-    held = pq.read_schema(io.BytesIO(data)).names
-    table = pq.read_table(io.BytesIO(data), columns=[name for name in schema.names if name in held])
+    file = pq.ParquetFile(io.BytesIO(data))
+    table = file.read(columns=_columns(file, schema))
     missing = [field for field in schema if field.name not in table.column_names]
     for field in missing:
         table = table.append_column(field, pa.nulls(len(table), field.type))
     return table.select(schema.names).cast(schema)
+
+
+def _columns(file: pq.ParquetFile, schema: pa.Schema) -> list[str]:
+    """What to read of a file; where a schema wants less of each stem, no more of them."""
+    held = set(file.schema_arrow.names)
+    columns = [field.name for field in schema if field.name in held]
+    if "stems" not in columns or schema.field("stems").type == SCHEMA.field("stems").type:
+        return columns
+    wanted = {field.name for field in schema.field("stems").type.value_type}
+    leaves = (file.schema.column(n).path for n in range(len(file.schema.names)))
+    stems = [leaf for leaf in leaves if leaf.startswith("stems.") and leaf.rpartition(".")[2] in wanted]
+    return [name for name in columns if name != "stems"] + stems
 
 
 def latest(rows: pa.Table) -> pa.Table:

@@ -13,16 +13,27 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.errors import FAILURE_CODES, ObjectMissing
-from splitfire_batch.parts import REVOKED, ROOT, latest, part_paths, read_each, run_of, schema_of, write_part
+from splitfire_batch.parts import (
+    KEYS,
+    REVOKED,
+    ROOT,
+    part_paths,
+    read_latest,
+    run_of,
+    schema_of,
+    whole_rows,
+    write_part,
+)
 from splitfire_batch.plan import Ledger
 from splitfire_batch.schema import SCHEMA
 from splitfire_batch.storage import Store, StoredObject
@@ -31,6 +42,8 @@ MAX_ASKED = 256
 """So many stems are asked for one by one; for more the store is listed."""
 _THREADS = 16
 _MARKS = ("run.json", "checked.json")
+_PAGE = 1_000
+_NEEDED = schema_of((*KEYS, "source_id", "stems"), ("path", "n_bytes", "sha256", "etag"))
 _LISTED = pa.schema([("path", pa.string()), ("n_bytes", pa.int64()), ("etag", pa.string())])
 
 
@@ -42,33 +55,35 @@ def without_changed(store: Store, ledger: Ledger, settings_id: str) -> Ledger:
     return replace(ledger, done=ledger.done.filter(pc.invert(pc.is_in(ledger.done, changed["source_id"]))))
 
 
-def revoke_changed(store: Store, settings_id: str, run_id: str) -> pa.Table:
+def revoke_changed(
+    store: Store, settings_id: str, run_id: str, check: Callable[[], None] = lambda: None
+) -> pa.Table:
     """Take back the rows of unchecked runs that do not hold, by rows of this run; those, as they were.
 
-    From then on those runs are checked; this one will be by its own record.
+    From then on those runs are checked; this one will be by its own record. `check` is called before every
+    write, and what it raises is raised: to compare a large destination takes long.
     """
     paths = _unchecked_parts(store, settings_id)
-    changed = changed_rows(store, _rows_of(store, paths))
+    narrow = changed_rows(store, read_latest(store, paths, _NEEDED))
+    changed = whole_rows(store, paths, narrow)
     if len(changed):
+        check()
         write_part(store, _taken_back(changed, run_id))
     # also runs whose rows all count no more: alone, the next time, they would seem to count again
     for other in sorted({run_of(path) for path in paths} - {run_id}):
+        check()
         store.write(f"{ROOT}/runs/{other}/checked.json", json.dumps({"by": run_id}).encode())
     return changed
 
 
 def unchecked_rows(store: Store, settings_id: str) -> pa.Table:
     """The rows that count among those of runs that were never compared with what lies there."""
-    return _rows_of(store, _unchecked_parts(store, settings_id))
+    return read_latest(store, _unchecked_parts(store, settings_id), _NEEDED)
 
 
 def _unchecked_parts(store: Store, settings_id: str) -> list[str]:
     marked = {found.path.split("/")[2] for found in store.list_under(f"{ROOT}/runs") if _is_mark(found.path)}
     return [path for path in part_paths(store, settings_id) if run_of(path) not in marked]
-
-
-def _rows_of(store: Store, paths: Sequence[str]) -> pa.Table:
-    return latest(pa.concat_tables([SCHEMA.empty_table(), *read_each(store, paths, schema_of(None))]))
 
 
 def _is_mark(path: str) -> bool:
@@ -85,7 +100,7 @@ def changed_rows(store: Store, rows: pa.Table) -> pa.Table:
     flat = pa.Table.from_struct_array(stems.flatten()).select(["path", "n_bytes", "sha256", "etag"])
     flat = flat.append_column("row", pc.list_parent_indices(stems))
     flat = flat.filter(pc.is_valid(flat["path"]))
-    suspects = flat.filter(_differs(flat, _listing(store, flat["path"].to_pylist())))
+    suspects = flat.filter(_differs(flat, _listing(store, flat["path"])))
     with ThreadPoolExecutor(_THREADS) as pool:
         is_changed = list(pool.map(lambda stem: _is_changed(store, stem), suspects.to_pylist()))
     found = suspects.filter(pa.array(is_changed, pa.bool_()))
@@ -103,19 +118,29 @@ def _differs(flat: pa.Table, listed: pa.Table) -> pa.ChunkedArray:
     return pc.invert(pc.fill_null(is_same, False))
 
 
-def _listing(store: Store, paths: Sequence[str]) -> pa.Table:
+def _listing(store: Store, paths: pa.ChunkedArray) -> pa.Table:
     """What the store shows of these paths, and maybe of others."""
     if len(paths) <= MAX_ASKED:
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = [item for item in pool.map(lambda path: _stat(store, path), paths) if item]
+            found = iter(
+                [item for item in pool.map(lambda path: _stat(store, path), paths.to_pylist()) if item]
+            )
     else:
-        wanted = set(paths)
-        folder = os.path.commonpath([path.rpartition("/")[0] for path in paths])
-        found = [item for item in store.list_under(folder) if item.path in wanted]
-    columns = ([getattr(item, name) for item in found] for name in _LISTED.names)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, _LISTED, strict=True)], _LISTED
-    )
+        # what lies below both the first and the last path lies below all between them
+        folders = [path.rpartition("/")[0] for path in pc.min_max(paths).as_py().values()]
+        found = store.list_under(os.path.commonpath(folders))
+    pages = []
+    while page := list(islice(found, _PAGE)):  # an object for each of millions would fill the memory
+        page = [item for item in page if _is_text(item.path)]
+        columns = ([getattr(item, name) for item in page] for name in _LISTED.names)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _LISTED, strict=True)]
+        pages.append(pa.RecordBatch.from_arrays(arrays, schema=_LISTED))
+    return pa.Table.from_batches(pages, _LISTED)
+
+
+def _is_text(path: str) -> bool:
+    """Names that are no UTF-8 are none of ours, and none for Arrow."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def _stat(store: Store, path: str) -> StoredObject | None:

@@ -16,7 +16,6 @@ from threading import Event
 
 from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import Beat, Committed, Draining, ShardEvent, StageSeconds, Started, TrackRow
-from splitfire_batch.transfer import DeviceLost
 
 PART_ROWS = 64
 PART_S = 15.0
@@ -39,8 +38,8 @@ class Begun:
     is_told: Event
 
 
-News = Begun | TrackRow | Dropped | DeviceLost | None
-"""What the threads report; None asks to look again."""
+News = Begun | TrackRow | Exception | None
+"""What the threads report; an exception but Dropped ends the shard, None asks to look again."""
 _TELL_S = 1.0
 """How long a track waits until its beginning is told."""
 
@@ -67,7 +66,7 @@ class Telling:
         self._shard_id, self._put, self._pulse, self._is_stopping = shard_id, put, pulse, is_stopping
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._n_waiting = self._n_open = n_tracks
-        self._rows: list[TrackRow] = []
+        self._rows: list[tuple[float, TrackRow]] = []  # each with when it came, by a clock nobody sets
         self._seconds: list[StageSeconds] = []
         self._putting: Future[Committed] | None = None
         self._told_at = time.monotonic()
@@ -90,12 +89,12 @@ class Telling:
 
         Raises:
             SplitfireError: a part could not be stored; its tracks are not settled.
-            DeviceLost: reported by a track; what was settled before is recorded.
+            Exception: reported by a track; what was settled before is recorded.
         """
         while self._n_open or self._rows or self._putting:
             item = self._next()
             yield from self._tell(item)
-            if isinstance(item, DeviceLost):
+            if isinstance(item, Exception) and not isinstance(item, Dropped):
                 yield from self._commit_all()
                 raise item
             if self._putting and self._putting.done():
@@ -127,7 +126,7 @@ class Telling:
             yield Started(self._shard_id, item.track_id)
             item.is_told.set()
         elif isinstance(item, TrackRow):
-            self._rows.append(item)
+            self._rows.append((time.monotonic(), item))
             self._seconds.append(item.seconds)
         self._n_waiting -= isinstance(item, Begun | Dropped)
         self._n_open -= isinstance(item, TrackRow | Dropped)
@@ -143,7 +142,7 @@ class Telling:
 
     def _begin_part(self) -> Future[Committed]:
         part, self._rows = self._rows[:PART_ROWS], self._rows[PART_ROWS:]
-        self._putting = self._put(part)
+        self._putting = self._put([row for _, row in part])
         self._putting.add_done_callback(lambda _: self.report(None))
         return self._putting
 
@@ -152,4 +151,4 @@ class Telling:
         if not self._rows:
             return BEAT_S
         part_s = STOPPING_PART_S if self._is_stopping.is_set() else PART_S
-        return min(BEAT_S, max(0.0, self._rows[0].finished_at + part_s - time.time()))
+        return min(BEAT_S, max(0.0, self._rows[0][0] + part_s - time.monotonic()))

@@ -36,7 +36,6 @@ from splitfire_batch.schema import to_table, with_usage
 from splitfire_batch.settling import settle
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.telling import Dropped, Telling
-from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import find_tuning
 from splitfire_batch.workbench import open_bench
 
@@ -99,7 +98,8 @@ class Worker:
 
         Raises:
             SplitfireError: a part could not be stored; its tracks are not settled.
-            DeviceLost: the device may be unusable; what was settled before is recorded.
+            Exception: a track did not come to a row, as when the device may be unusable (DeviceLost); what
+                was settled before is recorded.
         """
         clock = self._bench.engine.clock
         usage = clock.usage()
@@ -135,7 +135,7 @@ class Worker:
 
         try:
             telling.report(settle(track, self._bench, begin))
-        except (Dropped, DeviceLost) as error:
+        except Exception as error:  # noqa: BLE001 - a thread that ends without a word ends no shard
             telling.report(error)
 
     def _commit(

@@ -184,14 +184,14 @@ def test_lost_nodes_charge_nobody_until_it_is_always_the_same_track() -> None:
     assert tracks_of(take(ledger)) == ["beside"]
 
 
-def test_a_track_that_kills_before_anyone_is_told_is_found_all_the_same() -> None:
-    ledger = Ledger([shard("s1", "a", "kills at once", "b")])
+def bisect(ledger: Ledger, deadly: str) -> tuple[list[str], list[str], int]:
+    """Whom it settles, whom it gives up, and in how many deaths, if one track kills before it is told."""
     given_up: list[str] = []
     settled: list[str] = []
     n_deaths = 0
     while ledger.has_next():
         sent = take(ledger)
-        if "kills at once" in tracks_of(sent):
+        if deadly in tracks_of(sent):
             n_deaths += 1
             events = ledger.lose([sent.shard.shard_id], Blame(why="killed", is_unseen=True))
             given_up += [event.track.track_id for event in events if isinstance(event, Quarantined)]
@@ -199,7 +199,40 @@ def test_a_track_that_kills_before_anyone_is_told_is_found_all_the_same() -> Non
             settled += tracks_of(sent)
             ledger.note(committed(sent.shard.shard_id, *tracks_of(sent)))
             ledger.close(sent.shard.shard_id)
-    assert (sorted(settled), given_up, n_deaths) == (["a", "b"], ["kills at once"], MAX_MISHAPS)
+    return sorted(settled), given_up, n_deaths
+
+
+def test_a_track_that_kills_before_anyone_is_told_is_found_by_halving() -> None:
+    names = [f"t{i:04}" for i in range(2000)]
+    for deadly in (names[0], names[777], names[-1]):
+        settled, given_up, n_deaths = bisect(Ledger([shard("s1", *names)]), deadly)
+        assert (settled, given_up) == (sorted(set(names) - {deadly}), [deadly])
+        assert n_deaths <= 11 + MAX_MISHAPS  # 2**11 > 2000
+
+
+def test_deaths_that_nobody_saw_coming_do_not_make_a_whole_shard_go_one_by_one() -> None:
+    ledger = Ledger([shard("s1", *(f"t{i}" for i in range(2000)))])
+    for _ in range(2):
+        sent = take(ledger)
+        assert ledger.lose([sent.shard.shard_id], Blame(why="killed", is_unseen=True)) == []
+    retries = []
+    while ledger.has_next():
+        retries.append(take(ledger))
+    assert [(len(retry.shard.tracks), retry.is_alone) for retry in retries] == [
+        (1000, False),
+        (500, False),
+        (500, False),
+    ]
+
+
+def test_a_track_that_had_company_at_unseen_deaths_is_not_given_up_at_its_first_alone() -> None:
+    ledger = Ledger([shard("s1", "a", "b", "c", "d", "e")])
+    for n_tracks in (5, 3, 2):
+        sent = next(sent for sent in iter(lambda: take(ledger), None) if "a" in tracks_of(sent))
+        assert len(sent.shard.tracks) == n_tracks
+        ledger.lose([sent.shard.shard_id], Blame(why="killed", is_unseen=True))
+    sent = next(sent for sent in iter(lambda: take(ledger), None) if "a" in tracks_of(sent))
+    assert ledger.lose([sent.shard.shard_id], Blame(why="killed", is_unseen=True)) == []
 
 
 def test_shards_are_read_lazily() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +21,7 @@ from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.identity import settings
 from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
 from splitfire_batch.observations import Levels
+from splitfire_batch.parts import KEYS, part_paths, read_latest, schema_of, whole_rows
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
 from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
 from splitfire_batch.storage import Store, open_store
@@ -162,6 +164,26 @@ def test_a_track_that_failed_for_good_after_a_passing_failure_stands(store):
     assert read_ledger(store, settings_id).failed.to_pylist() == ["s"]
 
 
+def test_rows_that_count_are_read_narrow_and_some_of_them_whole(store):
+    rows = [row(f"t{n}", f"s{n}", code="OOM" if n % 2 else None) for n in range(6)]
+    for n in range(0, 6, 2):
+        write_part(store, table(*rows[n : n + 2]))
+    write_part(store, table(row("t1", "s1", at=2e9)))  # done after all
+    older = table(row("old", "old"))
+    stems = pa.array([[{"stem": "vocals", "path": "m/old"}]])
+    write_part(store, older.set_column(older.schema.get_field_index("stems"), "stems", stems))
+    paths, wanted = part_paths(store), schema_of((*KEYS, "stems"), ("path", "etag"))
+    found = read_latest(store, paths, wanted)
+    assert found.schema.names == [*KEYS, "stems", "part"]
+    names = {item["track_id"]: [stem["path"] for stem in item["stems"]] for item in found.to_pylist()}
+    both = ["m/x_vocals.wav", "m/x_accompaniment.wav"]
+    assert names == {"t0": both, "t1": both, "t2": both, "t3": [], "t4": both, "t5": [], "old": ["m/old"]}
+    failed = whole_rows(store, paths, found.filter(pc.equal(found["status"], "failed")))
+    assert failed.schema.equals(SCHEMA)
+    assert sorted(failed.to_pylist(), key=str) == sorted(table(rows[3], rows[5]).to_pylist(), key=str)
+    assert len(read_latest(store, [], wanted)) == len(whole_rows(store, [], found.slice(0, 0))) == 0
+
+
 def test_no_rows_resolve_to_no_rows(store):
     assert len(latest(read_parts(store))) == 0
     assert len(current_rows(store)) == 0
@@ -275,6 +297,63 @@ def test_views_are_made_again_when_the_parts_are_others_and_only_then(store):
     refresh_views(store, "run3")
     view = json.loads(store.read("_splitfire/views/view.json"))
     assert (view["run_id"], view["n_tracks"]) == ("run3", 2)
+
+
+def check_views(store: Store) -> None:
+    """Both tables are the ones that view.json names."""
+    for name, digest in json.loads(store.read("_splitfire/views/view.json"))["sha256"].items():
+        assert hashlib.sha256(store.read(f"_splitfire/views/{name}")).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("name", ["tracks.parquet", "stems.parquet"])
+def test_a_view_that_a_late_rival_wrote_over_is_made_again(store, name):
+    settings_id = held(store, A)
+    write_part(store, table(row("a"), settings_id=settings_id))
+    refresh_views(store, "first")
+    late = store.read(f"_splitfire/views/{name}")
+    write_part(store, table(row("b", "s2"), settings_id=settings_id))
+    refresh_views(store, "second")
+    store.write(f"_splitfire/views/{name}", late)
+    refresh_views(store, "third")
+    check_views(store)
+
+
+def test_a_rival_that_writes_between_ours_is_noticed_by_the_very_run(store, monkeypatch):
+    """It knew all the same parts, so that only the tables tell."""
+    settings_id = held(store, A)
+    write_part(store, table(row("a"), settings_id=settings_id))
+    refresh_views(store, "first")
+    theirs = store.read("_splitfire/views/tracks.parquet")
+    write_part(store, table(row("b", "s2"), settings_id=settings_id))
+    true_write, written = store.write, []
+
+    def write(path: str, data: bytes) -> None:
+        true_write(path, data)
+        written.append(path)
+        if path.endswith("stems.parquet") and len(written) == 2:
+            true_write("_splitfire/views/tracks.parquet", theirs)
+
+    monkeypatch.setattr(store, "write", write)
+    refresh_views(store, "ours")
+    check_views(store)
+    assert json.loads(store.read("_splitfire/views/view.json"))["n_tracks"] == 2
+
+
+def test_views_that_rivals_never_leave_alone_are_given_up_for_the_next_run(store, monkeypatch, caplog):
+    write_part(store, table(row("a"), settings_id=held(store, A)))
+    true_write = store.write
+
+    def write(path: str, data: bytes) -> None:
+        true_write(path, data)
+        if path.endswith("view.json"):
+            true_write("_splitfire/views/stems.parquet", b"theirs")
+
+    monkeypatch.setattr(store, "write", write)
+    refresh_views(store, "ours")
+    assert "views_contended" in caplog.text
+    monkeypatch.undo()
+    refresh_views(store, "next")
+    check_views(store)
 
 
 def test_duckdb_reads_parts_and_views_with_one_statement(store):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from splitfire_batch import job as story
-from splitfire_batch import runs
+from splitfire_batch import reconcile, runs
 from splitfire_batch.errors import LeaseLost
 from splitfire_batch.job import Job
 from splitfire_batch.lease import PATH, hold
+from splitfire_batch.parts import KEYS
 from splitfire_batch.reconcile import MAX_ASKED, changed_rows, unchecked_rows
 from splitfire_batch.records import StemFile, TrackRow
 from splitfire_batch.report import Report
 from splitfire_batch.runs import Run
 from splitfire_batch.schema import RunContext, to_table
-from splitfire_batch.storage import open_store
+from splitfire_batch.storage import Store, StoredObject, open_store
 from tests.test_job import check_stems, here, make_job, run, tone, view
 from tests.test_manifest import row, stem
 
@@ -157,6 +159,44 @@ def _row_with(row: TrackRow, stem: StemFile, path: str, etag: str) -> TrackRow:
     return replace(row, stems=(replace(stem, path=path, n_bytes=9, etag=etag),))
 
 
+def test_of_a_long_listing_only_a_page_is_in_memory_as_objects(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path), {})
+    names = [f"m/{n // 100}/{n}_vocals.wav" for n in range(600)]
+    rows = [_row_with(row(f"t{n}", f"s{n}"), stem("vocals"), name, "e") for n, name in enumerate(names)]
+    asked: list[str] = []
+    most = 0
+
+    def list_under(prefix: str) -> Iterator[StoredObject]:
+        nonlocal most
+        asked.append(prefix)
+        yield StoredObject("m/not \udcff UTF-8.wav", 1, "e", 0.0)
+        for n, name in enumerate(names):
+            yield StoredObject(name, 9, "e", 0.0)
+            if n % 100 == 99:
+                most = max(most, sum(type(item) is StoredObject for item in gc.get_objects()))
+
+    monkeypatch.setattr(store, "list_under", list_under)
+    monkeypatch.setattr(reconcile, "_PAGE", 20)
+    table = to_table(rows, RunContext("run", "id", "/in", "m", "w", "fp32"), "shard")
+    assert len(changed_rows(store, table)) == 0
+    assert asked == ["m"]
+    assert 0 < most <= 3 * 20
+
+
+def test_rows_are_compared_without_what_it_does_not_need(job):
+    made = planned(job)
+    story.separate(made, here, lambda _: None)
+    rows = unchecked_rows(open_store(job.destination, {}), made.context.settings_id)
+    assert set(rows.column_names) == {*KEYS, "source_id", "stems", "part"}
+    assert [field.name for field in rows.schema.field("stems").type.value_type] == [
+        "path",
+        "n_bytes",
+        "sha256",
+        "etag",
+    ]
+    assert all(stem["sha256"] and stem["etag"] for row in rows.to_pylist() for stem in row["stems"])
+
+
 @pytest.mark.parametrize("names", ["plain", "immutable"])
 def test_a_worker_whose_run_lost_the_destination_commits_nothing(job, tmp_path, names):
     job = replace(job, output=replace(job.output, names="immutable" if names == "immutable" else "auto"))
@@ -207,6 +247,28 @@ def test_a_run_that_lost_its_lease_ends_before_it_writes_views(job):
         with pytest.raises(LeaseLost):
             story.separate(made, lambda *_: iter(()), lambda _: None)
     assert not store.exists("_splitfire/views/view.json")
+
+
+@pytest.mark.parametrize("last", ["tracks.parquet", "failures.parquet"])
+def test_a_run_that_loses_its_lease_while_it_ends_writes_nothing_more(job, monkeypatch, last):
+    store = open_store(job.destination, {})
+    with hold(store, "20260101T000000000Z-000000") as lease:
+        made = story.make_plan(job, story.list_tracks(job), lease=lease)
+        story.save_plan(made)
+        tally = story.separate(made, here, lambda _: None)
+        written: list[str] = []
+        true_write = Store.write
+
+        def write(self: Store, path: str, data: bytes | Path) -> None:
+            true_write(self, path, data)
+            written.append(path)
+            if path.endswith(last):
+                lease.is_lost.set()
+
+        monkeypatch.setattr(Store, "write", write)
+        with pytest.raises(LeaseLost):
+            story.finalise(made, tally)
+    assert written[-1].endswith(last)
 
 
 def test_a_later_run_has_a_later_id_though_its_clock_is_an_hour_behind(job, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -397,6 +398,37 @@ def test_a_store_that_stays_away_ends_the_shard(tmp_path, monkeypatch):
         with_store_away(worker, n_times=3)
         with pytest.raises(TransientError, match="away"):
             list(worker.run_shard(Shard("s", tracks_of(tmp_path, 2))))
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_track_without_an_end_ends_the_shard_after_what_was_settled_is_recorded(tmp_path, monkeypatch):
+    """A bug outside of what becomes a row must not keep the worker waiting for ever."""
+    first, second = tracks_of(tmp_path, 2)
+    true_settle = worker_module.settle
+
+    def settle(track, bench, begin):
+        if track is second:
+            begin()
+            raise KeyError("no share")
+        return true_settle(track, bench, begin)
+
+    monkeypatch.setattr(worker_module, "settle", settle)
+    told: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def run_shard() -> None:
+        try:
+            for event in worker.run_shard(Shard("s", (first, second))):
+                told.put(event)
+        except KeyError as error:
+            told.put(error)
+
+    with a_worker(tmp_path, open_tracks=1) as worker:
+        threading.Thread(target=run_shard, daemon=True).start()
+        events = [told.get(timeout=20)]
+        while not isinstance(events[-1], KeyError):
+            events.append(told.get(timeout=20))
+    assert ids_of(events[:-1]) == [first.track_id]
+    assert [row["track_id"] for row in rows_in(tmp_path)] == [first.track_id]
 
 
 def test_a_lost_device_ends_the_shard_after_what_was_settled_is_recorded(tmp_path, monkeypatch):

@@ -1,0 +1,93 @@
+"""The actors of a pool without Ray: who is started, who is replaced, who is asked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from cluster import roster as module
+from cluster.actors import PoolSize, RemoteWorker
+from cluster.losses import Lost
+from cluster.roster import Roster
+from cluster.seats import Seat
+
+
+class FakeActor:
+    """Stands where Ray's would: nothing is started, and calls are counted."""
+
+    def __init__(self, *_: object) -> None:
+        self.shard_ids: tuple[str, ...] = ()
+        self.has_started, self.pid, self.node_id = True, 1, None
+
+    def kill(self) -> None:
+        self.has_started = False
+
+
+class Work:
+    """Whether an actor without work would get some."""
+
+    is_there = True
+
+    def has_more(self) -> bool:
+        return self.is_there
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+@pytest.fixture
+def roster(work: Work, monkeypatch: pytest.MonkeyPatch) -> Roster:
+    monkeypatch.setattr(module, "RemoteWorker", FakeActor)
+    return Roster(lambda: None, PoolSize(4, 1, 0, 1), 120.0, work.has_more)  # type: ignore[arg-type]
+
+
+def lose(roster: Roster, seat: Seat) -> None:
+    seat.lost = Lost("death", "killed")
+    roster.replace(seat)
+
+
+def test_as_many_actors_start_as_are_wanted(roster: Roster) -> None:
+    roster.open(4)
+    assert len(roster.seats) == 4
+
+
+def test_all_actors_that_were_lost_while_there_was_no_work_come_back_with_it(
+    roster: Roster, work: Work
+) -> None:
+    roster.open(4)
+    first, second, third, _ = roster.seats.values()
+    work.is_there = False  # all of it is in flight
+    lose(roster, first)
+    lose(roster, second)
+    assert len(roster.seats) == 2
+    work.is_there = True  # what the third had in flight comes back
+    lose(roster, third)
+    assert len(roster.seats) == 4
+    assert sorted(seat.n_false_starts for seat in roster.seats.values()) == [0, 0, 0, 1]
+
+
+def test_no_more_actors_start_than_there_is_work_for(roster: Roster, work: Work) -> None:
+    work.is_there = False
+    roster.open(4)
+    assert not roster.seats
+
+
+def test_an_actor_that_is_slow_to_answer_is_asked_once(
+    roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker: RemoteWorker = RemoteWorker.__new__(RemoteWorker)
+    worker._asking, worker._streams, worker.has_started = None, {}, True
+    worker.pid, worker.node_id = 1, None
+    calls: list[object] = []
+    worker._actor = SimpleNamespace(where=SimpleNamespace(remote=lambda: calls.append(object()) or calls[-1]))
+    seat = roster.seats[worker] = Seat(worker, 0)
+    seat.lose(Lost("unclear", "no answer"))
+    monkeypatch.setattr(module, "draining_nodes", set)
+    monkeypatch.setattr(module, "LOOK_S", 0.0)
+    for _ in range(3):
+        assert not list(roster.look_around())
+    assert worker.pending() == calls
+    assert len(calls) == 1
