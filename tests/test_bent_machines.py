@@ -43,7 +43,7 @@ def change_one(library: Library) -> str:
     return path
 
 
-@pytest.mark.parametrize("names", ["plain", "immutable"])
+@pytest.mark.parametrize("names", ["plain", pytest.param("immutable", marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("skew_s", [HOUR_S, -HOUR_S], ids=["ahead", "behind"])
 def test_a_run_with_a_wrong_clock_misleads_no_later_one(
     skew_s: float, names: str, forks: Forks, library: Library, tmp_path: Path

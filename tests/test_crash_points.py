@@ -34,7 +34,7 @@ from tests.trials import SETTLED, Trial
 
 SEED = 5
 ONLY_IN_FOLDERS = {"probe", "leftover removed"}
-IN_GATE = {"lease taken", "lease released", "stem", "part", "view switch", "run record"}
+IN_GATE = {"lease taken", "stem", "part", "view switch"}
 ONLY_WITH_HISTORY = {"check mark", "snapshot removed", "stem removed"}
 
 

@@ -65,7 +65,9 @@ def a_frozen_run_does_no_harm(trial: Trial, n_events: int, has_lease: bool) -> N
     trial.check_after_rivals()
 
 
-@pytest.mark.parametrize("has_lease", [True, False], ids=["lease", "no lease"])
+@pytest.mark.parametrize(
+    "has_lease", [True, pytest.param(False, marks=pytest.mark.chaos)], ids=["lease", "no lease"]
+)
 def test_a_frozen_run_that_wakes_after_another_finished_does_no_harm(
     has_lease: bool, forks: Forks, one_shot_library: Library, bucket: str, tmp_path: Path
 ) -> None:
