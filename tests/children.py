@@ -31,6 +31,12 @@ def below(pid: int | None = None) -> list[int]:
     return [found for found in tree(pid or os.getpid())[1:] if is_alive(found)]
 
 
+def newer_than_now() -> Callable[[], list[int]]:
+    """Every process below this one that is started from now on; others may have been left by other tests."""
+    before = set(below())
+    return lambda: [pid for pid in below() if pid not in before]
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs, sleeps or is stopped."""
     try:
