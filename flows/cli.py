@@ -25,15 +25,7 @@ from flows.retry import retry
 from flows.settings import Settings, load_settings
 from flows.vacuum import vacuum
 from flows.verify import verify
-from splitfire_batch import __version__
-from splitfire_batch.errors import (
-    ConfigError,
-    CredentialsExpired,
-    NoSpace,
-    SplitfireError,
-    StorageError,
-    TransientError,
-)
+from splitfire_batch import __version__, errors
 from splitfire_batch.escapes import one_line
 from splitfire_batch.masking import mask_logs
 
@@ -61,16 +53,16 @@ def main() -> None:
     mask_logs()
     try:
         app()
-    except SplitfireError as error:
+    except errors.SplitfireError as error:
         sys.exit(_complain(error))
 
 
-def _complain(error: SplitfireError) -> int:
+def _complain(error: errors.SplitfireError) -> int:
     print(f"splitfire: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
     # credentials can be renewed and room be made, and then the same command goes on
-    if isinstance(error, TransientError | CredentialsExpired | NoSpace):
+    if isinstance(error, errors.TransientError | errors.CredentialsExpired | errors.NoSpace):
         return EXIT_TEMPORARY
-    return EXIT_USAGE if isinstance(error, ConfigError | StorageError) else 1
+    return EXIT_USAGE if isinstance(error, errors.ConfigError | errors.StorageError) else 1
 
 
 @app.callback(invoke_without_command=True)
