@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
-from splitfire_batch.config import settings as job_settings
 from splitfire_batch.holdings import choose_holding, record_holding
+from splitfire_batch.identity import settings as job_settings
 from splitfire_batch.lease import unheld
 from splitfire_batch.manifest import current_rows, read_ledger, refresh_views, write_part
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
