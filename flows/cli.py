@@ -19,20 +19,13 @@ from typing import Annotated, Any
 import typer
 
 from flows.failures import failures
+from flows.models import models_app
 from flows.options import Config, Destination, Flags, Json, Quiet, takes_settings
 from flows.retry import retry
 from flows.settings import Settings, load_settings
 from flows.vacuum import vacuum
 from flows.verify import verify
-from splitfire_batch import __version__
-from splitfire_batch.errors import (
-    ConfigError,
-    CredentialsExpired,
-    NoSpace,
-    SplitfireError,
-    StorageError,
-    TransientError,
-)
+from splitfire_batch import __version__, errors
 from splitfire_batch.escapes import one_line
 from splitfire_batch.masking import mask_logs
 
@@ -45,7 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="The models on offer.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.command()(failures)
 app.command()(retry)
@@ -61,16 +53,16 @@ def main() -> None:
     mask_logs()
     try:
         app()
-    except SplitfireError as error:
+    except errors.SplitfireError as error:
         sys.exit(_complain(error))
 
 
-def _complain(error: SplitfireError) -> int:
+def _complain(error: errors.SplitfireError) -> int:
     print(f"splitfire: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
     # credentials can be renewed and room be made, and then the same command goes on
-    if isinstance(error, TransientError | CredentialsExpired | NoSpace):
+    if isinstance(error, errors.TransientError | errors.CredentialsExpired | errors.NoSpace):
         return EXIT_TEMPORARY
-    return EXIT_USAGE if isinstance(error, ConfigError | StorageError) else 1
+    return EXIT_USAGE if isinstance(error, errors.ConfigError | errors.StorageError) else 1
 
 
 @app.callback(invoke_without_command=True)
@@ -191,40 +183,6 @@ def doctor(
         for check in checks:
             typer.echo(f"{check.mark:4} {check.name}: {one_line(check.found)}")
     raise typer.Exit(1 if any(check.mark == "FAIL" for check in checks) else 0)
-
-
-@models_app.command("list")
-def models_list(as_json: Json = False) -> None:
-    """List the models: stems, rate, licence."""
-    from splitfire_batch.models import model_cards
-
-    cards = model_cards()
-    if as_json:
-        fields = ("name", "architecture", "stems", "sample_rate", "weights_license", "is_commercial_ok")
-        typer.echo(
-            json.dumps([{field: getattr(card, field) for field in fields} for card in cards], indent=1)
-        )
-        return
-    for card in cards:
-        typer.echo(f"{card.name:20} {', '.join(card.stems):40} {card.sample_rate} Hz  {card.weights_license}")
-
-
-@models_app.command("pull")
-@takes_settings("runtime")
-def models_pull(
-    name: Annotated[str, typer.Argument(help="A name from `splitfire models list`.")],
-    flags: Flags,
-    config: Config = None,
-) -> None:
-    """Fetch a model's weights into the cache, verified, and print where they are."""
-    from splitfire_batch.models import fetch_weights, find_card
-
-    runtime = load_settings(flags, config).runtime
-    path = fetch_weights(find_card(name), runtime.weights_mirror, runtime.storage)
-    if path is None:
-        typer.echo(f"{name} needs no weights", err=True)
-    else:
-        typer.echo(str(path))
 
 
 def _tune(settings: Settings, file: Path | None, as_json: bool) -> None:

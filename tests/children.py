@@ -38,6 +38,12 @@ def below(pid: int | None = None) -> list[int]:
     return found if pid else [process for process in found if process not in _others]
 
 
+def newer_than_now() -> Callable[[], list[int]]:
+    """Every process below this one that is started from now on; others may have been left by other tests."""
+    before = set(below())
+    return lambda: [pid for pid in below() if pid not in before]
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs, sleeps or is stopped."""
     try:

@@ -16,7 +16,7 @@ from splitfire_batch.children import CodecLimits, starting
 from splitfire_batch.errors import TrackError
 from splitfire_batch.separation import Limits
 from splitfire_batch.settling import settle
-from tests.children import below, in_children
+from tests.children import in_children, newer_than_now
 from tests.hostile_codecs import SLOW
 from tests.material import noise, track_of, workbench, write
 
@@ -60,10 +60,11 @@ def test_a_decoder_that_crashes_leaves_no_copy_of_its_file(tmp_path):
 def test_what_is_decoded_anew_after_a_loss_does_not_pass_for_a_hang(tmp_path, caplog):
     """A FLAC file of hours takes minutes to come to where it was; here the bounds are a second and more."""
     file = write(tmp_path / "a.wav", noise(8_000), SLOW)
+    ours = newer_than_now()
     with in_children(CodecLimits(1024, 1)) as codecs, codecs.open_audio(file, 86_400, None) as decoder:
         blocks = decoder.blocks(1_000)
         found = [next(blocks) for _ in range(7)]
-        os.kill(below()[-1], signal.SIGKILL)
+        os.kill(ours()[-1], signal.SIGKILL)
         found += blocks
     assert np.array_equal(np.concatenate(found), soundfile.read(file, dtype="int32")[0])
     assert caplog.text.count("codec_lost") == 1
@@ -75,10 +76,11 @@ def test_a_long_file_with_bad_samples_is_said_to_have_them(tmp_path):
     samples = noise(8_000)
     samples[0] = np.nan
     file = write(tmp_path / "a.wav", samples, SLOW, "FLOAT")
+    ours = newer_than_now()
     with in_children(CodecLimits(1024, 1)) as codecs, codecs.open_audio(file, 86_400, None) as decoder:
         with pytest.raises(TrackError, match="NON_FINITE: 2 samples"):
             list(decoder.blocks(1_000))
-        assert len(below()) == 2  # the child is of use
+        assert len(ours()) == 2  # the child is of use
 
 
 def cut_off(file: Path) -> None:

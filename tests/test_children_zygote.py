@@ -14,7 +14,7 @@ import pytest
 
 from splitfire_batch.children import Inline, pool, starting
 from splitfire_batch.errors import TrackError
-from tests.children import below, in_children, is_alive, wait_until
+from tests.children import in_children, is_alive, newer_than_now, wait_until
 from tests.material import noise, write
 from tests.test_children import decoded
 
@@ -28,27 +28,29 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_fork_that_fails_costs_nobody_his_child(file, monkeypatch):
     monkeypatch.setattr(starting, "MODULES", [*starting.MODULES, "tests.poor_zygote"])
+    ours = newer_than_now()
     with in_children() as codecs, codecs.open_audio(file, 86_400, None) as decoder:
         blocks = decoder.blocks(65_536)
         found = [next(blocks)]
-        before = below()
+        before = ours()
         assert len(before) == 2
         with codecs.open_audio(file, 86_400, None):  # its first fork fails
-            assert below()[:2] == before
+            assert ours()[:2] == before
         found += blocks
     assert np.array_equal(np.concatenate(found), decoded(Inline(), file))
 
 
 def test_the_end_of_a_zygote_is_no_fault_of_the_tracks(file, caplog):
+    ours = newer_than_now()
     with in_children() as codecs, codecs.open_audio(file, 86_400, None) as decoder:
         blocks = decoder.blocks(20_000)
         found = []
         for _ in range(2):
             found.append(next(blocks))
-            zygote, child = below()
+            zygote, child = ours()
             os.kill(zygote, signal.SIGKILL)
             wait_until(lambda lost=child: not is_alive(lost))
-            while not below():  # what had been sent before comes first
+            while not ours():  # what had been sent before comes first
                 found.append(next(blocks))
         found += blocks
     assert np.array_equal(np.concatenate(found), decoded(Inline(), file))
@@ -57,6 +59,7 @@ def test_the_end_of_a_zygote_is_no_fault_of_the_tracks(file, caplog):
 
 def test_a_zygote_that_hangs_is_replaced(file, monkeypatch):
     make = pool.Zygote
+    ours = newer_than_now()
     with in_children() as codecs:
         codecs.open_audio(file, 86_400, None).close()
         monkeypatch.setattr(starting, "_START_S", 0.2)
@@ -67,10 +70,10 @@ def test_a_zygote_that_hangs_is_replaced(file, monkeypatch):
             return make(memory_bytes, codec_s)
 
         monkeypatch.setattr(pool, "Zygote", patient)
-        zygote = below()[0]
+        zygote = ours()[0]
         os.kill(zygote, signal.SIGSTOP)
         opened = [codecs.open_audio(file, 86_400, None) for _ in range(2)]  # one child had been idle
-        assert zygote not in below()
+        assert zygote not in ours()
         for decoder in opened:
             assert sum(map(len, decoder.blocks(65_536))) == N_FRAMES
             decoder.close()
@@ -85,12 +88,13 @@ def test_an_owner_with_more_than_a_thousand_open_files_has_children(file):
 def test_whoever_cannot_ask_for_a_child_leaves_no_file_open(file, monkeypatch, n_free):
     monkeypatch.setattr(pool, "FORK_PAUSES_S", (0.0, 0.0))
     wanted = r"INTERNAL: no process .*Too many open files"
+    ours = newer_than_now()
     with in_children() as codecs, codecs.open_audio(file, 86_400, None) as busy:
-        before, processes = numbers(), below()
+        before, processes = numbers(), ours()
         with open_files(max(before) + 8), all_open_but(n_free), pytest.raises(TrackError, match=wanted):
             codecs.open_audio(file, 86_400, None)
         assert numbers() == before
-        assert below() == processes
+        assert ours() == processes
         assert sum(map(len, busy.blocks(65_536))) == N_FRAMES
 
 
