@@ -9,7 +9,7 @@ import pytest
 from cluster import roster as module
 from cluster.actors import PoolSize, RemoteWorker
 from cluster.losses import Lost
-from cluster.roster import Roster
+from cluster.roster import Patience, Roster
 from cluster.seats import Seat
 
 
@@ -41,7 +41,7 @@ def work() -> Work:
 @pytest.fixture
 def roster(work: Work, monkeypatch: pytest.MonkeyPatch) -> Roster:
     monkeypatch.setattr(module, "RemoteWorker", FakeActor)
-    return Roster(lambda: None, PoolSize(4, 1, 0, 1), 120.0, work.has_more)  # type: ignore[arg-type]
+    return Roster(lambda: None, PoolSize(4, 1, 0, 1), Patience(), work.has_more)  # type: ignore[arg-type]
 
 
 def lose(roster: Roster, seat: Seat) -> None:
