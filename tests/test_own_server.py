@@ -97,7 +97,7 @@ def infra_settings() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-@pytest.fixture(params=["own", pytest.param("served", marks=pytest.mark.slow)])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in ("own", "served")])
 def server(request: pytest.FixtureRequest) -> Server:
     found: Server = request.getfixturevalue(request.param)
     return found
@@ -127,10 +127,12 @@ def test_a_page_of_another_origin_changes_nothing_even_with_the_password(server:
     assert read.status_code == 200
 
 
+@pytest.mark.slow
 def test_our_own_flows_get_through(own: Server) -> None:
     assert own.result == 42
 
 
+@pytest.mark.slow
 def test_nobody_else_reads_the_database(own: Server) -> None:
     files = [path for path in own.home.rglob("*") if path.is_file()]
     assert stat.S_IMODE(own.home.stat().st_mode) == 0o700
@@ -138,6 +140,7 @@ def test_nobody_else_reads_the_database(own: Server) -> None:
     assert {path.name for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077} == set()
 
 
+@pytest.mark.slow
 def test_the_password_is_on_no_command_line_and_in_no_file(own: Server) -> None:
     secret = own.password.partition(":")[2].encode()
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]

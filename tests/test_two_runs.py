@@ -116,6 +116,7 @@ def check_destination(store: Store) -> None:
             assert hashlib.sha256(store.read(stem["path"])).hexdigest() == stem["sha256"], stem["path"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_is_refused_while_another_holds_the_destination(bucket: str, start: Any) -> None:
     store = open_store(f"{bucket}/out", {})
