@@ -125,7 +125,7 @@ def _row(uri: str, values: dict[str, object], roots: list[str]) -> Row:
 def _plain_text(value: object) -> str:
     """A cell as it is, unless it holds a URL that opens a door: titles may look like secrets."""
     text = str(value)
-    return masked(text) if "://" in text and holds_secret(text) else text
+    return masked(text) if holds_secret(text) else text
 
 
 def locate(uri: str, roots: list[str]) -> tuple[str, str, str, str | None]:
