@@ -96,7 +96,7 @@ def test_jobs_that_are_killed_again_and_again_lose_nothing(
     forks: Forks, storm_library: Library, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kinds = [(str(tmp_path), "plain"), (bucket, "immutable")]
-    counts = many_storms(kinds, 16, SEED, forks, storm_library, tmp_path)
+    counts = many_storms(kinds, 20, SEED, forks, storm_library, tmp_path)
     with capsys.disabled():
         print(f"\nkill storm, jobs in one process: {counts}")
     assert (counts.lost, counts.wrong, counts.duplicate, counts.redone, counts.surviving) == (0,) * 5
@@ -143,6 +143,7 @@ def kill_actors(order: JobOrder, library: Library, chance: random.Random, n_kill
     return counts
 
 
+@pytest.mark.slow
 def test_actors_that_are_killed_again_and_again_lose_nothing(
     storm_library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
