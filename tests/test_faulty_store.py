@@ -120,6 +120,7 @@ def test_a_store_that_is_away_is_waited_for_or_ends_the_run_to_be_resumed(
     trial.idle()
 
 
+@pytest.mark.slow
 def test_credentials_that_expire_end_the_run_soon_and_in_clear_words(trial: Trial, proxy: FaultProxy) -> None:
     pid = start_and_wait_for_a_part(trial)
     proxy.set_rules(EXPIRED)

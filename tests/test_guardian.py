@@ -71,6 +71,7 @@ with guarded():
 """
 
 
+@pytest.mark.slow
 def test_what_was_there_before_the_run_and_what_it_starts_later_lives_on() -> None:
     run = subprocess.Popen([sys.executable, "-c", BEFORE], stdout=subprocess.PIPE, text=True)
     assert run.stdout

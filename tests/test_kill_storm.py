@@ -115,7 +115,10 @@ def killing(run_shards: RunShards, chance: random.Random, n_kills: int, killed: 
             if wait <= 0 and victims and len(killed) < n_kills:
                 pid = chance.choice(victims).pid
                 assert pid is not None
-                os.kill(pid, signal.SIGKILL)
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:  # one that was killed before, and is not yet known to be lost
+                    continue
                 killed.append(pid)
                 wait = chance.randrange(3, 9)
 

@@ -15,6 +15,7 @@ def all_settled_once(told: dict[str, Any], n_shards: int, n_tracks: int) -> bool
     return bool(told["settled"] == wanted)
 
 
+@pytest.mark.slow
 def test_answers_that_ray_loses_cost_no_track_and_blame_none() -> None:
     """Both the answers to our calls and those to the events that workers send."""
     lost = {

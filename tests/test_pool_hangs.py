@@ -36,6 +36,7 @@ def test_a_track_that_freezes_its_worker_twice_is_given_up_and_no_other() -> Non
     assert took_s < 2 * (STALL_S + 10)  # noticed within stall_s + 10 s, each time
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_frozen_from_outside_is_replaced_and_costs_no_track() -> None:
     shards = make_shards(4, 3)
     events: Events = []
@@ -50,6 +51,7 @@ def test_a_worker_that_is_frozen_from_outside_is_replaced_and_costs_no_track() -
     assert ends(victim)
 
 
+@pytest.mark.slow
 def test_a_worker_that_beats_is_left_alone_however_long_its_track_takes() -> None:
     make_worker = partial(FakeWorker, track_s=2 * STALL_S, beat_s=0.5)
     events = list(run_shards(make_shards(1, 1), make_worker, ONE, patience=QUICK))

@@ -91,6 +91,7 @@ def test_a_job_waits_for_a_store_that_is_away(job: Job, proxy: FaultProxy) -> No
     check_whole(job)
 
 
+@pytest.mark.slow
 def test_a_job_whose_store_stays_away_ends_and_resumes(
     job: Job, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
