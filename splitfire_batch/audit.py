@@ -20,6 +20,7 @@ from splitfire_batch.errors import ConfigError, NoSpace, ObjectMissing, StorageE
 from splitfire_batch.findings import Claim, Finding, StemClaim, in_source, in_stem, in_sum
 from splitfire_batch.null_test import Sum, null_test
 from splitfire_batch.storage import Store, Stores
+from splitfire_batch.stored import sha256_of
 
 Depth = Literal["fast", "full", "deep"]
 """Existence and size; also the sha256 of every stem; also its audio, and the sum against the source."""
@@ -109,7 +110,7 @@ def _read(claim: Claim, stem: StemClaim, copy: Path, bench: Bench, files: dict[s
         raise  # of the scratch folder
     except StorageError as error:
         return in_stem("UNREADABLE", claim, stem, error.why, f"{stem.n_bytes} bytes")
-    found = _sha256(file)
+    found = sha256_of(file)
     if found != stem.sha256:
         return in_stem("SHA256", claim, stem, f"sha256 {found[:16]}...", f"{stem.sha256[:16]}...")
     return _audio(claim, stem, file) if bench.depth == "deep" else None
@@ -188,7 +189,7 @@ def _source(claim: Claim, bench: Bench, copy: Path) -> Path | Finding:
         raise
     except (StorageError, ConfigError) as error:
         return in_source("SOURCE_UNREADABLE", claim, str(error))
-    found = _sha256(file)
+    found = sha256_of(file)
     if found != claim.content_id:
         return in_source("SOURCE_CHANGED", claim, f"sha256 {found[:16]}...")
     return file
@@ -204,8 +205,3 @@ def _shape(n_frames: int, sample_rate: int, n_channels: int) -> str:
 
 def _level(level_db: float | None) -> str:
     return "exactly zero" if level_db is None else f"{level_db:.6f} dB"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -21,6 +21,7 @@ from splitfire_batch.config import CatalogueConfig
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.globs import glob
 from splitfire_batch.identity import is_sampled
+from splitfire_batch.spelling import is_text
 from splitfire_batch.storage import Options, Store, Stores, check_path, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
 from splitfire_batch.tables import TABLE_EXTENSIONS, Row, read_rows, with_sizes
@@ -159,7 +160,7 @@ def _why_ignored(path: str) -> str | None:
         return "hidden"
     if "." not in name or name.rpartition(".")[2].lower() not in AUDIO_EXTENSIONS:
         return "not audio"
-    if any("\ud800" <= letter <= "\udfff" for letter in path):  # how Python spells undecodable bytes
+    if not is_text(path):
         return "name is not UTF-8"
     return None
 

@@ -35,9 +35,19 @@ def write_part(store: Store, table: pa.Table) -> str:
     data = parquet_bytes(table)
     first = table.slice(0, 1).to_pylist()[0]
     folder = f"{ROOT}/parts/{first['settings_id']}/{first['run_id']}"
-    path = f"{folder}/{first['shard_id']}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    path = hashed_name(f"{folder}/{first['shard_id']}", data)
     store.write(path, data)
     return path
+
+
+def hashed_name(stem: str, data: bytes) -> str:
+    """The path of an object that never changes: it ends in the hash of its bytes."""
+    return f"{stem}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+
+
+def has_its_hash(path: str, data: bytes) -> bool:
+    """Whether `hashed_name` gave the path to these bytes."""
+    return path.endswith(hashed_name("", data))
 
 
 def part_paths(store: Store, settings_id: str = "", run_id: str = "") -> list[str]:
@@ -109,7 +119,7 @@ def whole_rows(store: Store, paths: Sequence[str], rows: pa.Table) -> pa.Table:
 def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
     """One part, if its bytes hash to its name; columns that an older part lacks are null."""
     data = store.read(path)
-    if not path.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
+    if not has_its_hash(path, data):
         raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
     file = pq.ParquetFile(io.BytesIO(data))
     table = file.read(columns=_columns(file, schema))

@@ -8,16 +8,12 @@ again: the next plan does not count them as done, and at the end of a run a row 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,14 +33,13 @@ from splitfire_batch.parts import (
 from splitfire_batch.plan import Ledger
 from splitfire_batch.schema import SCHEMA
 from splitfire_batch.storage import Store, StoredObject
+from splitfire_batch.stored import listed, sha256_at
 
 MAX_ASKED = 256
 """So many stems are asked for one by one; for more the store is listed."""
 _THREADS = 16
 _MARKS = ("run.json", "checked.json")
-_PAGE = 1_000
 _NEEDED = schema_of((*KEYS, "source_id", "stems"), ("path", "n_bytes", "sha256", "etag"))
-_LISTED = pa.schema([("path", pa.string()), ("n_bytes", pa.int64()), ("etag", pa.string())])
 
 
 def without_changed(store: Store, ledger: Ledger, settings_id: str) -> Ledger:
@@ -129,18 +124,7 @@ def _listing(store: Store, paths: pa.ChunkedArray) -> pa.Table:
         # what lies below both the first and the last path lies below all between them
         folders = [path.rpartition("/")[0] for path in pc.min_max(paths).as_py().values()]
         found = store.list_under(os.path.commonpath(folders))
-    pages = []
-    while page := list(islice(found, _PAGE)):  # an object for each of millions would fill the memory
-        page = [item for item in page if _is_text(item.path)]
-        columns = ([getattr(item, name) for item in page] for name in _LISTED.names)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, _LISTED, strict=True)]
-        pages.append(pa.RecordBatch.from_arrays(arrays, schema=_LISTED))
-    return pa.Table.from_batches(pages, _LISTED)
-
-
-def _is_text(path: str) -> bool:
-    """Names that are no UTF-8 are none of ours, and none for Arrow."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+    return listed(found, ("path", "n_bytes", "etag"))
 
 
 def _stat(store: Store, path: str) -> StoredObject | None:
@@ -156,13 +140,7 @@ def _is_changed(store: Store, stem: dict[str, object]) -> bool:
     found = _stat(store, path)
     if found is None or found.n_bytes != stem["n_bytes"]:
         return True
-    with tempfile.TemporaryDirectory(prefix="splitfire-") as folder:
-        try:
-            file = store.fetch(path, Path(folder) / "stem", found.n_bytes)
-        except ObjectMissing:
-            return True
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() != stem["sha256"]
+    return sha256_at(store, path, found.n_bytes) != stem["sha256"]
 
 
 def _taken_back(rows: pa.Table, run_id: str) -> pa.Table:

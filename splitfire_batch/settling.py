@@ -6,7 +6,6 @@ this module knows of other tracks, shards or machines.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -42,6 +41,7 @@ from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.separation import Separated, separate_file
 from splitfire_batch.stem_blocks import RenderSettings
 from splitfire_batch.stopwatch import Stopwatch
+from splitfire_batch.stored import sha256_of
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.workbench import Workbench, expected_need, need_of
 
@@ -151,8 +151,7 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError(code, f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:
         raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
-    with path.open("rb") as file:
-        return path, hashlib.file_digest(file, "sha256").hexdigest()
+    return path, sha256_of(path)
 
 
 def _accept(source: AudioFormat, bench: Workbench, share: Share) -> int:

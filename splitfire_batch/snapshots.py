@@ -11,7 +11,6 @@ part of its time, however many have gone; it ends in the hash of its bytes, as a
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import re
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import ObjectExists, ObjectMissing
-from splitfire_batch.parts import ROOT, part_paths, read_each, schema_of
+from splitfire_batch.parts import ROOT, has_its_hash, hashed_name, part_paths, read_each, schema_of
 from splitfire_batch.schema import parquet_bytes
 from splitfire_batch.storage import Store
 
@@ -85,7 +84,7 @@ def write_snapshot(store: Store, max_loose: int = MAX_LOOSE) -> str | None:
     ]
     data = parquet_bytes(pa.concat_tables(tables))
     number = 1 + max((_number_of(path) for path in snapshot_paths(store)), default=0)
-    path = f"{_FOLDER}/snapshot-{number:08}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    path = hashed_name(f"{_FOLDER}/snapshot-{number:08}", data)
     try:
         store.create(path, data)
     except ObjectExists:  # the same parts give the same bytes at the same time: somebody was quicker
@@ -110,7 +109,7 @@ def _newest(store: Store) -> pa.Table | None:
     for path in snapshot_paths(store):
         try:
             data = store.read(path)
-            if not path.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
+            if not has_its_hash(path, data):
                 raise ValueError("its name has another hash")
             table = pq.read_table(io.BytesIO(data))
             return table.select([*COLUMNS, "part"])

@@ -27,6 +27,11 @@ _DIRECTION_MARKS = {
 }
 
 
+def is_text(path: str) -> bool:
+    """Whether a name was UTF-8: Python spells bytes that it cannot decode as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
 def safe_part(part: str) -> str:
     """A value to be put into a path component: one line, never empty, and no open token."""
     if not (part.isascii() and part.isprintable()):

@@ -15,22 +15,19 @@ those that go on all the same, each object is looked at again just before it goe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.errors import ConfigError
 from splitfire_batch.garbage import Garbage, remove, stem_paths
 from splitfire_batch.holdings import is_current, read_holdings
 from splitfire_batch.lease import Lease
@@ -38,6 +35,7 @@ from splitfire_batch.parts import ROOT, latest, part_paths, read_each, schema_of
 from splitfire_batch.snapshots import snapshot_paths
 from splitfire_batch.storage import Store
 from splitfire_batch.storage.leftovers import Leftover, try_leftovers
+from splitfire_batch.stored import listed, sha256_at
 
 _AUDIO = ("wav", "flac", "aiff", "ogg", "opus", "mp3")
 _HASHED = re.compile(rf"-([0-9a-f]{{16}})\.(?:{'|'.join(_AUDIO)})$")
@@ -46,7 +44,6 @@ _COLUMNS = ("track_id", "settings_id", "run_id", "status", "code", "finished_at"
 _KEPT_SNAPSHOTS = 2
 _UPLOAD_S = 86_400.0
 """An upload in parts that is older than a day has no writer any more."""
-_PAGE = 1_000
 _THREADS = 16
 
 
@@ -93,11 +90,11 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
         TransientError: it does not answer.
     """
     now = _clock(store)
-    listed, inner = _listing(store)
+    objects, inner = _listing(store)
     parts = part_paths(store)
     named, ever = _named(store, parts)
-    is_named = pc.is_in(listed["path"], value_set=named)
-    rest = listed.filter(pc.invert(is_named))
+    is_named = pc.is_in(objects["path"], value_set=named)
+    rest = objects.filter(pc.invert(is_named))
     old = rest.filter(pc.less_equal(rest["modified"], now - older_than_s))
     ours = old.filter(pa.array(_are_ours(store, old, ever), pa.bool_()))
     garbage = [Garbage("stem", **row) for row in ours.to_pylist()]
@@ -112,7 +109,7 @@ def vacuum(store: Store, lease: Lease, older_than_s: float, is_dry: bool) -> Vac
         is_deleted=not is_dry,
         older_than_s=older_than_s,
         garbage=tuple(sorted(_without(garbage, left), key=lambda item: (item.kind, item.path))),
-        n_named=len(listed) - len(rest),
+        n_named=len(objects) - len(rest),
         n_young=len(rest) - len(old) + len(left),
         n_foreign=len(old) - len(ours) + len(foreign),
         remark=remark,
@@ -135,23 +132,14 @@ def _clock(store: Store) -> float:
 
 def _listing(store: Store) -> tuple[pa.Table, tuple[str, ...]]:
     """Everything but manifests and what lies in destinations inside this one; and where those are."""
-    texts, numbers = [("path", pa.string()), ("etag", pa.string())], [("n_bytes", pa.int64())]
-    schema = pa.schema([*texts, *numbers, ("modified", pa.float64())])
     found = (item for item in store.list() if not item.path.startswith(f"{ROOT}/"))
-    batches = []
-    while page := list(islice(found, _PAGE)):
-        # names that are no UTF-8 are none of ours
-        page = [item for item in page if not any("\ud800" <= letter <= "\udfff" for letter in item.path)]
-        columns = ([getattr(item, name) for item in page] for name in schema.names)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    listed = pa.Table.from_batches(batches, schema)
+    objects = listed(found, ("path", "etag", "n_bytes", "modified"))
     inside = f"/{ROOT}/"
-    manifests = listed["path"].filter(pc.match_substring(listed["path"], inside)).to_pylist()
+    manifests = objects["path"].filter(pc.match_substring(objects["path"], inside)).to_pylist()
     inner = tuple(sorted({path.partition(inside)[0] + "/" for path in manifests}))
     for root in inner:
-        listed = listed.filter(pc.invert(pc.starts_with(listed["path"], root)))
-    return listed, inner
+        objects = objects.filter(pc.invert(pc.starts_with(objects["path"], root)))
+    return objects, inner
 
 
 def _named(store: Store, parts: Sequence[str]) -> tuple[pa.Array, pa.Array]:
@@ -206,13 +194,8 @@ def _is_named_by_its_bytes(store: Store, path: str) -> bool:
     match = _HASHED.search(path)
     if match is None:
         return False
-    with tempfile.TemporaryDirectory(prefix="splitfire-") as folder:
-        try:
-            file = store.fetch(path, Path(folder) / "stem")
-        except ObjectMissing:
-            return False
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest().startswith(match[1])
+    digest = sha256_at(store, path)
+    return digest is not None and digest.startswith(match[1])
 
 
 def _foreign_uploads(leftovers: Sequence[Garbage], ever: pa.Array) -> set[Garbage]:

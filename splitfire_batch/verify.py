@@ -31,6 +31,7 @@ from splitfire_batch.models import find_card
 from splitfire_batch.null_test import sums_of
 from splitfire_batch.stems import is_complete, make_recipes
 from splitfire_batch.storage import Options, Store, Stores, open_store
+from splitfire_batch.stored import listed
 
 _PAGE = 1_000
 _STEM = tuple(field.name for field in fields(StemClaim))
@@ -149,14 +150,9 @@ def _taken(rows: pa.Table, percent: float | None) -> pa.Table:
 
 def _listing(store: Store) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Paths and sizes of everything below the destination but the manifest's own, no object kept of each."""
-    paths, sizes = [pa.array([], pa.string())], [pa.array([], pa.int64())]
     found = (item for item in store.list() if not item.path.startswith(f"{ROOT}/"))
-    while page := list(islice(found, 10 * _PAGE)):
-        # names that are no UTF-8 are none of ours
-        named = [item for item in page if not any("\ud800" <= letter <= "\udfff" for letter in item.path)]
-        paths.append(pa.array([item.path for item in named], pa.string()))
-        sizes.append(pa.array([item.n_bytes for item in named], pa.int64()))
-    return pa.chunked_array(paths), pa.chunked_array(sizes)
+    table = listed(found, ("path", "n_bytes"))
+    return table["path"], table["n_bytes"]
 
 
 def _sums(holding: Holding) -> Sums:

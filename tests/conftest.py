@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,16 @@ def bucket(s3: S3Server) -> str:
     name = f"test-{secrets.token_hex(6)}"
     s3.make_bucket(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty root of each kind; only the S3 one starts a server."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    if request.param == "memory":
+        return f"memory://{secrets.token_hex(6)}/root"
+    return f"{request.getfixturevalue('bucket')}/some/prefix"
 
 
 @pytest.fixture(scope="session")

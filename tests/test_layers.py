@@ -52,6 +52,7 @@ ROWS = [
         "splitfire_batch.metadata",
         "splitfire_batch.models",
         "splitfire_batch.quality",
+        "splitfire_batch.stored",
         "splitfire_batch.tables",
     },
     {
@@ -141,6 +142,7 @@ HOMES = {
         "splitfire_batch.retries",
         "splitfire_batch.schema",
         "splitfire_batch.snapshots",
+        "splitfire_batch.stored",
         "splitfire_batch.table_pages",
         "splitfire_batch.tables",
         "splitfire_batch.vacuum",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from splitfire_batch import job as story
-from splitfire_batch import reconcile, runs
+from splitfire_batch import runs, stored
 from splitfire_batch.errors import LeaseLost
 from splitfire_batch.job import Job
 from splitfire_batch.lease import PATH, hold
@@ -176,7 +176,7 @@ def test_of_a_long_listing_only_a_page_is_in_memory_as_objects(tmp_path, monkeyp
                 most = max(most, sum(type(item) is StoredObject for item in gc.get_objects()))
 
     monkeypatch.setattr(store, "list_under", list_under)
-    monkeypatch.setattr(reconcile, "_PAGE", 20)
+    monkeypatch.setattr(stored, "_PAGE", 20)
     table = to_table(rows, RunContext("run", "id", "/in", "m", "w", "fp32"), "shard")
     assert len(changed_rows(store, table)) == 0
     assert asked == ["m"]

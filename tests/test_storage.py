@@ -53,16 +53,6 @@ WEIRD = [
 ]
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty root of each kind; only the S3 one starts a server."""
-    if request.param == "folder":
-        return str(tmp_path / "store")
-    if request.param == "memory":
-        return f"memory://{secrets.token_hex(6)}/root"
-    return f"{request.getfixturevalue('bucket')}/some/prefix"
-
-
 @pytest.fixture
 def store(url: str) -> Store:
     opened = open_store(url, {}, QUICK)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,16 +21,6 @@ from tests.s3_server import S3Server
 from tests.small_library import tree
 
 N_KEYS, N_RIVALS, CHUNK = 200, 4, 20
-
-
-@pytest.fixture(params=["folder", "memory", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty root of each kind; only the S3 one starts a server."""
-    if request.param == "folder":
-        return str(tmp_path / "store")
-    if request.param == "memory":
-        return f"memory://{secrets.token_hex(6)}/root"
-    return f"{request.getfixturevalue('bucket')}/some/prefix"
 
 
 @pytest.fixture
