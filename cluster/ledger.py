@@ -14,7 +14,16 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from splitfire_batch.records import Committed, Quarantined, Shard, ShardEvent, Started, Suspected, Track
+from splitfire_batch.records import (
+    Committed,
+    Outcome,
+    Quarantined,
+    Shard,
+    ShardEvent,
+    Started,
+    Suspected,
+    Track,
+)
 
 MAX_ATTEMPTS = 2
 """A track that was alone in flight when its worker died, this many times charged, is given up."""
@@ -109,6 +118,11 @@ class Ledger:
     def n_unsettled(self, shard_id: str) -> int:
         """How many tracks of a shard that was sent have no row yet."""
         return len(self._open[shard_id].unsettled)
+
+    def unsettled_in(self, shard_id: str, outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
+        """Those of the outcomes whose tracks are taken to be without a row."""
+        unsettled = self._open[shard_id].unsettled
+        return tuple(outcome for outcome in outcomes if outcome.track_id in unsettled)
 
     def in_flight(self, shard_ids: Collection[str]) -> list[str]:
         """Tracks of these shards that have begun and have no row yet."""

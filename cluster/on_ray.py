@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event, current_thread, main_thread
 
-from cluster.pool import run_shards
+from cluster.pool import Halt, run_shards
 from cluster.roster import Patience
 from cluster.session import connect, pool_size
 from splitfire_batch.config import RuntimeConfig
@@ -30,11 +30,11 @@ def on_ray(runtime: RuntimeConfig, stop: Event, abort: Event | None = None) -> I
     with connect(runtime.ray):
         if current_thread() is main_thread():  # Ray took SIGTERM and would abort; its owner gets it back
             signal.signal(signal.SIGTERM, on_sigterm)
-        size = pool_size(runtime)
+        size, halt = pool_size(runtime), Halt(stop, abort or Event())
         patience = Patience(runtime.drain_s, runtime.stall_s, may_grow=runtime.ray is not None)
 
         def run(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[PoolEvent]:
             here = replace(spec, device="cuda" if size.gpus else "cpu", threads=size.threads)
-            return run_shards(shards, here, size, stop, abort, patience)
+            return run_shards(shards, here, size, halt, patience, spec.recorded)
 
         yield run

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from threading import Event
 
@@ -19,27 +20,49 @@ from cluster.losses import Lost
 from cluster.roster import Patience, Roster
 from cluster.seats import MAX_FALSE_STARTS, Seat
 from splitfire_batch.errors import TransientError
-from splitfire_batch.records import Committed, Draining, PoolEvent, Shard, ShardDone, ShardEvent, Started
+from splitfire_batch.records import (
+    Committed,
+    Draining,
+    Outcome,
+    PoolEvent,
+    Shard,
+    ShardDone,
+    ShardEvent,
+    Started,
+)
 
 MAX_OUTAGES = 5
 """Workers that may be lost to a store or network in a row, with no track settled anywhere in between."""
 _POLL_S = 0.2
 """How soon a request to stop is seen."""
 
+Recorded = Callable[[str], Collection[Outcome]]
+"""Which tracks of a shard have rows in the destination; may raise TransientError."""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Two ways to end a run early, each once its event is set."""
+
+    stop: Event = field(default_factory=Event)
+    """No further track begins; those in flight are settled, or dropped when `Patience.drain_s` are over."""
+    abort: Event = field(default_factory=Event)
+    """The actors are killed, whatever is in flight."""
 
 
 def run_shards(
     shards: Iterable[Shard],
     make_worker: MakeWorker,
     size: PoolSize,
-    stop: Event | None = None,
-    abort: Event | None = None,
+    halt: Halt | None = None,
     patience: Patience = Patience(),  # noqa: B008 - frozen
+    recorded: Recorded = lambda _: (),
 ) -> Iterator[PoolEvent]:
     """Events of all shards as they come, in order within a shard, until every track is settled.
 
-    Each track ends in exactly one Committed or Quarantined, or, after `stop`, in neither. Shards are sent
+    Each track ends in exactly one Committed or Quarantined, or, after a halt, in neither. Shards are sent
     in the order given; tracks that were lost with a worker come back in shards of their own, whose names
     end in `-retry<n>`. Actors are used as they come up, and killed when the iterator ends or is closed.
 
@@ -47,10 +70,9 @@ def run_shards(
         shards: read lazily; longest first keeps the end of a run short.
         make_worker: called in every actor.
         size: `workers` actors at most; no more than there are shards.
-        stop: when set, no further track begins; the iterator ends when those in flight are settled, or are
-            dropped because `patience.drain_s` are over.
-        abort: when set, the actors are killed and the iterator ends, whatever is in flight.
+        halt: how to end it early.
         patience: how long to wait for tracks, and for workers.
+        recorded: asked for a shard whose worker was lost before anything of it is sent again.
 
     Raises:
         ConfigError: raised by a worker, for unknown weights and the like.
@@ -60,11 +82,11 @@ def run_shards(
     """
     iterator = iter(shards)
     first = list(islice(iterator, size.workers))
-    pool = _Pool(Ledger(chain(first, iterator)), stop or Event(), patience.drain_s)
+    pool = _Pool(Ledger(chain(first, iterator)), halt or Halt(), patience.drain_s, recorded)
     roster = Roster(make_worker, size, patience, pool.has_more)
     try:
         roster.open(len(first))
-        yield from pool.events(roster, abort or Event())
+        yield from pool.events(roster)
     finally:
         roster.kill()
 
@@ -72,8 +94,9 @@ def run_shards(
 class _Pool:
     """The state of one run."""
 
-    def __init__(self, ledger: Ledger, stop: Event, drain_s: float) -> None:
-        self._ledger, self._stop, self._drain_s = ledger, stop, drain_s
+    def __init__(self, ledger: Ledger, halt: Halt, drain_s: float, recorded: Recorded) -> None:
+        self._ledger, self._stop, self._abort, self._drain_s = ledger, halt.stop, halt.abort, drain_s
+        self._recorded = recorded
         self._drop_at: float | None = None
         self._n_outages = 0
 
@@ -81,20 +104,20 @@ class _Pool:
         """Whether an actor without work would get some."""
         return not self._stop.is_set() and self._ledger.has_next()
 
-    def events(self, roster: Roster, abort: Event) -> Iterator[PoolEvent]:
+    def events(self, roster: Roster) -> Iterator[PoolEvent]:
         """The loop of the run; in the end the workers end in good order, unless they are dropped."""
         while self._is_at_work(roster):
             if self._stop.is_set() and self._drop_at is None:
                 self._drop_at = time.monotonic() + self._drain_s
                 roster.stop_admitting()
-            if abort.is_set() or self._is_drain_over(roster):
+            if self._abort.is_set() or self._is_drain_over(roster):
                 return
             self._dispatch(roster)
             for seat, lost in roster.look_around():
                 yield from self._lose(roster, seat, None, lost)
             for news in wait_for_news(list(roster.seats), _POLL_S):
                 yield from self._hear(roster, news)
-                if abort.is_set():
+                if self._abort.is_set():
                     return
         close_all(list(roster.seats))
 
@@ -173,6 +196,8 @@ class _Pool:
             seat.false_starts(),
             lost.why,
         )
+        for shard_id in seat.lost_shards:
+            yield from self._read_back(shard_id)
         events = self._ledger.lose(seat.lost_shards, seat.blame(lost, self._ledger))
         self._n_outages += lost.outage is not None
         if lost.outage and self._n_outages >= MAX_OUTAGES:
@@ -184,6 +209,20 @@ class _Pool:
                 f"workers were lost {MAX_FALSE_STARTS} times in a row before they began a track; "
                 f"the last one said: {lost.why}"
             )
+
+    def _read_back(self, shard_id: str) -> Iterator[Committed]:
+        """What the worker of a lost shard put into the store and did not live to tell."""
+        try:
+            known = self._recorded(shard_id) if self._ledger.n_unsettled(shard_id) else ()
+            untold = self._ledger.unsettled_in(shard_id, known)
+        except TransientError as error:  # its tracks may be done twice, then; one row of each will count
+            _log.warning("not_read_back shard=%s why=%r", shard_id, str(error))
+            return
+        if untold:
+            _log.info("read_back shard=%s tracks=%d", shard_id, len(untold))
+            committed = Committed(shard_id, untold)
+            self._ledger.note(committed)
+            yield committed
 
 
 def _log_event(event: ShardEvent) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from splitfire_batch.errors import AccessDenied, ObjectMissing
 from splitfire_batch.manifest import ROOT, write_part
+from splitfire_batch.outcomes import outcome_of
 from splitfire_batch.records import Outcome, Quarantined, Shard, Suspected, TrackRow
 from splitfire_batch.schema import RunContext, to_table
 from splitfire_batch.storage import Store
@@ -110,4 +111,4 @@ def record_quarantined(store: Store, event: Quarantined, context: RunContext) ->
     message = f"{track.path}: {event.why}"
     row = TrackRow(track, "failed", event.code, message, started_at=now, finished_at=now)
     write_part(store, to_table([row], context, "quarantine"))
-    return Outcome(track.track_id, track.path, "failed", row.code, message, 0.0, 0)
+    return outcome_of(row)

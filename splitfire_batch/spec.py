@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.outcomes import recorded
+from splitfire_batch.records import Outcome
 from splitfire_batch.schema import RunContext
+from splitfire_batch.storage import open_store
 
 if TYPE_CHECKING:
     from splitfire_batch.worker import Worker
@@ -52,3 +55,7 @@ class WorkerSpec:
         from splitfire_batch.worker import Worker
 
         return Worker(self)
+
+    def recorded(self, shard_id: str) -> tuple[Outcome, ...]:
+        """What lies in the destination of a shard, whether or not its worker lived to tell."""
+        return recorded(open_store(self.destination, self.runtime.storage), self.context, shard_id)

@@ -21,11 +21,11 @@ from splitfire_batch.errors import LeaseLost, TransientError
 from splitfire_batch.lease import Guard
 from splitfire_batch.manifest import write_part
 from splitfire_batch.models import load_model
+from splitfire_batch.outcomes import outcome_of
 from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import (
     Committed,
     DeviceSeconds,
-    Outcome,
     Shard,
     ShardDone,
     ShardEvent,
@@ -157,7 +157,7 @@ class Worker:
                 _log.warning("part_waits shard=%s pause_s=%g why=%r", shard.shard_id, pause_s, str(error))
                 time.sleep(pause_s)
         heap.give_back()
-        return Committed(shard.shard_id, tuple(_outcome(row) for row in rows))
+        return Committed(shard.shard_id, tuple(outcome_of(row) for row in rows))
 
     def _numerics(self) -> str:
         """What the last bits depend on; batches may have been halved since the last part."""
@@ -167,19 +167,6 @@ class Worker:
         parts += [] if self._tuning.is_channels_last else ["channels_first"]
         parts += ["compiled"] if spec.runtime.compile else []
         return "/".join(parts)
-
-
-def _outcome(row: TrackRow) -> Outcome:
-    source = row.source
-    return Outcome(
-        track_id=row.track.track_id,
-        path=row.track.path,
-        status=row.status,
-        code=row.code,
-        message=row.message,
-        audio_s=source.n_frames / source.sample_rate if source else 0.0,
-        n_bytes_out=sum(stem.n_bytes for stem in row.stems),
-    )
 
 
 def _device_name(device: torch.device) -> str:

@@ -17,7 +17,7 @@ import ray
 
 from cluster.actors import PoolSize, RemoteWorker
 from cluster.fake_worker import FakeWorker
-from cluster.pool import MAX_OUTAGES, run_shards
+from cluster.pool import MAX_OUTAGES, Halt, run_shards
 from cluster.session import Node, connect, knock, pool_size, size_for
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.errors import ConfigError, StorageError, TransientError
@@ -274,7 +274,7 @@ def test_a_worker_that_settles_nothing_does_not_run_for_ever() -> None:
 def test_stop_lets_tracks_in_flight_finish_and_begins_no_other() -> None:
     stop = threading.Event()
     events: Events = []
-    for event in run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), TWO, stop):
+    for event in run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), TWO, Halt(stop)):
         events.append(event)
         if isinstance(event, Committed):
             stop.set()
@@ -285,12 +285,12 @@ def test_stop_lets_tracks_in_flight_finish_and_begins_no_other() -> None:
 def test_a_stop_before_the_start_begins_no_track() -> None:
     stop = threading.Event()
     stop.set()
-    assert list(run_shards(make_shards(2, 2), FakeWorker, ONE, stop)) == []
+    assert list(run_shards(make_shards(2, 2), FakeWorker, ONE, Halt(stop))) == []
 
 
 def test_an_abort_kills_the_actors_and_ends_the_events_at_once() -> None:
     abort = threading.Event()
-    events = run_shards(make_shards(1, 4), partial(FakeWorker, track_s=60), ONE, abort=abort)
+    events = run_shards(make_shards(1, 4), partial(FakeWorker, track_s=60), ONE, Halt(abort=abort))
     assert isinstance(next(events), Started)
     begin = time.monotonic()
     abort.set()
@@ -301,7 +301,7 @@ def test_an_abort_kills_the_actors_and_ends_the_events_at_once() -> None:
 def test_after_an_abort_no_actor_is_left() -> None:
     abort = threading.Event()
     found = []
-    for event in run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), ONE, abort=abort):
+    for event in run_shards(make_shards(4, 20), partial(FakeWorker, track_s=0.3), ONE, Halt(abort=abort)):
         if isinstance(event, Committed):
             found.append(event)
             abort.set()

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from cluster.fake_worker import FakeWorker
-from cluster.pool import run_shards
+from cluster.pool import Halt, run_shards
 from cluster.roster import Patience
 from splitfire_batch.records import Committed, Quarantined, Started
 from tests.test_pool import ONE, TWO, Events, ends, ids, local_ray, make_shards, pids, settled
@@ -66,7 +66,7 @@ def test_a_track_that_never_ends_is_dropped_when_a_stopped_run_has_waited_long_e
     make_worker = partial(FakeWorker, open_tracks=3, endless=frozenset(["s0t2"]), track_s=0.5)
     events: Events = []
     with caplog.at_level(logging.WARNING, "cluster.pool"):
-        for event in run_shards(make_shards(3, 3), make_worker, ONE, stop, patience=Patience(drain_s=2)):
+        for event in run_shards(make_shards(3, 3), make_worker, ONE, Halt(stop), Patience(drain_s=2)):
             if not stop.is_set() and isinstance(event, Started) and event.track_id == "s0t2":
                 stop.set()
                 stopped_at = time.monotonic()
