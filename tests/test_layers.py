@@ -62,7 +62,7 @@ ROWS = [
         "splitfire_batch.telling",
         "splitfire_batch.tuning",
     },
-    {"splitfire_batch.garbage", "splitfire_batch.reconcile", "splitfire_batch.snapshots"},
+    {"splitfire_batch.garbage", "splitfire_batch.outcomes", "splitfire_batch.reconcile", "splitfire_batch.snapshots"},
     {
         "splitfire_batch.calibration",
         "splitfire_batch.catalogue",
@@ -136,6 +136,7 @@ HOMES = {
         "splitfire_batch.closing",
         "splitfire_batch.garbage",
         "splitfire_batch.manifest",
+        "splitfire_batch.outcomes",
         "splitfire_batch.parts",
         "splitfire_batch.plan",
         "splitfire_batch.reconcile",
