@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from flows.settings import Settings
 from splitfire_batch.bottleneck import bottleneck
 from splitfire_batch.escapes import one_line
-from splitfire_batch.manifest import ROOT, current_rows
+from splitfire_batch.manifest.ledger import ROOT, current_rows
 from splitfire_batch.records import DeviceSeconds
 from splitfire_batch.storage import Store, open_store
 

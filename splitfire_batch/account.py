@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from splitfire_batch.failure_limit import excess
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.quarantine import Suspicions, record_quarantined
 from splitfire_batch.records import Committed, Outcome, PoolEvent, Quarantined, ShardDone, Suspected
 from splitfire_batch.report import Tally
-from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store
 
 

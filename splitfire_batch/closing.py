@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch import __version__
-from splitfire_batch.holdings import read_holdings, record_holding
-from splitfire_batch.manifest import refresh_views
-from splitfire_batch.parts import KEYS, REVOKED, part_paths, read_latest, schema_of, whole_rows
-from splitfire_batch.reconcile import revoke_changed
+from splitfire_batch.manifest.holdings import read_holdings, record_holding
+from splitfire_batch.manifest.ledger import refresh_views
+from splitfire_batch.manifest.parts import KEYS, REVOKED, part_paths, read_latest, schema_of, whole_rows
+from splitfire_batch.manifest.reconcile import revoke_changed
+from splitfire_batch.manifest.schema import parquet_bytes
+from splitfire_batch.manifest.snapshots import write_snapshot
 from splitfire_batch.records import Outcome
 from splitfire_batch.report import Report, Tally
 from splitfire_batch.runs import Run, destination_of, is_immutable
-from splitfire_batch.schema import parquet_bytes
-from splitfire_batch.snapshots import write_snapshot
 from splitfire_batch.storage import Store
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.errors import FAILURE_CODES, SKIP_CODES, ConfigError
-from splitfire_batch.holdings import read_holdings
-from splitfire_batch.manifest import ROOT, current_rows
+from splitfire_batch.manifest.holdings import read_holdings
+from splitfire_batch.manifest.ledger import ROOT, current_rows
 from splitfire_batch.storage import Store
 
 COLUMNS: tuple[str, ...] = (

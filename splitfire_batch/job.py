@@ -17,14 +17,15 @@ from splitfire_batch.catalogue import list_tracks as list_source
 from splitfire_batch.closing import finalise as finalise
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.failures import check_codes
-from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.identity import settings
 from splitfire_batch.lease import Lease, unheld
-from splitfire_batch.manifest import read_ledger
+from splitfire_batch.manifest.holdings import choose_holding, record_holding
+from splitfire_batch.manifest.ledger import read_ledger
+from splitfire_batch.manifest.reconcile import without_changed
+from splitfire_batch.manifest.schema import RunContext, parquet_bytes
 from splitfire_batch.models import fetch_weights, find_card, weights_id
 from splitfire_batch.plan import PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
-from splitfire_batch.reconcile import without_changed
 from splitfire_batch.records import PoolEvent, Shard
 from splitfire_batch.report import Progress, Tally
 from splitfire_batch.retries import Retry, ledger_for, list_failed, names_record
@@ -32,7 +33,6 @@ from splitfire_batch.runs import Run as Run
 from splitfire_batch.runs import check_lease, destination_of, new_run_id
 from splitfire_batch.runs import is_immutable as is_immutable
 from splitfire_batch.runs import leased as leased
-from splitfire_batch.schema import RunContext, parquet_bytes
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems

@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from splitfire_batch.errors import AccessDenied, ObjectMissing
-from splitfire_batch.manifest import ROOT, write_part
-from splitfire_batch.outcomes import outcome_of
+from splitfire_batch.manifest.ledger import ROOT, write_part
+from splitfire_batch.manifest.outcomes import outcome_of
+from splitfire_batch.manifest.schema import RunContext, to_table
 from splitfire_batch.records import Outcome, Quarantined, Shard, Suspected, TrackRow
-from splitfire_batch.schema import RunContext, to_table
 from splitfire_batch.storage import Store
 
 _FILE = "suspects.json"

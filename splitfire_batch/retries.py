@@ -22,9 +22,9 @@ from splitfire_batch.catalogue import OPEN, Catalogue, check_source, complete
 from splitfire_batch.config import OutputConfig, SeparationConfig, configure
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.failures import Query, read_failures
-from splitfire_batch.holdings import Holding, read_holdings
 from splitfire_batch.identity import settings
-from splitfire_batch.manifest import ROOT
+from splitfire_batch.manifest.holdings import Holding, read_holdings
+from splitfire_batch.manifest.ledger import ROOT
 from splitfire_batch.models import find_card, weights_id
 from splitfire_batch.plan import Ledger
 from splitfire_batch.spelling import folded

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.holdings import Holding
 from splitfire_batch.lease import BUDGET, Lease, hold, unheld
-from splitfire_batch.parts import ROOT
+from splitfire_batch.manifest.holdings import Holding
+from splitfire_batch.manifest.parts import ROOT
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.plan import Plan
-from splitfire_batch.schema import RunContext
 from splitfire_batch.spec import Job
 from splitfire_batch.storage import Store, open_store, parse_url
 

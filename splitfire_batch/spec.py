@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.outcomes import recorded
+from splitfire_batch.manifest.outcomes import recorded
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.records import Outcome
-from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import open_store
 
 if TYPE_CHECKING:

@@ -28,11 +28,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.garbage import Garbage, remove, stem_paths
-from splitfire_batch.holdings import is_current, read_holdings
 from splitfire_batch.lease import Lease
-from splitfire_batch.parts import ROOT, latest, part_paths, read_each, schema_of
-from splitfire_batch.snapshots import snapshot_paths
+from splitfire_batch.manifest.garbage import Garbage, remove, stem_paths
+from splitfire_batch.manifest.holdings import is_current, read_holdings
+from splitfire_batch.manifest.parts import ROOT, latest, part_paths, read_each, schema_of
+from splitfire_batch.manifest.snapshots import snapshot_paths
 from splitfire_batch.storage import Store
 from splitfire_batch.storage.leftovers import Leftover, try_leftovers
 from splitfire_batch.stored import listed, sha256_at

@@ -24,9 +24,9 @@ from splitfire_batch.audit import Audit, Bench, Depth, Sums, audit
 from splitfire_batch.config import SeparationConfig, configure
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.findings import Claim, Finding, StemClaim
-from splitfire_batch.holdings import Holding, read_holdings
 from splitfire_batch.identity import is_sampled
-from splitfire_batch.manifest import ROOT, current_rows
+from splitfire_batch.manifest.holdings import Holding, read_holdings
+from splitfire_batch.manifest.ledger import ROOT, current_rows
 from splitfire_batch.models import find_card
 from splitfire_batch.null_test import sums_of
 from splitfire_batch.stems import is_complete, make_recipes

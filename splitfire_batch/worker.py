@@ -19,9 +19,10 @@ import torch
 from splitfire_batch import heap
 from splitfire_batch.errors import LeaseLost, TransientError
 from splitfire_batch.lease import Guard
-from splitfire_batch.manifest import write_part
+from splitfire_batch.manifest.ledger import write_part
+from splitfire_batch.manifest.outcomes import outcome_of
+from splitfire_batch.manifest.schema import to_table, with_usage
 from splitfire_batch.models import load_model
-from splitfire_batch.outcomes import outcome_of
 from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import (
     Committed,
@@ -32,7 +33,6 @@ from splitfire_batch.records import (
     Track,
     TrackRow,
 )
-from splitfire_batch.schema import to_table, with_usage
 from splitfire_batch.settling import settle
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.telling import Dropped, Telling

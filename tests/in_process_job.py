@@ -27,9 +27,9 @@ from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig,
 from splitfire_batch.errors import SplitfireError, TransientError
 from splitfire_batch.job import Job
 from splitfire_batch.lease import Lease, Timing, hold
+from splitfire_batch.manifest.snapshots import write_snapshot
 from splitfire_batch.records import Committed, Quarantined, Shard, ShardEvent, Started
 from splitfire_batch.report import Report
-from splitfire_batch.snapshots import write_snapshot
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import open_store
 from splitfire_batch.vacuum import vacuum

@@ -11,10 +11,10 @@ from splitfire_batch.account import Account
 from splitfire_batch.config import RuntimeConfig, configure
 from splitfire_batch.errors import AccessDenied, ConfigError
 from splitfire_batch.failure_limit import allowed_failures
-from splitfire_batch.manifest import read_parts
+from splitfire_batch.manifest.ledger import read_parts
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Status, Suspected, Track
 from splitfire_batch.report import Tally
-from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store, open_store
 
 

@@ -21,7 +21,7 @@ from splitfire_batch.catalogue import Catalogue
 from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import FAILURE_CODES, TrackError
 from splitfire_batch.job import Job, RunShards
-from splitfire_batch.manifest import read_parts
+from splitfire_batch.manifest.ledger import read_parts
 from splitfire_batch.report import Report
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.verify import Checks, verify

@@ -15,7 +15,7 @@ from splitfire_batch.audio import Encoded, OutputFormat, choose_output
 from splitfire_batch.children import Codecs, starting
 from splitfire_batch.config import OutputConfig
 from splitfire_batch.errors import StorageError
-from splitfire_batch.manifest import read_parts
+from splitfire_batch.manifest.ledger import read_parts
 from splitfire_batch.metadata import SourceMetadata
 from splitfire_batch.records import AudioFormat, Committed, Shard, Track
 from splitfire_batch.storage import open_store

@@ -8,8 +8,14 @@ import pytest
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.holdings import Holding, choose_holding, is_current, read_holdings, record_holding
 from splitfire_batch.identity import settings
+from splitfire_batch.manifest.holdings import (
+    Holding,
+    choose_holding,
+    is_current,
+    read_holdings,
+    record_holding,
+)
 from splitfire_batch.storage import Store, open_store
 
 A = settings(SeparationConfig(), OutputConfig(), "w")

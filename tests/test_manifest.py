@@ -17,13 +17,20 @@ import pytest
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.identity import settings
-from splitfire_batch.manifest import current_rows, latest, read_ledger, read_parts, refresh_views, write_part
+from splitfire_batch.manifest.holdings import choose_holding, record_holding
+from splitfire_batch.manifest.ledger import (
+    current_rows,
+    latest,
+    read_ledger,
+    read_parts,
+    refresh_views,
+    write_part,
+)
+from splitfire_batch.manifest.parts import KEYS, part_paths, read_latest, schema_of, whole_rows
+from splitfire_batch.manifest.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
 from splitfire_batch.observations import Levels
-from splitfire_batch.parts import KEYS, part_paths, read_latest, schema_of, whole_rows
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
-from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
 from splitfire_batch.storage import Store, open_store
 
 A = settings(SeparationConfig(), OutputConfig(), "w")

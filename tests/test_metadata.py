@@ -12,8 +12,8 @@ import soundfile
 from tinytag import TinyTag
 
 from splitfire_batch.config import LOSSY_FORMATS, OutputConfig
+from splitfire_batch.manifest.schema import RunContext, to_table
 from splitfire_batch.records import TrackRow
-from splitfire_batch.schema import RunContext, to_table
 from splitfire_batch.settling import settle
 from tests import chunked
 from tests.material import noise, track_of, workbench, write

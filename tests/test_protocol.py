@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
-from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.identity import settings as job_settings
 from splitfire_batch.lease import unheld
-from splitfire_batch.manifest import current_rows, read_ledger, refresh_views, write_part
+from splitfire_batch.manifest.holdings import choose_holding, record_holding
+from splitfire_batch.manifest.ledger import current_rows, read_ledger, refresh_views, write_part
+from splitfire_batch.manifest.schema import RunContext, to_table
+from splitfire_batch.manifest.snapshots import write_snapshot
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
 from splitfire_batch.runs import new_run_id
-from splitfire_batch.schema import RunContext, to_table
-from splitfire_batch.snapshots import write_snapshot
 from splitfire_batch.storage import open_store
 from splitfire_batch.vacuum import vacuum
 from tests.invariants import resolve

@@ -20,10 +20,10 @@ from splitfire_batch import job as story
 from splitfire_batch import worker as worker_module
 from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import TransientError
-from splitfire_batch.outcomes import outcome_of, recorded
-from splitfire_batch.parts import read_parts, write_part
+from splitfire_batch.manifest.outcomes import outcome_of, recorded
+from splitfire_batch.manifest.parts import read_parts, write_part
+from splitfire_batch.manifest.schema import RunContext, to_table
 from splitfire_batch.records import AudioFormat, Committed, PoolEvent, Started, StemFile, Track, TrackRow
-from splitfire_batch.schema import RunContext, to_table
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.worker import Worker

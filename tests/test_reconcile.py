@@ -15,12 +15,12 @@ from splitfire_batch import runs, stored
 from splitfire_batch.errors import LeaseLost
 from splitfire_batch.job import Job
 from splitfire_batch.lease import PATH, hold
-from splitfire_batch.parts import KEYS
-from splitfire_batch.reconcile import MAX_ASKED, changed_rows, unchecked_rows
+from splitfire_batch.manifest.parts import KEYS
+from splitfire_batch.manifest.reconcile import MAX_ASKED, changed_rows, unchecked_rows
+from splitfire_batch.manifest.schema import RunContext, to_table
 from splitfire_batch.records import StemFile, TrackRow
 from splitfire_batch.report import Report
 from splitfire_batch.runs import Run
-from splitfire_batch.schema import RunContext, to_table
 from splitfire_batch.storage import Store, StoredObject, open_store
 from tests.test_job import check_stems, here, make_job, run, tone, view
 from tests.test_manifest import row, stem

@@ -66,7 +66,7 @@ def again(job: Job, *codes: str, **changes: Any) -> Report:
 
 def rows_of(out: Path | str) -> dict[str, dict[str, Any]]:
     store = open_store(str(out), {})
-    from splitfire_batch.manifest import current_rows
+    from splitfire_batch.manifest.ledger import current_rows
 
     return {row["path"]: row for row in current_rows(store).to_pylist()}
 

@@ -12,8 +12,8 @@ import soundfile
 
 from splitfire_batch.audio.decode import open_audio
 from splitfire_batch.config import OutputConfig
+from splitfire_batch.manifest.schema import SCHEMA, RunContext, to_table
 from splitfire_batch.records import TrackRow
-from splitfire_batch.schema import SCHEMA, RunContext, to_table
 from splitfire_batch.settling import settle
 from tests.ffmpeg_files import encode, packed_frames
 from tests.material import Shares, noise, track_of, workbench, write

@@ -14,10 +14,10 @@ from numpy.testing import assert_array_equal
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.here import separate_files
+from splitfire_batch.manifest.schema import SCHEMA, STEM, RunContext, to_table
 from splitfire_batch.models import load_model
 from splitfire_batch.observations import Levels
 from splitfire_batch.records import StemFile, TrackRow
-from splitfire_batch.schema import SCHEMA, STEM, RunContext, to_table
 from splitfire_batch.settling import settle
 from tests import assets
 from tests.ffmpeg_meter import ffmpeg_levels

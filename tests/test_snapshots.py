@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
-from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.identity import settings as all_settings
-from splitfire_batch.manifest import current_rows, read_ledger, write_part
-from splitfire_batch.parts import part_paths
-from splitfire_batch.snapshots import COLUMNS, MAX_LOOSE, snapshot_paths, write_snapshot
+from splitfire_batch.manifest.holdings import choose_holding, record_holding
+from splitfire_batch.manifest.ledger import current_rows, read_ledger, write_part
+from splitfire_batch.manifest.parts import part_paths
+from splitfire_batch.manifest.snapshots import COLUMNS, MAX_LOOSE, snapshot_paths, write_snapshot
 from splitfire_batch.storage import Store, open_store
 from tests.test_manifest import row, table
 

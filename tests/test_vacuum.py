@@ -21,10 +21,10 @@ from flows.vacuum import parse_age
 from splitfire_batch.config import OutputConfig
 from splitfire_batch.errors import ConfigError, LeaseLost
 from splitfire_batch.lease import hold, unheld
-from splitfire_batch.manifest import write_part
+from splitfire_batch.manifest.ledger import write_part
+from splitfire_batch.manifest.snapshots import snapshot_paths, write_snapshot
 from splitfire_batch.records import TrackRow
 from splitfire_batch.runs import new_run_id
-from splitfire_batch.snapshots import snapshot_paths, write_snapshot
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.storage.leftovers import list_leftovers, try_leftovers
 from splitfire_batch.vacuum import Vacuumed, vacuum

@@ -21,8 +21,8 @@ from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig,
 from splitfire_batch.errors import ConfigError, NoSpace, ObjectMissing
 from splitfire_batch.findings import Finding
 from splitfire_batch.job import Job
-from splitfire_batch.manifest import part_paths, read_parts, write_part
-from splitfire_batch.schema import SCHEMA
+from splitfire_batch.manifest.ledger import part_paths, read_parts, write_part
+from splitfire_batch.manifest.schema import SCHEMA
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.verify import Checks, Progress, Verification, verify
 from tests.material import noise, write

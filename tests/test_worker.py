@@ -22,10 +22,10 @@ from splitfire_batch import telling
 from splitfire_batch import worker as worker_module
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, SplitfireError, TransientError
-from splitfire_batch.manifest import read_parts
+from splitfire_batch.manifest.ledger import read_parts
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.records import Committed, Draining, Shard, ShardDone, ShardEvent, Started, Track
 from splitfire_batch.rendering import render
-from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.telling import PART_ROWS
 from splitfire_batch.transfer import DeviceLost

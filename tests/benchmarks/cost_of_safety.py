@@ -26,9 +26,9 @@ from splitfire_batch import worker
 from splitfire_batch.audio import choose_output, to_depth, to_float
 from splitfire_batch.children import CodecLimits, Codecs, InChildren, Inline
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.models import load_model
 from splitfire_batch.records import Committed, Shard, Track
-from splitfire_batch.schema import RunContext
 from splitfire_batch.segments import Model
 from splitfire_batch.separation import BLOCK_FRAMES
 from splitfire_batch.spec import WorkerSpec

@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.records import Committed, Shard, Started, Track
-from splitfire_batch.schema import RunContext
 from splitfire_batch.spec import WorkerSpec
 from tests.benchmarks.library import cycled_one_shots, write_long_track
 from tests.benchmarks.processes import pss_by_role, pss_mb, tree

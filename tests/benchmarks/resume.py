@@ -20,14 +20,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
-from splitfire_batch.holdings import choose_holding, record_holding
 from splitfire_batch.identity import settings
-from splitfire_batch.manifest import read_ledger, write_part
+from splitfire_batch.manifest.holdings import choose_holding, record_holding
+from splitfire_batch.manifest.ledger import read_ledger, write_part
+from splitfire_batch.manifest.reconcile import changed_rows, unchecked_rows
+from splitfire_batch.manifest.schema import RunContext, to_table
+from splitfire_batch.manifest.snapshots import snapshot_paths, write_snapshot
 from splitfire_batch.observations import Levels
-from splitfire_batch.reconcile import changed_rows, unchecked_rows
 from splitfire_batch.records import AudioFormat, StemFile, Track, TrackRow
-from splitfire_batch.schema import RunContext, to_table
-from splitfire_batch.snapshots import snapshot_paths, write_snapshot
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.worker import PART_ROWS
 from tests.s3_server import S3Server

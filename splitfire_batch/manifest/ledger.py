@@ -17,11 +17,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.errors import ObjectMissing
-from splitfire_batch.holdings import is_current, read_holdings
-from splitfire_batch.parts import KEYS, ROOT, latest, part_paths, read_parts, settings_ids, write_part
+from splitfire_batch.manifest.holdings import is_current, read_holdings
+from splitfire_batch.manifest.parts import (
+    KEYS,
+    ROOT,
+    latest,
+    part_paths,
+    read_parts,
+    settings_ids,
+    write_part,
+)
+from splitfire_batch.manifest.schema import SCHEMA, SCHEMA_VERSION, STEM, parquet_bytes
+from splitfire_batch.manifest.snapshots import read_rows
 from splitfire_batch.plan import Ledger
-from splitfire_batch.schema import SCHEMA, SCHEMA_VERSION, STEM, parquet_bytes
-from splitfire_batch.snapshots import read_rows
 from splitfire_batch.storage import Store
 
 __all__ = ["ROOT", "current_rows", "latest", "part_paths", "read_ledger", "read_parts", "refresh_views"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from splitfire_batch.errors import ObjectMissing
 from splitfire_batch.lease import Lease
-from splitfire_batch.parts import part_paths, read_each, schema_of
+from splitfire_batch.manifest.parts import part_paths, read_each, schema_of
 from splitfire_batch.storage import Store
 from splitfire_batch.storage.leftovers import Leftover, remove_leftover
 

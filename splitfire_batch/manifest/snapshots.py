@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import ObjectExists, ObjectMissing
-from splitfire_batch.parts import ROOT, has_its_hash, hashed_name, part_paths, read_each, schema_of
-from splitfire_batch.schema import parquet_bytes
+from splitfire_batch.manifest.parts import ROOT, has_its_hash, hashed_name, part_paths, read_each, schema_of
+from splitfire_batch.manifest.schema import parquet_bytes
 from splitfire_batch.storage import Store
 
 MAX_LOOSE = 256

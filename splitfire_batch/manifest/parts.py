@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.schema import SCHEMA, STEM, parquet_bytes
+from splitfire_batch.manifest.schema import SCHEMA, STEM, parquet_bytes
 from splitfire_batch.storage import Store
 
 ROOT = "_splitfire"

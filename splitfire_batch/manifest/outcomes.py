@@ -6,9 +6,9 @@ import re
 
 import pyarrow as pa
 
-from splitfire_batch.parts import KEYS, latest, part_paths, read_each, schema_of
+from splitfire_batch.manifest.parts import KEYS, latest, part_paths, read_each, schema_of
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.records import Outcome, TrackRow
-from splitfire_batch.schema import RunContext
 from splitfire_batch.storage import Store
 
 _COLUMNS = (*KEYS, "path", "message", "duration_s", "stems")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.errors import FAILURE_CODES, ObjectMissing
-from splitfire_batch.parts import (
+from splitfire_batch.manifest.parts import (
     KEYS,
     REVOKED,
     ROOT,
@@ -30,8 +30,8 @@ from splitfire_batch.parts import (
     whole_rows,
     write_part,
 )
+from splitfire_batch.manifest.schema import SCHEMA
 from splitfire_batch.plan import Ledger
-from splitfire_batch.schema import SCHEMA
 from splitfire_batch.storage import Store, StoredObject
 from splitfire_batch.stored import listed, sha256_at
 
