@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AUDIT := .venv-audit/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -23,10 +24,10 @@ check: install ## lint, format, strict types, layers
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 test: install ## the gate: every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not chaos"
+	$(PYTEST) -m "not slow and not chaos"
 
 test-all: install ## also the slow tests
-	$(BIN)/python -m pytest -m "not chaos"
+	$(PYTEST) -m "not chaos"
 
 chaos: install ## crashes at every step, a storm of kills, stores that fail: tens of minutes
 	$(BIN)/python -m pytest -m chaos

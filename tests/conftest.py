@@ -60,8 +60,16 @@ def one_shot_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     return write_one_shots(tmp_path_factory.mktemp("one-shots"), 4)
 
 
+LONGEST = ("test_end_to_end", "test_kill_storm", "test_canary", "test_flow", "test_crash_points")
+"""Modules to begin with, so that of several processes none is left alone with them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; torch is imported only if such tests were collected."""
+    """Put the longest modules first, and skip what needs a GPU where there is none.
+
+    Torch is imported only if such tests were collected.
+    """
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
