@@ -150,10 +150,10 @@ class Engine:
             in_flight.append((segment, self._requests.send(lanes)))
             if len(in_flight) > max(1, self._look_ahead * self.batch // self._requests.n_open):
                 self._blend_oldest(in_flight, blend, watch)
-                yield blend.take(in_flight[0][0].start)
+                yield blend.take(in_flight[0][0].lands.start)
         while in_flight:
             self._blend_oldest(in_flight, blend, watch)
-            yield blend.take(in_flight[0][0].start if in_flight else mix.n_frames)
+            yield blend.take(in_flight[0][0].lands.start if in_flight else mix.n_frames)
 
     def _readable(self, blocks: Iterable[Tensor], mix: MixBuffer) -> Iterator[Segment]:
         """The track's segments, each as soon as `mix` can give it; what no later one needs is dropped."""
@@ -166,7 +166,7 @@ class Engine:
                 yield segments[n_read]
                 n_read += 1
                 if n_read < len(segments):
-                    mix.drop_before(segments[n_read].start)
+                    mix.drop_before(segments[n_read].start - segments[n_read].n_back)
 
     def _blend_oldest(
         self, in_flight: deque[tuple[Segment, list[Request]]], blend: OverlapAdd, watch: Stopwatch
@@ -178,7 +178,7 @@ class Engine:
         watch.add("wait_device", sum(request.waited_s for request in requests))
         with watch.measure("blend"):
             whole = torch.cat(estimates) if len(estimates) > 1 else estimates[0]
-            blend.add(segment, whole, self.model.window(segment.n_frames))
+            blend.add(segment, whole, self.model.window(segment))
 
 
 def _same_size(batch: int, full_frames: int, n_frames: int) -> int:  # noqa: ARG001

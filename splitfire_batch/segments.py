@@ -18,26 +18,44 @@ from typing import Literal, Protocol, overload
 import torch
 from torch import Tensor
 
-Fill = Literal["zeros", "tile"]
+Fill = Literal["zeros", "tile", "reflect"]
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where one segment reads, and where its estimate lands: frames [start, start + n_frames).
+    """Where one segment reads, frames [start, start + n_frames), and which part of its estimate lands.
 
     Frames before and after the track are zeros. With `fill = "tile"` a segment that runs past the track's end
-    reads the track in a circle: after its end comes its beginning, and before its beginning its end. What
-    lands outside the track is cut off.
+    reads the track in a circle: after its end comes its beginning, and before its beginning its end. With
+    "reflect" the track is mirrored at its ends, each end frame once, as often as it takes. What lands outside
+    the track is cut off.
     """
 
     start: int
     n_frames: int
     fill: Fill = "zeros"
+    n_lead: int = 0
+    """Frames at its beginning that are context only: their estimate lands nowhere."""
+    n_landing: int | None = None
+    """Frames after the lead whose estimate lands; None for all of them."""
+    n_back: int = 0
+    """Frames before `start` that it may read all the same, when it is mirrored at the track's end."""
 
     @property
     def stop(self) -> int:
         """First frame after the segment."""
         return self.start + self.n_frames
+
+    @property
+    def lands(self) -> slice:
+        """Frames of the track on which its estimate lands."""
+        start = self.start + self.n_lead
+        return slice(start, self.stop if self.n_landing is None else start + self.n_landing)
+
+    @property
+    def landing(self) -> slice:
+        """The same frames, counted within the segment."""
+        return slice(self.lands.start - self.start, self.lands.stop - self.start)
 
 
 class Model(Protocol):
@@ -78,8 +96,8 @@ class Model(Protocol):
         track, so it can be computed before the track's end is known. Every frame is covered.
         """
 
-    def window(self, n_frames: int) -> Tensor | None:
-        """Weights (L,) over a segment of that length, all > 0; the blend is sum(w * y) / sum(w).
+    def window(self, segment: Segment) -> Tensor | None:
+        """Weights (n,) over the frames on which a segment lands, all > 0; the blend is sum(w * y) / sum(w).
 
         None: the estimates already carry their window and are simply summed.
         """
@@ -148,6 +166,8 @@ class MixBuffer:
         if is_tiled:
             places = torch.arange(segment.start, segment.stop) % self.n_frames
             return torch.cat(list(self._blocks), dim=1)[:, places]
+        if segment.fill == "reflect" and (segment.start < 0 or segment.stop > self.n_frames > 0):
+            return self._mirrored(segment)
         out = torch.zeros((self._n_channels, segment.n_frames))
         self._copy(out, segment.start)
         return out
@@ -157,6 +177,17 @@ class MixBuffer:
         self._start = max(self._start, min(frame, self.n_frames))
         while self._blocks and self._blocks_start + self._blocks[0].shape[1] <= self._start:
             self._blocks_start += self._blocks.popleft().shape[1]
+
+    def _mirrored(self, segment: Segment) -> Tensor:
+        """A segment that runs past an end of the track: there the track goes back, and forth again."""
+        places = torch.arange(segment.start, segment.stop)
+        period = max(1, 2 * (self.n_frames - 1))
+        places = (places % period).minimum(-places % period)
+        oldest = int(places.min())
+        if oldest < self._start:
+            raise ValueError(f"{segment} is mirrored back to frame {oldest}, before the first one still held")
+        held = torch.cat(list(self._blocks), dim=1)
+        return held[:, places - self._blocks_start]
 
     def _copy(self, out: Tensor, start: int) -> None:
         """Write the frames from `start` on into `out` (C, n), as far as both go."""
@@ -183,17 +214,19 @@ class OverlapAdd:
         self._start = 0
 
     def add(self, segment: Segment, estimate: Tensor, window: Tensor | None) -> None:
-        """Add an estimate (S, C, L) where its segment lies; `window` is (L,) or None.
+        """Add what lands of an estimate (S, C, L) of a segment; `window` is (n,) over just that, or None.
 
         The estimate is the blend's from then on: it may be written to.
 
         Raises:
-            ValueError: a frame before the segment is covered by no segment.
+            ValueError: a frame before the segment lands is covered by no segment.
         """
-        self._check_covered(segment.start)
-        skip = max(0, self._start - segment.start)
-        position = segment.start + skip - self._start
+        start = segment.lands.start
+        self._check_covered(start)
+        skip = max(0, self._start - start)
+        position = start + skip - self._start
         with torch.inference_mode():  # for estimates that were made in it
+            estimate = estimate[..., segment.landing]
             if window is not None:
                 estimate *= window
                 self._weight = _added(self._weight, window[skip:].clone(), position)

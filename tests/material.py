@@ -57,8 +57,8 @@ class Shares:
     def segments(self, n_frames: int) -> Sequence[Segment]:
         return uniform_segments(n_frames, self._segment_frames, self._segment_frames * 3 // 4)
 
-    def window(self, n_frames: int) -> Tensor:
-        return torch.ones(n_frames)
+    def window(self, segment: Segment) -> Tensor:
+        return torch.ones(segment.n_frames)
 
     def __call__(self, segments: Tensor) -> Tensor:
         if self._before:

@@ -39,8 +39,8 @@ class Toy:
     def segments(self, n_frames: int) -> Sequence[Segment]:
         return uniform_segments(n_frames, LENGTH, self._stride)
 
-    def window(self, n_frames: int) -> Tensor:
-        ramp = torch.arange(1, n_frames + 1, dtype=torch.float32)
+    def window(self, segment: Segment) -> Tensor:
+        ramp = torch.arange(1, segment.n_frames + 1, dtype=torch.float32)
         return torch.minimum(ramp, ramp.flip(0))
 
     def __call__(self, segments: Tensor) -> Tensor:
@@ -79,8 +79,9 @@ def slow_reference(mix: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(mix, (0, 2 * LENGTH))
     for start in range(0, max(1, n_frames - LENGTH + STRIDE), STRIDE):
         part = slice(start, start + LENGTH)
-        total[..., part] += model(padded[..., part]) * model.window(LENGTH)
-        weight[part] += model.window(LENGTH)
+        window = model.window(Segment(start, LENGTH))
+        total[..., part] += model(padded[..., part]) * window
+        weight[part] += window
     return (total / weight)[..., :n_frames]
 
 

@@ -8,7 +8,7 @@ import torch
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models import find_card, load_model
 from splitfire_batch.models.passthrough import Passthrough
-from splitfire_batch.segments import MixBuffer, OverlapAdd
+from splitfire_batch.segments import MixBuffer, OverlapAdd, Segment
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def stems_of(mix: torch.Tensor) -> torch.Tensor:
     buffer, blend = MixBuffer(2), OverlapAdd(2, 2)
     buffer.push(mix)
     for segment in model.segments(mix.shape[1]):
-        blend.add(segment, model(buffer.read(segment)[None])[0], model.window(segment.n_frames))
+        blend.add(segment, model(buffer.read(segment)[None])[0], model.window(segment))
     return blend.take(mix.shape[1])
 
 
@@ -37,7 +37,7 @@ def test_stems_are_fixed_shares_of_the_mix(n_frames):
 
 @pytest.mark.parametrize("n_frames", [1, 2, 99, 100])
 def test_the_window_is_positive_and_symmetric(n_frames):
-    window = small().window(n_frames)
+    window = small().window(Segment(0, n_frames))
     assert window.shape == (n_frames,)
     assert (window > 0).all()
     assert (window <= 1).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -145,6 +146,45 @@ def test_tiling_a_track_whose_beginning_was_dropped_is_refused():
     assert buffer.read(Segment(20, 40, fill="tile")).shape == (2, 40)  # ends within the track
     with pytest.raises(ValueError, match="20 frames were dropped"):
         buffer.read(Segment(40, 40, fill="tile"))
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 40, 60, 61, 130])
+@pytest.mark.parametrize("block_frames", [1, 7, 1000])
+def test_reflect_fill_mirrors_the_track_at_both_ends(n_frames, block_frames):
+    mix, buffer = noise(n_frames), MixBuffer(2)
+    for block in mix.split(block_frames, dim=1):
+        buffer.push(block)
+    found = buffer.read(Segment(-30, n_frames + 75, "reflect"))
+    expected = np.pad(mix.numpy(), ((0, 0), (30, 45)), "reflect" if n_frames > 1 else "edge")
+    assert np.array_equal(found.numpy(), expected)
+
+
+def test_frames_that_a_mirrored_segment_goes_back_to_are_still_wanted():
+    buffer = MixBuffer(2)
+    buffer.push(noise(100))
+    segment = Segment(95, 20, "reflect", n_back=11)
+    buffer.drop_before(segment.start - segment.n_back)
+    assert torch.equal(buffer.read(segment)[:, 5:], noise(100)[:, 84:99].flip(1))
+    buffer.drop_before(85)
+    with pytest.raises(ValueError, match="mirrored back to frame 84"):
+        buffer.read(segment)
+
+
+@pytest.mark.parametrize("n_frames", [101, 180, 250])
+def test_of_a_segment_with_a_lead_only_the_landing_is_blended(n_frames):
+    """The last segment ends with the track and reads what came before it as context."""
+    mix = noise(n_frames)
+    last = Segment(n_frames - LENGTH, LENGTH, n_lead=LENGTH - 26, n_landing=26)
+    starts = range(0, last.lands.start, STRIDE)
+    segments = [*(Segment(start, LENGTH) for start in starts), last]
+    assert (last.lands, last.landing) == (slice(n_frames - 26, n_frames), slice(LENGTH - 26, LENGTH))
+    buffer, blend = MixBuffer(2), OverlapAdd(1, 2)
+    buffer.push(mix)
+    for segment in segments:
+        estimate = buffer.read(segment)[None].clone()
+        estimate[..., : segment.landing.start] = 1e9  # must land nowhere
+        blend.add(segment, estimate, ramp(segment.landing.stop - segment.landing.start))
+    torch.testing.assert_close(blend.take(n_frames)[0], mix, rtol=0, atol=1e-6)
 
 
 def test_what_a_segment_reads_is_a_copy():

@@ -78,7 +78,7 @@ def stems_of(model: Spleeter, mix: Tensor) -> Tensor:
     buffer, blend = MixBuffer(2), OverlapAdd(len(model.stems), 2)
     buffer.push(mix)
     for segment in model.segments(n_frames):
-        blend.add(segment, model(buffer.read(segment)[None])[0], model.window(segment.n_frames))
+        blend.add(segment, model(buffer.read(segment)[None])[0], model.window(segment))
     return blend.take(n_frames)
 
 

@@ -46,10 +46,10 @@ class Passthrough:
         stride = self._segment_frames - int(self._segment_frames * _OVERLAP)
         return uniform_segments(n_frames, self._segment_frames, stride)
 
-    def window(self, n_frames: int) -> Tensor:
-        """Triangular weights (n_frames,), from 2/n_frames at the edges to 1 in the middle."""
-        ramp = torch.arange(1, n_frames + 1, dtype=torch.float32)
-        return torch.minimum(ramp, ramp.flip(0)) * (2 / (n_frames + 1))
+    def window(self, segment: Segment) -> Tensor:
+        """Triangular weights (L,), from 2/L at the edges to 1 in the middle."""
+        ramp = torch.arange(1, segment.n_frames + 1, dtype=torch.float32)
+        return torch.minimum(ramp, ramp.flip(0)) * (2 / (segment.n_frames + 1))
 
     def __call__(self, segments: Tensor) -> Tensor:
         """Estimates (B, 2, C, L) of segments (B, C, L)."""

@@ -107,7 +107,7 @@ class Spleeter:
 
         return LazySegments(n_before + 1, block)
 
-    def window(self, n_frames: int) -> None:
+    def window(self, segment: Segment) -> None:
         """None: estimates are simply summed."""
 
     def __call__(self, segments: Tensor) -> Tensor:

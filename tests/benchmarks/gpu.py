@@ -56,9 +56,9 @@ class HTDemucsShaped:
     def segments(self, n_frames: int) -> Sequence[Segment]:
         return uniform_segments(n_frames, 343_980, 257_985)
 
-    def window(self, n_frames: int) -> Tensor:
-        ramp = torch.arange(1, n_frames + 1, dtype=torch.float32)
-        return torch.minimum(ramp, ramp.flip(0)) / (n_frames // 2)
+    def window(self, segment: Segment) -> Tensor:
+        ramp = torch.arange(1, segment.n_frames + 1, dtype=torch.float32)
+        return torch.minimum(ramp, ramp.flip(0)) / (segment.n_frames // 2)
 
     def __call__(self, segments: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -70,7 +70,7 @@ class Paced:
     def segments(self, n_frames: int) -> Sequence[Segment]:
         return self._spleeter.segments(n_frames)
 
-    def window(self, n_frames: int) -> None:
+    def window(self, segment: Segment) -> None:
         """None: what two segments share is in the second one only."""
 
     def __call__(self, segments: Tensor) -> Tensor:
