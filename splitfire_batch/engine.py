@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from splitfire_batch.batching import Batcher, torch_threads
+from splitfire_batch.blending import MixBuffer, OverlapAdd
 from splitfire_batch.requests import Request, RequestQueue
-from splitfire_batch.segments import MixBuffer, Model, OverlapAdd, Segment
+from splitfire_batch.segments import Model, Segment
 from splitfire_batch.stopwatch import DeviceClock, Stopwatch
 from splitfire_batch.transfer import open_transfer
 

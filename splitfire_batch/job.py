@@ -38,11 +38,6 @@ from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems
 from splitfire_batch.storage import Store, open_store
 
-SEGMENT_S = 524_288 / 44_100
-"""Seconds of audio in one unit of cost: a Spleeter segment's stride."""
-_REAL_TIME = 30.0
-"""Seconds of audio a worker is taken to separate per second, for the size of shards."""
-
 RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
 """Where the work is done: `cluster` does it on Ray."""
 
@@ -107,8 +102,8 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
     plan_settings = PlanSettings(
         model=card.name,
         template=job.output.template,
-        segment_s=SEGMENT_S,
-        shard_cost=job.runtime.shard_s * _REAL_TIME / SEGMENT_S,
+        segment_s=card.segment_s,
+        shard_cost=job.runtime.shard_s * card.x_real_time / card.segment_s,
         n_workers=n_workers,
         stems=possible_stems(card.stems),
     )

@@ -32,6 +32,7 @@ ROWS = [
     },
     {
         "splitfire_batch.audio",
+        "splitfire_batch.blending",
         "splitfire_batch.budget",
         "splitfire_batch.failure_limit",
         "splitfire_batch.identity",
@@ -114,6 +115,7 @@ HOMES = {
     "torch": {
         "flows",  # the doctor asks it for devices
         "splitfire_batch.batching",
+        "splitfire_batch.blending",
         "splitfire_batch.calibration",
         "splitfire_batch.engine",
         "splitfire_batch.here",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from splitfire_batch.blending import MixBuffer, OverlapAdd
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models import find_card, load_model
 from splitfire_batch.models.passthrough import Passthrough
-from splitfire_batch.segments import MixBuffer, OverlapAdd, Segment
+from splitfire_batch.segments import Segment
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitfire_batch.segments import MixBuffer, OverlapAdd, Segment, uniform_segments
+from splitfire_batch.blending import MixBuffer, OverlapAdd
+from splitfire_batch.segments import Segment, uniform_segments
 
 LENGTH, STRIDE = 100, 75
 # one frame; below, at and above one segment, its overlap, and two segments; many segments, uneven

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitfire_batch.blending import MixBuffer, OverlapAdd
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import find_card, load_model
@@ -24,7 +25,6 @@ from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.spleeter import Spleeter
 from splitfire_batch.models.spleeter_unet import UNet, _sub_pixel, _variable, make_unet
 from splitfire_batch.models.weights import load_weights
-from splitfire_batch.segments import MixBuffer, OverlapAdd
 from tests.assets import audio_example
 
 CARD = find_card("spleeter-2stems")

@@ -6,9 +6,10 @@ seconds to import, so the names below come without it until a model is loaded.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
@@ -16,10 +17,32 @@ from splitfire_batch.models.registry import ModelCard, find_card, model_cards, w
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from splitfire_batch.models.precision import Arithmetic
     from splitfire_batch.segments import Model
 
+ARCHITECTURES = {"spleeter": "spleeter", "passthrough": "passthrough"}
+"""The module of this package that builds each of them."""
+
 __all__ = ["ModelCard", "fetch_weights", "find_card", "load_model", "model_cards", "weights_id"]
+
+
+Weights = Mapping[str, "Tensor"]
+"""A model's tensors by their published names, on the CPU."""
+
+
+class Build(Protocol):
+    """What every architecture's module has under the name `build`."""
+
+    def __call__(
+        self, card: ModelCard, weights: Weights, separation: SeparationConfig, arithmetic: Arithmetic
+    ) -> Model:
+        """The model of a card.
+
+        Raises:
+            ConfigError: tensors that do not fit, an extra that is not installed.
+        """
 
 
 def load_model(
@@ -50,23 +73,30 @@ def load_model(
     from splitfire_batch.models.precision import Arithmetic
 
     card = find_card(separation.model)
+    build = _builder(card)
     arithmetic = Arithmetic(separation.precision, _device(device), is_compiled, is_channels_last)
-    if card.architecture == "passthrough":
-        from splitfire_batch.models.passthrough import Passthrough
-
-        return Passthrough(card, arithmetic.device)
-    if card.architecture == "spleeter":
+    weights = _weights(card, mirror, options or {})
+    model = build(card, weights, separation, arithmetic)
+    if card.files and (separation.precision != "fp32" or is_compiled):
         from splitfire_batch.models.fidelity import check_fidelity
-        from splitfire_batch.models.spleeter import Spleeter
-        from splitfire_batch.models.weights import load_weights
 
-        weights = load_weights(card, mirror, options or {})
-        model = Spleeter(card, weights, separation, arithmetic)
-        if separation.precision != "fp32" or is_compiled:
-            exact = Spleeter(card, weights, separation, Arithmetic("fp32", arithmetic.device))
-            check_fidelity(model, exact, separation.precision)
-        return model
-    raise ConfigError(f"{card.name}: this version has no architecture {card.architecture!r}; upgrade it")
+        exact = build(card, weights, separation, Arithmetic("fp32", arithmetic.device))
+        check_fidelity(model, exact, separation.precision)
+    return model
+
+
+def _builder(card: ModelCard) -> Build:
+    """The `build` of an architecture's module; its package may be an extra."""
+    if card.architecture not in ARCHITECTURES:
+        raise ConfigError(f"{card.name}: this version has no architecture {card.architecture!r}; upgrade it")
+    build: Build = importlib.import_module(f"{__name__}.{ARCHITECTURES[card.architecture]}").build
+    return build
+
+
+def _weights(card: ModelCard, mirror: str | None, options: Mapping[str, Mapping[str, str]]) -> Weights:
+    from splitfire_batch.models.weights import load_weights
+
+    return load_weights(card, mirror, options) if card.files else {}
 
 
 def fetch_weights(

@@ -6,11 +6,13 @@ that everything around a real network is exercised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from splitfire_batch.config import SeparationConfig
+from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
 from splitfire_batch.segments import Segment, uniform_segments
 
@@ -56,3 +58,13 @@ class Passthrough:
         if segments.ndim != 3 or segments.shape[1] != self.n_channels:
             raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted (B, {self.n_channels}, L)")
         return segments[:, None] * self._shares
+
+
+def build(
+    card: ModelCard,
+    weights: Mapping[str, Tensor],  # noqa: ARG001
+    separation: SeparationConfig,  # noqa: ARG001
+    arithmetic: Arithmetic,
+) -> Passthrough:
+    """See `models.Build`."""
+    return Passthrough(card, arithmetic.device)

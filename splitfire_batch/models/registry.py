@@ -9,13 +9,19 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import json
 import tomllib
+from collections.abc import Mapping
+from dataclasses import field
 from importlib import resources
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from splitfire_batch.errors import ConfigError
+
+SPLEETER_SEGMENT_S = 524_288 / 44_100
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -41,6 +47,16 @@ class PublishedSdr:
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
+class Member:
+    """A model whose estimates go into those of a bag or an ensemble."""
+
+    model: str
+    """Its name in the registry."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of its estimates in the weighted mean, by stem; 1 for those that are not named, 0 to leave one out."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class ModelCard:
     """One entry of the registry."""
 
@@ -59,6 +75,14 @@ class ModelCard:
     training_data: str
     citation: str
     published_sdr: tuple[PublishedSdr, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the architecture has to know of this model, such as the sizes of its network."""
+    members: tuple[Member, ...] = ()
+    """Of a bag or an ensemble; it has no files of its own."""
+    segment_s: float = SPLEETER_SEGMENT_S
+    """Seconds of audio from one full segment to the next: the unit of a track's cost."""
+    x_real_time: float = 30.0
+    """Seconds of audio that a worker is taken to separate in one second, for the size of shards."""
 
 
 @functools.cache
@@ -84,6 +108,11 @@ def find_card(name: str) -> ModelCard:
 
 
 def weights_id(card: ModelCard) -> str:
-    """Hash over the hashes of a model's files, 64 hex digits: other weights, other id."""
-    text = "\n".join(file.sha256 for file in card.files) or "none"
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Hash over what a model is, 64 hex digits: other weights, options or members, other id."""
+    parts = [file.sha256 for file in card.files]
+    parts += [json.dumps(dict(card.options), sort_keys=True)] if card.options else []
+    for member in card.members:
+        parts.append(
+            f"{weights_id(find_card(member.model))} {json.dumps(dict(member.weights), sort_keys=True)}"
+        )
+    return hashlib.sha256(("\n".join(parts) or "none").encode()).hexdigest()

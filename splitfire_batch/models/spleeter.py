@@ -166,3 +166,7 @@ def _magnitude(spectrum: Tensor) -> Tensor:
     """|X|; torch's own `abs` of complex numbers guards against overflow, and takes twice as long."""
     parts = torch.view_as_real(spectrum)
     return parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).sqrt_()
+
+
+build = Spleeter
+"""See `models.Build`."""
