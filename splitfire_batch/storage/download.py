@@ -133,7 +133,8 @@ def _try(partial: Partial, get: Get, faults: Faults) -> None:
     except faults.foreign as error:
         if http_status(error) in (_NO_SUCH_RANGE, _CHANGED):
             partial.forget()
-            raise ConnectionError("the object changed since its first part was fetched") from error
+            # whose status would be taken for its own, were it the cause
+            raise ConnectionError("the object changed since its first part was fetched") from None
         raise
     if partial.n_total is not None and partial.n_bytes != partial.n_total:
         raise ConnectionError(f"{partial.n_bytes} bytes arrived, {partial.n_total} were expected; cut short")
