@@ -43,6 +43,11 @@ class SeparationConfig:
     """Above the model's bandwidth: nothing, or the mean of the mask below it (Spleeter only)."""
     precision: Precision = "fp32"
     """Arithmetic of the networks; a device that lacks it refuses. bf16 is the fast one on recent CPUs."""
+    tail: Literal["lean", "reference"] = "lean"
+    """Demucs at a track's end: no segment for what is covered already, or one all the same, like the
+    original."""
+    overlap: float | None = Field(default=None, ge=0, lt=1)
+    """Part of a segment that it shares with the next; default: the model's own. More takes longer."""
 
     @field_validator("stems", mode="before")
     @classmethod

@@ -142,7 +142,7 @@ HOMES = {
         "splitfire_batch.verify",
     },
 }
-ONLY = {"av": "splitfire_batch.audio.ffmpeg"}
+ONLY = {"av": "splitfire_batch.audio.ffmpeg", "demucs": "splitfire_batch.models.htdemucs_network"}
 """Libraries that a single module may import."""
 FILES = sorted(path for top in ("splitfire_batch", "cluster", "flows") for path in (ROOT / top).rglob("*.py"))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from splitfire_batch.models.precision import Arithmetic
     from splitfire_batch.segments import Model
 
-ARCHITECTURES = {"spleeter": "spleeter", "passthrough": "passthrough"}
+ARCHITECTURES = {"spleeter": "spleeter", "passthrough": "passthrough", "htdemucs": "htdemucs"}
 """The module of this package that builds each of them."""
 
 __all__ = [
