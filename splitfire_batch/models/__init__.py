@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from splitfire_batch.models.precision import Arithmetic
     from splitfire_batch.segments import Model
 
-ARCHITECTURES = {"spleeter": "spleeter", "passthrough": "passthrough"}
+ARCHITECTURES = {
+    "spleeter": "spleeter",
+    "passthrough": "passthrough",
+    "bs_roformer": "roformer",
+    "mel_band_roformer": "roformer",
+}
 """The module of this package that builds each of them."""
 
 __all__ = ["ModelCard", "fetch_weights", "find_card", "load_model", "model_cards", "weights_id"]
