@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from splitfire_batch.models.precision import Arithmetic
     from splitfire_batch.segments import Model
 
-ARCHITECTURES = {"spleeter": "spleeter", "passthrough": "passthrough", "htdemucs": "htdemucs"}
+ARCHITECTURES = {
+    "spleeter": "spleeter",
+    "passthrough": "passthrough",
+    "htdemucs": "htdemucs",
+    "bs_roformer": "roformer",
+    "mel_band_roformer": "roformer",
+}
 """The module of this package that builds each of them."""
 
 __all__ = [
