@@ -61,6 +61,7 @@ _BIG = {
     "mask_estimator_depth": 2,
     "multi_stft_resolutions_window_sizes": (4096, 2048, 1024, 512, 256),
 }
+_OF_OTHERS = ("zero_dc", "linear_transformer_depth", "mlp_expansion_factor")
 BANDS = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128, 129)
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "kim": ("mel_band_roformer", {**_BIG, "dim": 384, "depth": 6, "num_bands": 60, "sample_rate": 44_100}),
@@ -83,7 +84,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
 def package_network(architecture: str, arguments: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """The package's own network with random weights; its gains and rotary frequencies are unusual, too.
 
-    `zero_dc`, which it does not know, is left out.
+    Arguments that it does not know are left out.
     """
     import bs_roformer
 
@@ -91,7 +92,7 @@ def package_network(architecture: str, arguments: Mapping[str, Any], seed: int =
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", "A window was not provided", UserWarning)
         torch.manual_seed(seed)
-        known = {key: value for key, value in arguments.items() if key != "zero_dc"}
+        known = {key: value for key, value in arguments.items() if key not in _OF_OTHERS}
         net: nn.Module = make[architecture](**{**known, "flash_attn": False})
         for name, value in net.named_parameters():
             if name.endswith(("gamma", "freqs")):
