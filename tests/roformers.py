@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitfire_batch.config import SeparationConfig
@@ -156,3 +158,36 @@ def weights_of(net: nn.Module) -> dict[str, Tensor]:
 def as_yaml(sections: Mapping[str, Any]) -> str:
     """A config as the community writes them, tuples with their tag."""
     return yaml.dump(dict(sections))
+
+
+def blended(
+    mix: NDArray[np.float32], estimate: Callable[[Tensor], Tensor], length: int, stride: int, is_lean: bool
+) -> NDArray[np.float64]:
+    """The estimate of a whole track (C, T) at once, in float64: chunks over the mirrored track, faded but at
+    its ends, as the formulas of `models.roformer` have it.
+    """
+    n_frames = mix.shape[1]
+    border = length - stride if n_frames >= length else 0
+    places = np.arange(-border, n_frames + (length if border else 0))
+    period = max(1, 2 * (n_frames - 1))
+    padded = mix[:, np.minimum(places % period, -places % period)]
+    end = border + n_frames
+    starts = list(range(0, end, stride))
+    if is_lean:
+        starts = starts[: 1 + next(i for i, start in enumerate(starts) if start + length >= end)]
+    total, weight, fade = np.zeros((len(mix), end + length)), np.zeros(end + length), length // 10
+    for start in starts:
+        chunk = padded[:, start : start + length]
+        if n_missing := length - chunk.shape[1]:
+            how: Any = "reflect" if chunk.shape[1] > length / 2 else "constant"
+            chunk = np.pad(chunk, ((0, 0), (0, n_missing)), mode=how)
+        window = np.ones(length)
+        if start != starts[0]:
+            window[:fade] = np.linspace(0, 1, fade)
+        if start != starts[-1]:
+            window[-fade:] = np.linspace(1, 0, fade)
+        window = np.maximum(window, 1e-9)  # what no other chunk covers is as it is
+        signal = estimate(torch.from_numpy(chunk.copy())[None])[0].double().numpy()
+        total[:, start : start + length] += window * signal
+        weight[start : start + length] += window
+    return total[:, border:end] / weight[border:end]
