@@ -36,6 +36,7 @@ BAD = [
     *((RuntimeConfig, name, value) for name, value in {
         "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "audio_mb": 0,
         "compile": "maybe", "scratch_dir": 1, "shard_s": 0, "storage": "x", "weights_mirror": 1,
+        "registry": 1, "require_commercial": "maybe", "offline": "maybe",
         "codecs": "threads", "codec_mb": 63, "codec_s": 0, "max_duration_s": -1, "max_bytes": 0,
         "measure": "some", "lease": "maybe", "max_failures": "many", "drain_s": -1, "stall_s": 0,
     }.items()),
