@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.htdemucs_body import Body
@@ -143,7 +143,10 @@ class Demucs:
         y = self._chosen(y) * deviation[:, None] + mean[:, None]
         estimates = self._spectrum.inverse(_as_complex(y), used.shape[-1])
         estimates = estimates.add_(self._chosen(yt) * deviation_t[:, None] + mean_t[:, None])
-        return estimates if self._is_fixed else nn.functional.pad(estimates, (0, 1))
+        if self._is_fixed:
+            return estimates
+        spare = (segments[:, None, :, -1:] * 0).expand(-1, len(self._wanted), -1, -1)  # NaN for NaN
+        return torch.cat((estimates, spare), dim=-1)
 
     def _chosen(self, y: Tensor) -> Tensor:
         """(B, all stems * n, ...) -> (B, S, n, ...)."""
