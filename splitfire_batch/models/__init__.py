@@ -37,7 +37,6 @@ ARCHITECTURES = {
     "htdemucs": "htdemucs",
     "bs_roformer": "roformer",
     "mel_band_roformer": "roformer",
-    "htdemucs": "htdemucs",
 }
 """The module of this package that builds each of them."""
 
