@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models import find_card, load_model
-from splitfire_batch.models.spleeter import COLUMN_STEP, FFT_FRAMES, HOP, N_BINS
+from splitfire_batch.models.spleeter import COLUMN_STEP, FFT_FRAMES, HOP
+from splitfire_batch.models.spleeter_options import N_BINS
 from splitfire_batch.models.spleeter_unet import UNet, make_unet
 from splitfire_batch.models.weights import load_weights
 from tests.benchmarks.mixtures import SAMPLE_RATE, Audio, make_mixtures, one_shots, read_bands, read_singers
@@ -89,7 +90,7 @@ class NarrowSpleeter:
         self._nets = []
         for instrument in range(len(card.stems)):
             net = NarrowUNet().eval()
-            net.load_state_dict(make_unet(load_weights(card, None, {}), instrument).state_dict())
+            net.load_state_dict(make_unet(load_weights(card), instrument).state_dict())
             self._nets.append(net.to(memory_format=torch.channels_last))
 
     @torch.inference_mode()
