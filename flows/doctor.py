@@ -132,11 +132,11 @@ def _scratch(settings: Settings) -> str:
 
 
 def _weights(settings: Settings) -> str:
-    from splitfire_batch.models import fetch_weights, find_card
+    from splitfire_batch.models import fetch_weights, find_card, supply_of
 
-    runtime, card = settings.runtime, find_card(settings.separation.model)
-    path = fetch_weights(card, runtime.weights_mirror, runtime.storage)
-    return f"{card.name} needs none" if path is None else str(path)
+    card = find_card(settings.separation.model)
+    paths = fetch_weights(card, supply_of(settings.runtime))
+    return ", ".join(map(str, paths)) or f"{card.name} needs none"
 
 
 def _destination(url: str, settings: Settings) -> list[Check]:

@@ -77,7 +77,7 @@ def separate_catalogue(
         retry: in place of the whole catalogue, its tracks that failed with these codes; none named, with any.
     """
     mask_logs()
-    refuse_secrets(source, destination, runtime.weights_mirror, *catalogue.allow_root)
+    refuse_secrets(source, destination, runtime.weights_mirror, runtime.registry, *catalogue.allow_root)
     job = Job(source, destination, separation, output, catalogue, runtime, replace, retry)
     story.check(job)
     with story.leased(job, _say) as lease:

@@ -64,20 +64,23 @@ class Settings(BaseSettings):
         from splitfire_batch.storage.urls import refuse_secrets
 
         # before Prefect stores the parameters
-        refuse_secrets(source, destination, self.runtime.weights_mirror, *self.catalogue.allow_root)
+        runtime = self.runtime
+        urls = (runtime.weights_mirror, runtime.registry, *self.catalogue.allow_root)
+        refuse_secrets(source, destination, *urls)
         configs = (self.separation, self.output, self.catalogue, self.runtime)
         return Job(source, destination, *configs, replace, retry)
 
 
 def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) -> Settings:
-    """Settings from every place they can come from.
+    """Settings from every place they can come from; the models of `runtime.registry` are known from then on.
 
     Args:
         flags: by section, only what was given on the command line.
         file: a TOML file; default: splitfire.toml in the working folder, if there is one.
 
     Raises:
-        ConfigError: a missing or malformed file, an unknown key, a value out of its range.
+        ConfigError: a missing or malformed file, an unknown key, a value out of its range, or a registry of
+            models that is wrong.
     """
     if file is not None and not file.is_file():
         raise ConfigError(f"there is no settings file {file}")
@@ -97,7 +100,7 @@ def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) ->
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
 
     try:
-        return Layered(**flags)  # type: ignore[arg-type]
+        settings: Settings = Layered(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
     except tomllib.TOMLDecodeError as error:
@@ -107,6 +110,11 @@ def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) ->
             f"SPLITFIRE_* in the environment: {error}; lists and mappings are JSON, such as "
             """SPLITFIRE_SEPARATION__STEMS='["vocals"]'"""
         ) from None
+    if settings.runtime.registry is not None:
+        from splitfire_batch.models import use_registry
+
+        use_registry(settings.runtime)
+    return settings
 
 
 def expected_workers(runtime: RuntimeConfig) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from splitfire_batch.batching import Batcher
 from splitfire_batch.config import Precision, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models import load_model
+from splitfire_batch.models import load_model, supply_of
 from splitfire_batch.models.fidelity import Fidelity, excerpt, full_segment, measure
 from splitfire_batch.models.precision import precisions
 from splitfire_batch.requests import RequestQueue
@@ -68,16 +68,16 @@ def tune(
     Raises:
         ConfigError: the model cannot be had.
     """
-    known, mirror, stores = precisions(torch.device(device)), runtime.weights_mirror, runtime.storage
+    known, supply = precisions(torch.device(device)), supply_of(runtime)
     separation = replace(separation, stems=(), residual="drop")  # all estimates
-    exact = load_model(replace(separation, precision="fp32"), device, mirror, stores)
+    exact = load_model(replace(separation, precision="fp32"), device, supply)
     made = excerpt(full_segment(exact), exact.sample_rate)[: exact.n_channels]
     segment = made if music is None else _whole(music, full_segment(exact))
     for precision in known:
         wanted = replace(separation, precision=precision)
         try:
-            first = load_model(wanted, device, mirror, stores, is_channels_last=False)
-            last = exact if precision == "fp32" else load_model(wanted, device, mirror, stores)
+            first = load_model(wanted, device, supply, is_channels_last=False)
+            last = exact if precision == "fp32" else load_model(wanted, device, supply)
         except ConfigError as error:
             yield Tuned(precision, refusal=str(error))
             continue

@@ -43,6 +43,11 @@ class SeparationConfig:
     """Above the model's bandwidth: nothing, or the mean of the mask below it (Spleeter only)."""
     precision: Precision = "fp32"
     """Arithmetic of the networks; a device that lacks it refuses. bf16 is the fast one on recent CPUs."""
+    tail: Literal["lean", "reference"] = "lean"
+    """Demucs at a track's end: no segment for what is covered already, or one all the same, like the
+    original."""
+    overlap: float | None = Field(default=None, ge=0, lt=1)
+    """Part of a segment that it shares with the next; default: the model's own. More takes longer."""
 
     @field_validator("stems", mode="before")
     @classmethod
@@ -142,6 +147,12 @@ class RuntimeConfig:
     """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""
     weights_mirror: str | None = None
     """URL under which `<model>/<file>` is looked for before the registry's own sources."""
+    registry: str | None = None
+    """TOML file or URL that adds models of your own, a table for each; it is read where the run starts."""
+    require_commercial: bool = False
+    """Refuse models whose code or weights are not cleared for commercial use, members of bags included."""
+    offline: bool = False
+    """Open no connection for weights: they are in the cache, or in files of the machine that needs them."""
     codecs: Literal["children", "inline"] = "children"
     """Decode and encode in processes of their own, whose crashes cost one track; or in the worker's."""
     codec_mb: int = Field(default=1024, ge=64)
@@ -182,7 +193,7 @@ class RuntimeConfig:
             raise ValueError("wanted a number of tracks, such as 20, or a part of them, such as 5%")
         return text
 
-    @field_validator("weights_mirror", "ray")
+    @field_validator("weights_mirror", "ray", "registry")
     @classmethod
     def _names_no_user(cls, url: str | None) -> str | None:
         _refuse_userinfo(url or "")

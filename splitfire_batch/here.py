@@ -16,7 +16,7 @@ from pathlib import Path
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, TransientError
-from splitfire_batch.models import find_card, load_model
+from splitfire_batch.models import ModelCard, check_commercial, find_card, load_model, supply_of, use_registry
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.segments import Model
@@ -48,7 +48,7 @@ def separate_files(
         ConfigError: a file that is missing or a folder, an unknown model or stem, no scratch folder.
         TransientError: the device failed.
     """
-    make_recipes(separation, find_card(separation.model).stems)
+    make_recipes(separation, card_here(separation, runtime).stems)
     tracks = _tracks(files, separation, output)
     model, batch = load_here(separation, runtime)
     runtime = replace(runtime, batch=batch, open_tracks=1)
@@ -80,6 +80,19 @@ def stem_uri(out: str, stem: StemFile) -> str:
     return f"{out.rstrip('/')}/{stem.path}"
 
 
+def card_here(separation: SeparationConfig, runtime: RuntimeConfig) -> ModelCard:
+    """The model that the settings name, of our registry or the user's.
+
+    Raises:
+        ConfigError: there is none, it may not be used, or the user's registry is wrong.
+    """
+    use_registry(runtime)
+    card = find_card(separation.model)
+    if runtime.require_commercial:
+        check_commercial(card)
+    return card
+
+
 def load_here(separation: SeparationConfig, runtime: RuntimeConfig) -> tuple[Model, int | None]:
     """The model as it runs best on this machine, which is all ours, and the batch for it.
 
@@ -92,8 +105,7 @@ def load_here(separation: SeparationConfig, runtime: RuntimeConfig) -> tuple[Mod
     tuning = find_tuning(separation, runtime, device, runtime.threads)
     if tuning.threads:
         torch.set_num_threads(tuning.threads)
-    mirror, stores = runtime.weights_mirror, runtime.storage
-    model = load_model(separation, device, mirror, stores, runtime.compile, tuning.is_channels_last)
+    model = load_model(separation, device, supply_of(runtime), runtime.compile, tuning.is_channels_last)
     return model, tuning.batch
 
 

@@ -16,6 +16,9 @@ OUTPUT_EPOCH = 3
 """Raised by hand whenever our code starts to write other bytes for the same settings."""
 
 _SKIPS = ("skip_silent_stems", "skip_without_vocals")
+_ADDED = ("tail", "overlap")
+"""Fields of `SeparationConfig` that destinations may be older than; each does at its default what was done
+before there was such a field."""
 
 
 def is_sampled(track_id: str, percent: float | None) -> bool:
@@ -30,8 +33,11 @@ def is_sampled(track_id: str, percent: float | None) -> bool:
 
 def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str) -> dict[str, Any]:
     """Everything that changes a stem's sound or bytes, to be hashed and stored beside the rows it made."""
+    sound = dataclasses.asdict(separation)
+    standard = dataclasses.asdict(SeparationConfig())
     return {
-        **dataclasses.asdict(separation),
+        # an added field, or a skip, only where it is set, so that older destinations keep their settings_id
+        **{name: value for name, value in sound.items() if name not in _ADDED or value != standard[name]},
         "stems": sorted(separation.stems),
         "format": output.format,
         "depth": output.depth,
@@ -40,7 +46,6 @@ def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str
         **({"quality": output.quality} if output.format in LOSSY_FORMATS else {}),
         "weights_id": weights_id,
         "output_epoch": OUTPUT_EPOCH,
-        # only where they are set, so that destinations older than they are keep their settings_id
         **{name: value for name in _SKIPS if (value := getattr(output, name)) is not None},
     }
 

@@ -23,7 +23,15 @@ from splitfire_batch.manifest.holdings import choose_holding, record_holding
 from splitfire_batch.manifest.ledger import read_ledger
 from splitfire_batch.manifest.reconcile import without_changed
 from splitfire_batch.manifest.schema import RunContext, parquet_bytes
-from splitfire_batch.models import fetch_weights, find_card, weights_id
+from splitfire_batch.models import (
+    check_commercial,
+    fetch_weights,
+    find_card,
+    supply_of,
+    use_registry,
+    weights_id,
+)
+from splitfire_batch.models.registry import added_cards
 from splitfire_batch.plan import PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
 from splitfire_batch.records import PoolEvent, Shard
@@ -46,11 +54,15 @@ def check(job: Job, is_dry: bool = False) -> None:
     """Refuse what cannot work, before anything is done; `is_dry` leaves the destination untouched.
 
     Raises:
-        ConfigError: an unknown model, stem or code, a missing source, a destination in the source, no lease
-            where one is needed.
+        ConfigError: an unknown model, stem or code, a model that may not be used, a registry that is wrong, a
+            missing source, a destination in the source, no lease where one is needed.
         TransientError: a store does not answer.
     """
-    stems = find_card(job.separation.model).stems
+    use_registry(job.runtime)
+    card = find_card(job.separation.model)
+    if job.runtime.require_commercial:
+        check_commercial(card)
+    stems = card.stems
     make_recipes(job.separation, stems)
     check_skips(job.output, stems)
     check_lease(job)
@@ -134,7 +146,7 @@ def save_plan(run: Run) -> None:
     """
     runtime = run.job.runtime
     run.lease.confirm()
-    fetch_weights(find_card(run.context.model), runtime.weights_mirror, runtime.storage)
+    fetch_weights(find_card(run.context.model), supply_of(runtime))
     run.lease.confirm()  # that may take minutes; and a record of settings may replace those of another run
     store = destination_of(run.job)
     record_holding(store, run.holding)
@@ -164,6 +176,7 @@ def separate(
         context=run.context,
         is_immutable=is_immutable(run.job),
         nonce=run.lease.nonce,
+        cards=added_cards(),
     )
     for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
         account.take(event)

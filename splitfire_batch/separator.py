@@ -18,8 +18,7 @@ import numpy as np
 from splitfire_batch.audio import StemWriter, choose_output
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig, configure
 from splitfire_batch.engine import Engine
-from splitfire_batch.here import load_here
-from splitfire_batch.models import find_card
+from splitfire_batch.here import card_here, load_here
 from splitfire_batch.records import AudioFormat
 from splitfire_batch.separation import Limits, separate_file
 from splitfire_batch.stem_blocks import float_blocks
@@ -73,6 +72,7 @@ class Separator:
         stems: the stems wanted; empty for all of the model's. `instrumental` is the mix minus the vocals.
         residual: `fold`, `stem` or `drop`: where goes what the model leaves over.
         device: `auto`, `cpu` or `cuda`.
+        registry: TOML file or URL with models of your own; they are known to this process from then on.
 
     Raises:
         ConfigError: an unknown model, stem or device, or weights that cannot be had.
@@ -84,12 +84,12 @@ class Separator:
         stems: Sequence[str] = (),
         residual: str = "fold",
         device: str = "auto",
+        registry: str | None = None,
     ) -> None:
         config = configure(SeparationConfig, {"model": model, "stems": tuple(stems), "residual": residual})
-        self._recipes = make_recipes(config, find_card(model).stems)
-        self._engine = Engine(
-            *load_here(config, configure(RuntimeConfig, {"device": device})), packs_short=False
-        )
+        runtime = configure(RuntimeConfig, {"device": device, "registry": registry})
+        self._recipes = make_recipes(config, card_here(config, runtime).stems)
+        self._engine = Engine(*load_here(config, runtime), packs_short=False)
 
     def __enter__(self) -> Separator:
         return self

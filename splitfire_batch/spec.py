@@ -15,6 +15,7 @@ from splitfire_batch.records import Outcome
 from splitfire_batch.storage import open_store
 
 if TYPE_CHECKING:
+    from splitfire_batch.models.cards import ModelCard
     from splitfire_batch.worker import Worker
 
 
@@ -49,6 +50,8 @@ class WorkerSpec:
     threads: int = 1
     nonce: str = ""
     """Of the lease that must be held whenever rows, or stems under plain names, are written; or empty."""
+    cards: tuple[ModelCard, ...] = ()
+    """Models of the user's own registry, whose file need not be where the worker is."""
 
     def __call__(self) -> Worker:
         """Load the model and open the stores; torch is imported here and not before."""

@@ -22,7 +22,8 @@ from splitfire_batch.lease import Guard
 from splitfire_batch.manifest.ledger import write_part
 from splitfire_batch.manifest.outcomes import outcome_of
 from splitfire_batch.manifest.schema import to_table, with_usage
-from splitfire_batch.models import load_model
+from splitfire_batch.models import load_model, supply_of
+from splitfire_batch.models.registry import add_cards
 from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import (
     Committed,
@@ -61,12 +62,12 @@ class Worker:
             torch.set_num_threads(spec.threads)
         heap.share_arenas()
         runtime = spec.runtime
+        add_cards(spec.cards, runtime.registry or "")
         self._tuning = find_tuning(spec.separation, runtime, spec.device, spec.threads)
         model = load_model(
             spec.separation,
             spec.device,
-            runtime.weights_mirror,
-            runtime.storage,
+            supply_of(runtime),
             runtime.compile,
             self._tuning.is_channels_last,
         )

@@ -233,7 +233,7 @@ def test_models_are_listed_with_stems_and_licence(main: Main) -> None:
     assert "vocals, accompaniment" in rows["spleeter-2stems"]
     assert "MIT" in rows["spleeter-2stems"]
     code, out, _ = main("models", "list", "--json")
-    assert {card["name"] for card in json.loads(out)} == set(rows)
+    assert {card["name"] for card in json.loads(out)} == set(rows) - {"name"}
 
 
 def test_a_model_without_weights_has_nothing_to_pull(main: Main) -> None:
@@ -241,7 +241,7 @@ def test_a_model_without_weights_has_nothing_to_pull(main: Main) -> None:
 
 
 def test_pulling_an_unknown_model_offers_the_closest(main: Main) -> None:
-    assert_one_line(main("models", "pull", "spleeter"), 2, "did you mean 'spleeter-2stems'")
+    assert_one_line(main("models", "pull", "spleeter"), 2, "did you mean 'spleeter-5stems'")
 
 
 def test_pull_prints_where_the_weights_are(main: Main) -> None:

@@ -24,7 +24,7 @@ CLASSES = [SeparationConfig, OutputConfig, CatalogueConfig, RuntimeConfig]
 BAD = [
     *((SeparationConfig, name, value) for name, value in {
         "model": 5, "stems": 5, "residual": "keep", "short_clip": "tile", "mask_extension": 1,
-        "precision": "fp8",
+        "precision": "fp8", "tail": "short", "overlap": 1,
     }.items()),
     *((OutputConfig, name, value) for name, value in {
         "format": "mp2", "depth": "20", "quality": 0, "dither": "maybe", "metadata": "maybe", "names": "",
@@ -36,6 +36,7 @@ BAD = [
     *((RuntimeConfig, name, value) for name, value in {
         "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "audio_mb": 0,
         "compile": "maybe", "scratch_dir": 1, "shard_s": 0, "storage": "x", "weights_mirror": 1,
+        "registry": 1, "require_commercial": "maybe", "offline": "maybe",
         "codecs": "threads", "codec_mb": 63, "codec_s": 0, "max_duration_s": -1, "max_bytes": 0,
         "measure": "some", "lease": "maybe", "max_failures": "many", "drain_s": -1, "stall_s": 0,
     }.items()),
@@ -136,7 +137,19 @@ CHANGES = {
     "short_clip": "reference",
     "mask_extension": "average",
     "precision": "bf16",
+    "tail": "reference",
+    "overlap": 0.5,
 }
+OLDER = [
+    ({}, {}, "d07ac50cf3696f15"),
+    ({"model": "passthrough", "stems": "vocals"}, {"format": "mp3"}, "ed1db3f95e553ada"),
+    (
+        {"residual": "stem", "short_clip": "reference", "precision": "bf16"},
+        {"skip_silent_stems": -60},
+        "6965b91d1c69c986",
+    ),
+]
+"""What destinations had before `tail` and `overlap` were settings."""
 
 
 def test_everything_that_changes_the_sound_or_the_bytes_changes_the_settings_id():
@@ -147,6 +160,15 @@ def test_everything_that_changes_the_sound_or_the_bytes_changes_the_settings_id(
     found.append(settings_id(settings(SeparationConfig(), OutputConfig(), "w"), epoch=1))
     assert len(set(found)) == len(found)
     assert set(CHANGES) == {field.name for field in dataclasses.fields(SeparationConfig)}
+
+
+@pytest.mark.parametrize(("separation", "output", "held"), OLDER)
+def test_a_destination_keeps_its_settings_id_when_settings_are_added(separation, output, held):
+    assert id_of(separation, output) == held
+
+
+def test_an_added_setting_is_hashed_wherever_it_was_set():
+    assert len({id_of({"overlap": overlap}) for overlap in (None, 0, 0.25, 0.75)}) == 4
 
 
 def test_names_and_the_order_of_stems_do_not_change_the_settings_id():

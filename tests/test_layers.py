@@ -142,7 +142,11 @@ HOMES = {
         "splitfire_batch.verify",
     },
 }
-ONLY = {"av": "splitfire_batch.audio.ffmpeg"}
+ONLY = {
+    "av": "splitfire_batch.audio.ffmpeg",
+    "bs_roformer": "splitfire_batch.models.roformer_package",
+    "yaml": "splitfire_batch.models.roformer_config",
+}
 """Libraries that a single module may import."""
 FILES = sorted(path for top in ("splitfire_batch", "cluster", "flows") for path in (ROOT / top).rglob("*.py"))
 

@@ -129,7 +129,7 @@ def test_weights_are_cast_once_and_outputs_come_back_in_float32():
 
 def test_the_layout_in_memory_changes_no_more_than_rounding():
     x = torch.rand((1, 2, 64, 1024), generator=torch.Generator().manual_seed(1))
-    weights = load_weights(find_card("spleeter-2stems"), None, {})
+    weights = load_weights(find_card("spleeter-2stems"))
     answers = []
     for is_last in (True, False):
         arithmetic = Arithmetic("fp32", CPU, is_channels_last=is_last)

@@ -34,7 +34,7 @@ PARITY = Path(__file__).parent / "data" / "parity_audio_example.npz"
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
-    return load_weights(CARD, None, {})
+    return load_weights(CARD)
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_the_checksum_is_the_published_one():
 
 
 def test_a_real_checkpoint_has_the_published_number_of_weights():
-    tensors = load_weights(find_card("spleeter-2stems"), None, {})
+    tensors = load_weights(find_card("spleeter-2stems"))
     assert tensors.pop("global_step").shape == ()
     assert sum(tensor.numel() for tensor in tensors.values()) == 2 * 9_826_759
     assert tensors["conv2d/kernel"].shape == (5, 5, 2, 16)

@@ -20,7 +20,7 @@ WIDTHS = [32, 64, 96, 160, 192, 512]
 
 @pytest.fixture(scope="module")
 def published() -> UNet:
-    return make_unet(load_weights(find_card("spleeter-2stems"), None, {}), 0)
+    return make_unet(load_weights(find_card("spleeter-2stems")), 0)
 
 
 @pytest.fixture(scope="module")

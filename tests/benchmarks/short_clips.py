@@ -90,7 +90,7 @@ class NarrowSpleeter:
         self._nets = []
         for instrument in range(len(card.stems)):
             net = NarrowUNet().eval()
-            net.load_state_dict(make_unet(load_weights(card, None, {}), instrument).state_dict())
+            net.load_state_dict(make_unet(load_weights(card), instrument).state_dict())
             self._nets.append(net.to(memory_format=torch.channels_last))
 
     @torch.inference_mode()

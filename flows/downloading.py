@@ -1,0 +1,69 @@
+"""What a person at a terminal sees while weights are fetched: a bar, or plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from splitfire_batch.models.downloads import WATCH, Watch
+
+PLAIN_S = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+@contextmanager
+def showing_downloads(is_quiet: bool = False, has_bar: bool = True) -> Iterator[None]:
+    """Show on stderr what is fetched while the block lasts; where another bar moves, in plain lines."""
+    console = Console(stderr=True)
+    if is_quiet:
+        yield
+    elif console.is_terminal and has_bar:
+        with _bars(console) as bars, _watched(_bar(bars)):
+            yield
+    else:
+        with _watched(plain_lines(console)):
+            yield
+
+
+@contextmanager
+def _watched(watch: Watch) -> Iterator[None]:
+    token = WATCH.set(watch)
+    try:
+        yield
+    finally:
+        WATCH.reset(token)
+
+
+def _bars(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _bar(bars: Progress) -> Watch:
+    tasks: dict[str, TaskID] = {}
+
+    def watch(name: str, n_bytes: int, n_total: int | None) -> None:
+        if name not in tasks:
+            tasks[name] = bars.add_task(name, total=n_total)
+        bars.update(tasks[name], completed=n_bytes, total=n_total)
+
+    return watch
+
+
+def plain_lines(console: Console) -> Watch:
+    """A line as a file begins to arrive, every ten seconds, and when it is whole."""
+    due_at: dict[str, float] = {}
+
+    def watch(name: str, n_bytes: int, n_total: int | None) -> None:
+        is_over = n_bytes == n_total
+        if name in due_at and not is_over and time.monotonic() < due_at[name]:
+            return
+        due_at[name] = time.monotonic() + PLAIN_S
+        of = "" if n_total is None else f" of {n_total / 1e6:,.1f}"
+        console.print(f"fetching {name}: {n_bytes / 1e6:,.1f}{of} MB", highlight=False)
+
+    return watch
