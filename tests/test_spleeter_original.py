@@ -8,8 +8,11 @@ benchmarks' and is made on first use: half a gigabyte of packages.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from splitfire_batch.config import SeparationConfig
+from splitfire_batch.models.cards import ModelCard, WeightsFile
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.spleeter import Spleeter
-from splitfire_batch.models.tensor_bundle import read_bundle
 from splitfire_batch.models.unet_on_cpu import UNetOnCpu
+from splitfire_batch.models.weights import load_weights
 from tests.assets import audio_example, original_spleeter
 from tests.benchmarks.original import original_python
 from tests.spleeter_networks import CARDS, variables
@@ -82,17 +86,14 @@ def mix() -> NDArray[np.float32]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "configuration", "extension"), CASES)
-def test_stems_agree_with_the_original(name, configuration, extension, mix, tmp_path):
+def test_stems_agree_with_the_original(name, configuration, extension, mix, tmp_path, monkeypatch):
     ask_original(original_spleeter() / "resources" / f"{configuration}.json", extension, mix, tmp_path)
-    tensors = read_bundle(
-        (tmp_path / "model.index").read_bytes(), (tmp_path / "model.data-00000-of-00001").read_bytes()
-    )
-    card = CARDS[name]
-    assert {key: value.shape for key, value in tensors.items() if key != "global_step"} == dict(
-        variables(len(card.stems))
-    )
+    card = archived(CARDS[name], tmp_path)
+    monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path))
+    weights = load_weights(card)
+    shapes = {key: tuple(value.shape) for key, value in weights.items() if key != "global_step"}
+    assert shapes == dict(variables(len(card.stems)))
     separation = SeparationConfig(short_clip="reference", residual="drop", mask_extension=extension)
-    weights = {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}
     model = Spleeter(card, weights, separation, Arithmetic("fp32", torch.device("cpu")))
     assert all(isinstance(net, UNetOnCpu) for net in model._nets)
     found = stems_of(model, torch.from_numpy(mix.T.copy())).numpy()
@@ -104,6 +105,16 @@ def test_stems_agree_with_the_original(name, configuration, extension, mix, tmp_
             agreement_db = snr_db(wanted[stem].T, estimate)
             print(f"{name} {extension} {stem}: {agreement_db:.1f} dB, {share:.3f} of the mix's energy")
             assert agreement_db >= 90, stem
+
+
+def archived(card: ModelCard, folder: Path) -> ModelCard:
+    """A model of the registry with this checkpoint for its weights, packed as the releases are."""
+    archive = folder / "release.tar.gz"
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        for part in ("checkpoint", "model.data-00000-of-00001", "model.index", "model.meta"):
+            tar.add(folder / part, f"./{part}")
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    return dataclasses.replace(card, files=(WeightsFile(archive.name, sha256, sources=(str(archive),)),))
 
 
 def ask_original(config: Path, extension: str, mix: NDArray[np.float32], folder: Path) -> None:
