@@ -34,9 +34,11 @@ class SeparationConfig:
     model: str = "spleeter-2stems"
     """A name from `splitfire models list`."""
     stems: tuple[str, ...] = ()
-    """The stems to write, such as vocals,bass; empty for all. `instrumental` is the mix minus the vocals."""
+    """The stems to write, such as vocals,bass; empty for all. `instrumental` is the mix minus the vocals,
+    `no_drums` the mix minus the drums, and so on."""
     residual: Literal["fold", "stem", "drop"] = "fold"
-    """What the model leaves over: added to accompaniment/other, a stem of its own, or dropped."""
+    """What the model leaves over: added to accompaniment/other, a stem of its own, or dropped. Of a model of
+    vocals alone it is the instrumental."""
     short_clip: Literal["adaptive", "reference"] = "adaptive"
     """Clips shorter than a segment: padded as little as sounds best, or to full length like the original."""
     mask_extension: Literal["zeros", "average"] = "zeros"

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 ARCHITECTURES = {
     "spleeter": "spleeter",
     "passthrough": "passthrough",
+    "htdemucs": "htdemucs",
     "bs_roformer": "roformer",
     "mel_band_roformer": "roformer",
-    "htdemucs": "htdemucs",
 }
 """The module of this package that builds each of them."""
 
