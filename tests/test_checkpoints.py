@@ -98,7 +98,8 @@ def test_files_of_no_known_format_are_named(tmp_path):
 
 def test_tensors_that_share_memory_are_kept_apart(tmp_path):
     shared = torch.arange(12.0)
-    state = {"a": shared[:4], "b": shared[2:8], "c": shared.view(3, 4).T}
+    tied = torch.ones(3)
+    state = {"a": shared[:4], "b": shared[2:8], "c": shared.view(3, 4).T, "d": tied, "e": tied}
     tensors = load_weights(card_of(saved(state, tmp_path / "a.pt")))
     assert all(torch.equal(tensors[name], state[name]) for name in state)
 

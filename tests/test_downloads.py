@@ -142,7 +142,8 @@ def test_s3_objects_are_gone_on_with(bucket, tmp_path, path):
     told = fetch(f"{bucket}/big", tmp_path / "big")
     assert (tmp_path / "big").read_bytes() == b"!" * 3_000_000 + BIG[3_000_000:]
     assert told[0] > 3_000_000
-    (tmp_path / "big.mark").write_text("0" * 32)
+    (tmp_path / "big").write_bytes(b"!" * 3_000_000)
+    (tmp_path / "big.mark").write_text("0" * 32)  # of an object that was there before
     fetch(f"{bucket}/big", tmp_path / "big")
     assert (tmp_path / "big").read_bytes() == BIG
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 import splitfire_batch
+from flows.doctor import _weights
+from flows.settings import load_settings
 from splitfire_batch import job as story
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
@@ -378,6 +380,8 @@ def test_doctor_separate_and_the_python_api_take_a_registry(source, tmp_path, fi
     monkeypatch.setattr(registry, "_added", {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPLITFIRE_RUNTIME__REGISTRY", str(file))
+    doctored = load_settings({"separation": {"model": "ours"}})
+    assert _weights(doctored) == "ours needs none"
     code, told, _ = run_main(
         monkeypatch, capsys, "separate", str(source / "a.wav"), "-o", "out", "--model", "ours"
     )

@@ -175,8 +175,16 @@ def _check_sizes(tensors: Mapping[str, Tensor], n_bytes: int, name: str) -> None
 
 
 def _with_own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share none, as safetensors wants them."""
-    return {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    """Tensors that share none, as safetensors wants them; most never do, and large ones are not copied."""
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        is_whole = tensor.is_contiguous() and storage.nbytes() == tensor.numel() * tensor.element_size()
+        is_own = is_whole and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        own[key] = tensor if is_own else tensor.clone(memory_format=torch.contiguous_format)
+    return own
 
 
 def _package(found: object, name: str) -> str:
