@@ -17,16 +17,19 @@ import torch
 from torch import Tensor
 
 from splitfire_batch.config import SeparationConfig
+from splitfire_batch.models.conversion import PACKAGE
 from splitfire_batch.models.htdemucs_body import Body
 from splitfire_batch.models.htdemucs_network import (
     is_of_fixed_length,
     make_network,
     positions,
     segment_frames,
+    with_package,
 )
 from splitfire_batch.models.htdemucs_spectrum import Spectrum
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
+from splitfire_batch.models.weights import load_texts
 from splitfire_batch.segments import LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
@@ -50,7 +53,7 @@ class Demucs:
         """Build the network.
 
         Args:
-            card: of its `options` see `htdemucs_network.make_network`.
+            card: of its `options` see `htdemucs_network.make_network`; without, its package says them.
             tensors: the published state.
             separation: `tail` and `overlap` are obeyed; only estimates that its stems are made of are
                 finished, for the network gives all of them at once.
@@ -59,6 +62,8 @@ class Demucs:
         Raises:
             ConfigError: the extra is not installed, or options or tensors do not fit.
         """
+        if card.files and "kwargs" not in card.options:
+            card = with_package(card, load_texts(card).get(PACKAGE, ""))
         net = make_network(card, tensors)
         self.name = card.name
         self.sample_rate = card.sample_rate
@@ -79,7 +84,9 @@ class Demucs:
         self._spectrum = Spectrum(net.nfft, self.device)  # type: ignore[arg-type]
         self._arithmetic = arithmetic
         self._layers: Layers = arithmetic.network(Body(net, positions(net)), is_channels_last=False)
-        self._exact = cache(partial(_exact_layers, card, tensors, self.device))
+        self._exact: Callable[[], Layers] | None = None
+        if arithmetic.precision == "fp16":  # else nothing should keep the tensors alive
+            self._exact = cache(partial(_exact_layers, card, tensors, self.device))
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Segments of one length a stride apart, the last ones cut; see `segments.Model.segments`.
@@ -120,8 +127,8 @@ class Demucs:
             wanted = f"(B, {self.n_channels}, {self._length if self._is_fixed else 'L > 1'})"
             raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted {wanted}")
         with torch.inference_mode(), self._arithmetic.exactly():
-            estimates = self._estimates(segments, self._halved)
-            if self._arithmetic.precision != "fp16":
+            estimates = self._estimates(segments, self._cast_layers)
+            if self._exact is None:
                 return estimates
             is_finite = estimates.isfinite().flatten(1).all(dim=1)
             if not is_finite.all():
@@ -130,8 +137,8 @@ class Demucs:
                 estimates = torch.where(is_finite[:, None, None, None], estimates, exact)
             return estimates
 
-    def _halved(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """The layers, in whatever precision they have."""
+    def _cast_layers(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """The layers, on inputs of whatever precision they have."""
         return self._layers(*(self._arithmetic.inputs(each, is_channels_last=False) for each in (x, xt)))
 
     def _estimates(self, segments: Tensor, layers: Layers) -> Tensor:
