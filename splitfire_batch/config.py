@@ -34,9 +34,11 @@ class SeparationConfig:
     model: str = "spleeter-2stems"
     """A name from `splitfire models list`."""
     stems: tuple[str, ...] = ()
-    """The stems to write, such as vocals,bass; empty for all. `instrumental` is the mix minus the vocals."""
+    """The stems to write, such as vocals,bass; empty for all. `instrumental` is the mix minus the vocals,
+    `no_drums` the mix minus the drums, and so on."""
     residual: Literal["fold", "stem", "drop"] = "fold"
-    """What the model leaves over: added to accompaniment/other, a stem of its own, or dropped."""
+    """What the model leaves over: added to accompaniment/other, a stem of its own, or dropped. Of a model of
+    vocals alone it is the instrumental."""
     short_clip: Literal["adaptive", "reference"] = "adaptive"
     """Clips shorter than a segment: padded as little as sounds best, or to full length like the original."""
     mask_extension: Literal["zeros", "average"] = "zeros"
@@ -44,8 +46,8 @@ class SeparationConfig:
     precision: Precision = "fp32"
     """Arithmetic of the networks; a device that lacks it refuses. bf16 is the fast one on recent CPUs."""
     tail: Literal["lean", "reference"] = "lean"
-    """Demucs at a track's end: no segment for what is covered already, or one all the same, like the
-    original."""
+    """Segments at a track's end that only cover what is covered already: left out, or made like the
+    originals do (Demucs, RoFormers)."""
     overlap: float | None = Field(default=None, ge=0, lt=1)
     """Part of a segment that it shares with the next; default: the model's own. More takes longer."""
 

@@ -21,7 +21,7 @@ from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.segments import Model
 from splitfire_batch.settling import settle
-from splitfire_batch.stems import make_recipes
+from splitfire_batch.stems import make_recipes, with_judged
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import find_tuning
 from splitfire_batch.workbench import Workbench, open_bench
@@ -50,7 +50,7 @@ def separate_files(
     """
     make_recipes(separation, card_here(separation, runtime).stems)
     tracks = _tracks(files, separation, output)
-    model, batch = load_here(separation, runtime)
+    model, batch = load_here(with_judged(separation, output), runtime)
     runtime = replace(runtime, batch=batch, open_tracks=1)
     bench = open_bench(model, out, separation, output, runtime, is_immutable=output.names == "immutable")
     with closing(bench):

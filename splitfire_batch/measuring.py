@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,18 +49,15 @@ def vocals_share_db(separated: Separated) -> float:
     return 10 * math.log10(vocals / (vocals + rest)) if vocals else -math.inf
 
 
-def with_energy_shares(stems: Sequence[StemFile], sums_to_mix: bool) -> tuple[StemFile, ...]:
-    """The stems, each with its part of the energy of those that make up the mix together.
+def with_energy_shares(stems: Sequence[StemFile], whole: Sequence[str]) -> tuple[StemFile, ...]:
+    """The stems, each with its part of the energy of those that make up the whole mix together, if any do.
 
-    These are all but the instrumental, or vocals and instrumental; with other choices there is no share.
+    Args:
+        stems: as they were written.
+        whole: as `stems.whole_of` gives it.
     """
     energies = {stem.stem: _power(stem.levels.rms_db) for stem in stems}
-    parts: Iterable[str] = ()
-    if sums_to_mix:
-        parts = energies.keys() - {"instrumental"}
-    elif {"vocals", "instrumental"} <= energies.keys():
-        parts = ("vocals", "instrumental")
-    total = sum(energies[name] for name in parts)
+    total = sum(energies[name] for name in whole)
     return tuple(replace(stem, energy_share_db=_share_db(energies[stem.stem], total)) for stem in stems)
 
 

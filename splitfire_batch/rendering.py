@@ -28,6 +28,7 @@ from splitfire_batch.observations import Levels
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
 from splitfire_batch.stem_blocks import LOSSY_MARGIN, Array, RenderSettings, linked_gain, output_blocks
+from splitfire_batch.stems import parts_of_mix
 from splitfire_batch.stopwatch import Stopwatch
 
 _MAX_ATTEMPTS = 8
@@ -75,7 +76,7 @@ def _made_audible(
     rendered: Rendered, separated: Separated, settings: RenderSettings, folder: Path, watch: Stopwatch
 ) -> Rendered:
     """Lossy stems, written with less gain until no decoder clips them; the residual is what one hears."""
-    summed = frozenset(stem.stem for stem in rendered.stems if stem.stem != "instrumental")
+    summed = frozenset(parts_of_mix(settings.recipes))
     files = {stem.stem: folder / stem.path for stem in rendered.stems if stem.path}
     if not files:  # all silent, and not wanted
         return rendered
@@ -112,6 +113,7 @@ def _write_once(
     files = {recipe.stem: folder / f"{recipe.stem}.{out.ext}" for recipe in settings.recipes}
     written = [stem for stem in files if stem not in settings.skipped]
     meters = {stem: _meter(out, settings.measures_all) for stem in files}
+    parts = [stem for stem in parts_of_mix(settings.recipes) if stem in written]
     residual = _Residual(out.bits)
     paths = {stem: files[stem] for stem in written}
     with settings.codecs.open_stems(paths, out, settings.inserts, separated.n_frames) as writer:
@@ -124,7 +126,7 @@ def _write_once(
             with watch.measure("encode"):
                 writer.write(stems)
                 if settings.sums_to_mix:
-                    residual.add(mix, [stems[stem] for stem in written if stem != "instrumental"])
+                    residual.add(mix, [stems[stem] for stem in parts])
         with watch.measure("encode"):
             encoded = writer.close()
         watch.add("encode", writer.extra_s)

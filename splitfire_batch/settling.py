@@ -40,6 +40,7 @@ from splitfire_batch.rendering import Rendered, render
 from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.separation import Separated, separate_file
 from splitfire_batch.stem_blocks import RenderSettings
+from splitfire_batch.stems import whole_of
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.stored import sha256_of
 from splitfire_batch.transfer import DeviceLost
@@ -111,7 +112,7 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
         warnings=row.warnings
         + losses(separated.source, settings.output)
         + _warnings(metadata, settings, rendered, bench),
-        stems=with_energy_shares(stems, bench.sums_to_mix),
+        stems=with_energy_shares(stems, whole_of(bench.recipes, bench.sums_to_mix)),
         gain_db=rendered.gain_db,
         sum_residual_db=rendered.sum_residual_db,
     )

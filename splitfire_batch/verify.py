@@ -29,7 +29,7 @@ from splitfire_batch.manifest.holdings import Holding, read_holdings
 from splitfire_batch.manifest.ledger import ROOT, current_rows
 from splitfire_batch.models import find_card
 from splitfire_batch.null_test import sums_of
-from splitfire_batch.stems import is_complete, make_recipes
+from splitfire_batch.stems import is_complete, make_recipes, parts_of_mix
 from splitfire_batch.storage import Options, Store, Stores, open_store
 from splitfire_batch.stored import listed
 
@@ -163,10 +163,9 @@ def _sums(holding: Holding) -> Sums:
     separation = configure(SeparationConfig, known)
     model_stems = find_card(separation.model).stems
     recipes = make_recipes(separation, model_stems)
-    complete = tuple(recipe.stem for recipe in recipes if recipe.stem != "instrumental")
     return Sums(
         to_mix=sums_of(recipes),
-        measured=complete if is_complete(recipes, model_stems) else (),
+        measured=parts_of_mix(recipes) if is_complete(recipes, model_stems) else (),
         is_dithered=bool(settings.get("dither", True)),
     )
 

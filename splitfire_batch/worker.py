@@ -36,6 +36,7 @@ from splitfire_batch.records import (
 )
 from splitfire_batch.settling import settle
 from splitfire_batch.spec import WorkerSpec
+from splitfire_batch.stems import with_judged
 from splitfire_batch.telling import Dropped, Telling
 from splitfire_batch.tuning import find_tuning
 from splitfire_batch.workbench import open_bench
@@ -65,7 +66,7 @@ class Worker:
         add_cards(spec.cards, runtime.registry or "")
         self._tuning = find_tuning(spec.separation, runtime, spec.device, spec.threads)
         model = load_model(
-            spec.separation,
+            with_judged(spec.separation, spec.output),
             spec.device,
             supply_of(runtime),
             runtime.compile,

@@ -138,3 +138,25 @@ def test_many_files_come_in_their_order_whichever_is_ready_first(tmp_path, monke
     monkeypatch.setattr(Passthrough, "is_for_one_core", True, raising=False)
     rows = rows_of(files, tmp_path / "out", threads=2)
     assert [row.source.n_frames for row in rows if row.source] == lengths
+
+
+@pytest.mark.parametrize(
+    ("stems", "residual"), [(("accompaniment",), "drop"), (("no_accompaniment",), "fold")]
+)
+def test_a_track_is_judged_by_its_vocals_also_where_they_are_not_written(tmp_path, stems, residual):
+    file = write(tmp_path / "a.wav", noise(3_000))
+    separation = SeparationConfig(model="passthrough", stems=stems, residual=residual)
+    for least, status in ((-30, "done"), (-1, "skipped")):  # a quarter of the amplitude is -10 dB
+        output = OutputConfig(skip_without_vocals=least)
+        (row,) = separate_files([file], str(tmp_path / "out"), separation, output, RuntimeConfig())
+        assert (row.status, row.code) == (status, None if status == "done" else "NO_VOCALS")
+
+
+def test_one_stem_and_the_mix_without_it_are_written_and_sum_to_it(tmp_path):
+    file = write(tmp_path / "a.wav", noise(3_000))
+    separation = SeparationConfig(model="passthrough", stems=("accompaniment", "no_accompaniment"))
+    (row,) = separate_files([file], str(tmp_path / "out"), separation, OutputConfig(), RuntimeConfig())
+    assert [stem.stem for stem in row.stems] == ["accompaniment", "no_accompaniment"]
+    stems = [read_wav(tmp_path / "out" / stem.path)[0] for stem in row.stems]
+    assert_array_equal(sum(stems), read_wav(file)[0])
+    assert [round(stem.energy_share_db, 1) for stem in row.stems] == [-0.5, -10.0]

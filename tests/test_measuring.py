@@ -36,8 +36,8 @@ def stem(name: str, rms_db: float | None) -> StemFile:
     return StemFile(name, name, "WAV", "PCM_16", 44_100, 2, 1, 1, "", "", Levels(rms_db=rms_db))
 
 
-def shares(sums_to_mix: bool, **rms_db: float | None) -> dict[str, float | None]:
-    stems = with_energy_shares([stem(name, level) for name, level in rms_db.items()], sums_to_mix)
+def shares(*whole: str, **rms_db: float | None) -> dict[str, float | None]:
+    stems = with_energy_shares([stem(name, level) for name, level in rms_db.items()], whole)
     return {item.stem: item.energy_share_db for item in stems}
 
 
@@ -97,22 +97,27 @@ def test_silence_has_no_share_of_vocals(tmp_path):
 
 
 def test_energy_shares_add_up_to_the_whole():
-    found = shares(True, vocals=-20.0, drums=-23.0, bass=-17.0, other=-30.0)
+    found = shares("vocals", "drums", "bass", "other", vocals=-20.0, drums=-23.0, bass=-17.0, other=-30.0)
     assert sum(10 ** (share / 10) for share in found.values()) == pytest.approx(1)
     assert found["bass"] - found["vocals"] == pytest.approx(3)
 
 
 def test_an_instrumental_beside_all_stems_is_no_part_of_the_whole():
-    found = shares(True, vocals=-20.0, accompaniment=-20.0, instrumental=-20.0)
+    found = shares("vocals", "accompaniment", vocals=-20.0, accompaniment=-20.0, instrumental=-20.0)
     assert found == pytest.approx(dict.fromkeys(found, 10 * math.log10(0.5)))
 
 
 def test_vocals_and_instrumental_are_a_whole_and_vocals_alone_are_not():
-    assert shares(False, vocals=-20.0, instrumental=-20.0)["vocals"] == pytest.approx(10 * math.log10(0.5))
-    assert shares(False, vocals=-20.0) == {"vocals": None}
+    assert shares("vocals", "instrumental", vocals=-20.0, instrumental=-20.0) == pytest.approx(
+        {"vocals": 10 * math.log10(0.5), "instrumental": 10 * math.log10(0.5)}
+    )
+    assert shares(vocals=-20.0) == {"vocals": None}
 
 
 def test_a_silent_stem_has_no_share_and_takes_none():
-    found = shares(True, vocals=None, accompaniment=-20.0)
+    found = shares("vocals", "accompaniment", vocals=None, accompaniment=-20.0)
     assert found == {"vocals": None, "accompaniment": 0.0}
-    assert shares(True, vocals=None, accompaniment=None) == {"vocals": None, "accompaniment": None}
+    assert shares("vocals", "accompaniment", vocals=None, accompaniment=None) == {
+        "vocals": None,
+        "accompaniment": None,
+    }

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from splitfire_batch.models import find_card
+from splitfire_batch.models.spleeter_options import PLAIN, SpleeterOptions
 from splitfire_batch.models.spleeter_unet import UNet, make_unet
+from splitfire_batch.models.unet_activations import ACTIVATIONS
 from splitfire_batch.models.unet_on_cpu import UNetOnCpu, Workspace, is_suited
 from splitfire_batch.models.weights import load_weights
 
@@ -23,9 +25,23 @@ def published() -> UNet:
 
 @pytest.fixture(scope="module")
 def random_net() -> UNet:
+    return random_unet(PLAIN)
+
+
+@pytest.fixture(scope="module")
+def elu_net() -> UNet:
+    return random_unet(SpleeterOptions(activation="elu"))
+
+
+@pytest.fixture(scope="module")
+def logits_net() -> UNet:
+    return random_unet(SpleeterOptions(activation="elu", mask="softmax"))
+
+
+def random_unet(options: SpleeterOptions) -> UNet:
     """With normalisations that move and mirror, as those of the published weights do not."""
     numbers = torch.Generator().manual_seed(3)
-    net = UNet().eval().requires_grad_(False)
+    net = UNet(options).eval().requires_grad_(False)
     for name, value in net.state_dict().items():
         if value.ndim == 4:
             value.copy_(torch.randn(value.shape, generator=numbers) / value[0].numel() ** 0.5)
@@ -43,10 +59,10 @@ def random_net() -> UNet:
     return net
 
 
-def magnitudes(n: int, columns: int) -> Tensor:
+def magnitudes(n: int, columns: int, bins: int = 1024) -> Tensor:
     """Like those of music: over many orders of magnitude."""
     numbers = torch.Generator().manual_seed(columns)
-    return torch.randn((n, 2, columns, 1024), generator=numbers).exp().mul_(3)
+    return torch.randn((n, 2, columns, bins), generator=numbers).exp().mul_(3)
 
 
 def snr_db(wanted: Tensor, found: Tensor) -> float:
@@ -56,18 +72,37 @@ def snr_db(wanted: Tensor, found: Tensor) -> float:
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize("weights", ["published", "random_net"])
 def test_it_is_the_same_function(request, weights, columns):
-    net = request.getfixturevalue(weights)
-    x = magnitudes(1, columns)
-    exact = UNet().eval()
+    assert agreement_db(request.getfixturevalue(weights), magnitudes(1, columns)) > 95
+
+
+@pytest.mark.parametrize("columns", [32, 96, 512])
+@pytest.mark.parametrize("weights", ["elu_net", "logits_net"])
+def test_it_is_the_same_function_with_elu_and_without_sigmoid(request, weights, columns):
+    assert agreement_db(request.getfixturevalue(weights), magnitudes(1, columns)) > 95
+
+
+@pytest.mark.parametrize("columns", [32, 160])
+@pytest.mark.parametrize("weights", ["published", "elu_net"])
+def test_it_is_the_same_function_of_more_bins(request, weights, columns):
+    assert agreement_db(request.getfixturevalue(weights), magnitudes(1, columns, 1536)) > 95
+
+
+def agreement_db(net: UNet, x: Tensor) -> float:
+    """Of the network for CPUs with the plain one in float64; in float32 that has 105 to 115."""
+    exact = UNet(net.options).eval()
     exact.load_state_dict(net.state_dict())
     with torch.inference_mode():
-        found_db = snr_db(exact.double()(x.double()), UNetOnCpu(net, Workspace())(x))
-    assert found_db > 95  # the plain network in float32 has 105 to 115
+        return snr_db(exact.double()(x.double()), UNetOnCpu(net, Workspace())(x))
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
-def test_an_image_does_not_depend_on_its_neighbours_its_place_or_on_what_came_before(published, columns):
-    net = UNetOnCpu(published, Workspace())
+@pytest.mark.parametrize(
+    ("weights", "columns"),
+    [*(("published", columns) for columns in WIDTHS), *(("elu_net", columns) for columns in (32, 96, 192))],
+)
+def test_an_image_does_not_depend_on_its_neighbours_its_place_or_on_what_came_before(
+    request, weights, columns
+):
+    net = UNetOnCpu(request.getfixturevalue(weights), Workspace())
     x, loud = magnitudes(1, columns), magnitudes(3, columns) * 10
     first = net(torch.cat((x, loud)))[0]
     net(magnitudes(1, 192) * 100)  # another shape in the same memory
@@ -114,3 +149,24 @@ def test_a_normalisation_that_multiplies_by_zero_does_not_suit(published, random
     random_net = UNet().eval().requires_grad_(False)
     random_net.up_norm[2].weight[5] = 0.0
     assert not is_suited(random_net)
+
+
+@pytest.mark.parametrize(("gamma", "suits"), [(0.01, True), (0.0005, False)])
+def test_a_normalisation_that_leaves_too_few_digits_for_the_skip_does_not_suit(gamma, suits):
+    """Small beside beta, gamma makes the skip a difference of large numbers."""
+    net = UNet().eval().requires_grad_(False)
+    net.down_norm[3].bias[7], net.down_norm[3].weight[7] = 1.0, gamma
+    assert is_suited(net) == suits
+
+
+def test_elu_is_torchs_and_rounds_alike_wherever_an_element_stands():
+    x = torch.randn(1, 19, 7, 3, generator=torch.Generator().manual_seed(4)) * 5
+    out, above = torch.empty_like(x), torch.empty_like(x)
+    ACTIVATIONS["elu"].down(x, out)
+    torch.testing.assert_close(out, torch.nn.functional.elu(x.double()).float(), rtol=1e-6, atol=0)
+    for row in range(19):
+        alone = torch.empty_like(x[:, row : row + 1])
+        ACTIVATIONS["elu"].down(x[:, row : row + 1].clone(), alone)
+        assert torch.equal(alone[:, 0], out[:, row])
+    ACTIVATIONS["elu"].up(x.clone(), torch.tensor([1.0, -2.0, 0.5]), torch.empty_like(x), above)
+    assert torch.equal(above, out + torch.tensor([1.0, -2.0, 0.5]))

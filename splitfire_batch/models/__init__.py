@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ARCHITECTURES = {
     "spleeter": "spleeter",
     "passthrough": "passthrough",
+    "htdemucs": "htdemucs",
     "bs_roformer": "roformer",
     "mel_band_roformer": "roformer",
 }
@@ -97,6 +98,13 @@ def load_model(
     from splitfire_batch.models.precision import Arithmetic
 
     card = find_card(separation.model)
+    if card.members:
+        from splitfire_batch.models.bag import Bag, load_parts
+
+        def load(member: SeparationConfig) -> Model:
+            return load_model(member, device, supply, is_compiled, is_channels_last)
+
+        return Bag(card, load_parts(card, separation, load))
     build = _builder(card)
     arithmetic = Arithmetic(separation.precision, _device(device), is_compiled, is_channels_last)
     weights = _weights(card, supply)

@@ -2,9 +2,11 @@
 
 After the original's model/__init__.py and model/functions/unet.py, such that the estimates agree with it:
 4,096 zeros before the mix; STFT with frames of 4,096 every 1,024, periodic Hann, not centred; the networks
-see blocks of 512 columns and the lowest 1,024 of 2,049 bins. With S_i = sigmoid(U-Net_i(|X|)) |X| the mask
-of stem i among N is M_i = (S_i^2 + eps/N) / (sum_j S_j^2 + eps), and its estimate the inverse STFT of M_i X.
-The inverse windows with the same Hann and is scaled by 2/3, since Hann^2 at a hop of a quarter sums to 3/2.
+see blocks of 512 columns and the lowest K of 2,049 bins. With S_i = sigmoid(U-Net_i(|X|)) |X| the mask of
+stem i among N is M_i = (S_i^2 + eps/N) / (sum_j S_j^2 + eps), and its estimate the inverse STFT of M_i X. In
+the model of 5 stems S_i is the softmax over all U-Nets' outputs, times |X|. So either way every mask needs
+every network. The inverse windows with the same Hann and is scaled by 2/3, since Hann^2 at a hop of a quarter
+sums to 3/2.
 
 A segment is one block of 512 columns: its estimate is the block's inverse STFT, and the plain sum of the
 segments is the inverse STFT of the whole track, for overlap-add is linear.
@@ -22,7 +24,8 @@ from torch import Tensor
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
-from splitfire_batch.models.spleeter_unet import make_unet
+from splitfire_batch.models.spleeter_options import read_options
+from splitfire_batch.models.spleeter_unet import make_unets
 from splitfire_batch.models.unet_on_cpu import UNetOnCpu, Workspace, is_suited
 from splitfire_batch.segments import Fill, LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
@@ -33,8 +36,6 @@ BLOCK_COLUMNS = 512
 COLUMN_STEP, LOOP_STEP = 64, 32
 """The network halves its input six times, so the columns of a segment are a multiple of the first; those of a
 clip that is repeated, of the second."""
-N_BINS = 1024
-"""Bins the networks see: up to 11 kHz."""
 TILE_UP_TO_S = 6.0
 """Adaptive: a clip up to here is repeated to fill its segment; longer ones were not measured: zeros."""
 
@@ -59,15 +60,17 @@ class Spleeter:
         """Build the networks.
 
         Args:
-            card: names, in order, the stems that the tensors were trained for.
+            card: names, in order, the stems that the tensors were trained for; its options are those of
+                `SpleeterOptions`.
             tensors: the original checkpoint's variables, under its names and in its layout.
             separation: `short_clip` and `mask_extension` are obeyed; only estimates that its stems are made
                 of are computed.
             arithmetic: where and how the networks compute.
 
         Raises:
-            ConfigError: a tensor is missing or has another shape.
+            ConfigError: a tensor is missing or has another shape; an option that there is not.
         """
+        options = read_options(card.name, card.options)
         self.name = card.name
         self.sample_rate = card.sample_rate
         self.n_channels = card.n_channels
@@ -77,9 +80,10 @@ class Spleeter:
         self.device = arithmetic.device
         self._is_adaptive = separation.short_clip == "adaptive"
         self._has_average = separation.mask_extension == "average"
+        self._n_bins, self._is_softmax = options.n_bins, options.mask == "softmax"
         self._arithmetic = arithmetic
         is_plain_cpu = arithmetic.is_plain and self.device.type == "cpu"
-        nets = [make_unet(tensors, instrument) for instrument in range(len(card.stems))]
+        nets = make_unets(tensors, len(card.stems), options)
         workspace = Workspace()
         self._nets: list[Net] = [
             UNetOnCpu(net, workspace) if is_plain_cpu and is_suited(net) else arithmetic.network(net)
@@ -127,7 +131,7 @@ class Spleeter:
             raise ValueError(f"segments have shape {tuple(segments.shape)}, wanted {wanted}")
         with torch.inference_mode(), self._arithmetic.exactly():
             spectrum = self._stft(segments)
-            squares = self._squares(_magnitude(spectrum[..., :N_BINS]))
+            squares = self._squares(_magnitude(spectrum[..., : self._n_bins]))
             total = sum(squares[1:], squares[0]).add(_EPSILON)
             kept = [square for square, is_wanted in zip(squares, self._is_wanted, strict=True) if is_wanted]
             estimates = segments.new_zeros((len(segments), len(kept), *segments.shape[1:]))
@@ -142,14 +146,17 @@ class Spleeter:
         return spectrum
 
     def _squares(self, magnitude: Tensor) -> list[Tensor]:
-        """S_i^2 of every stem, each (B, C, F, 1024) like the magnitude."""
+        """S_i^2 of every stem, each (B, C, F, K) like the magnitude."""
         inputs = self._arithmetic.inputs(magnitude)
-        return [net(inputs).mul_(magnitude).square_() for net in self._nets]
+        shares = [net(inputs) for net in self._nets]
+        if self._is_softmax:
+            _softmax(shares)
+        return [share.mul_(magnitude).square_() for share in shares]
 
     def _masked(self, spectrum: Tensor, mask: Tensor) -> Tensor:
-        """M_i X: up to 1,024 bins, the inverse transform takes the missing ones for zeros."""
+        """M_i X: up to K bins, the inverse transform takes the missing ones for zeros."""
         if self._has_average:
-            above = mask.mean(-1, keepdim=True).expand(*mask.shape[:-1], _ALL_BINS - N_BINS)
+            above = mask.mean(-1, keepdim=True).expand(*mask.shape[:-1], _ALL_BINS - self._n_bins)
             mask = torch.cat((mask, above), dim=-1)
         return spectrum[..., : mask.shape[-1]] * mask
 
@@ -163,6 +170,16 @@ class Spleeter:
         # Column j lies on the hops j to j + 3: four shifted sums, instead of a scattered one.
         for shift in range(hops):
             rows[..., shift : shift + n_columns, :].addcmul_(parts[..., shift, :], window[shift])
+
+
+def _softmax(logits: Sequence[Tensor]) -> None:
+    """Put shares, which sum to one over all stems, in place of logits, each (B, C, F, K).
+
+    One image at a time: how torch rounds depends on an element's place among all.
+    """
+    for images in zip(*logits, strict=True):
+        for image, share in zip(images, torch.stack(images).softmax(0), strict=True):
+            image.copy_(share)
 
 
 def _magnitude(spectrum: Tensor) -> Tensor:

@@ -14,22 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.models.spleeter_options import PLAIN, SpleeterOptions
 
 _NONE = 5
 """Index of the zeros behind a kernel of 5."""
+SLOPE = 0.2
+"""Of a leaky ReLU below zero."""
 _WIDTHS = (2, 16, 32, 64, 128, 256, 512)
 
 
 class UNet(nn.Module):
-    """(B, 2, F, K) magnitudes -> sigmoid of the same shape; F a multiple of 32, K of 64.
+    """(B, 2, F, K) magnitudes -> masks of the same shape; F a multiple of 32, K of 64.
 
-    TensorFlow's 'same' padding is 1 before and 2 after for these convolutions; for the transposed ones it
-    cuts as much from their full output. The skips are the raw convolutions, before normalisation. The
-    transposed convolutions run as plain ones with four times the channels, see `_sub_pixel`.
+    They are sigmoids, or logits if a softmax over all stems is to follow. TensorFlow's 'same' padding is 1
+    before and 2 after for these convolutions; for the transposed ones it cuts as much from their full output.
+    The skips are the raw convolutions, before normalisation. The transposed convolutions run as plain ones
+    with four times the channels, see `_sub_pixel`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: SpleeterOptions = PLAIN) -> None:
         super().__init__()
+        self.options = options
         ups = ((512, 256), (512, 128), (256, 64), (128, 32), (64, 16), (32, 1))
         pairs = itertools.pairwise(_WIDTHS)
         self.down = nn.ModuleList(nn.Conv2d(n_in, n_out, 5, stride=2) for n_in, n_out in pairs)
@@ -39,11 +44,13 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(1, 2, 4, dilation=2, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
+        is_elu = self.options.activation == "elu"
         skips: list[Tensor] = []
         n_columns: list[int] = []
         for i, conv in enumerate(self.down):
             if i:
-                x = nn.functional.leaky_relu(self.down_norm[i - 1](x), 0.2)
+                x = self.down_norm[i - 1](x)
+                x = nn.functional.elu(x) if is_elu else nn.functional.leaky_relu(x, SLOPE)
             n_columns.append(x.shape[2])
             x = conv(nn.functional.pad(x, (1, 2, 1, 2 + x.shape[2] % 2)))
             skips.append(x)
@@ -51,18 +58,32 @@ class UNet(nn.Module):
         for i, (conv, norm) in enumerate(zip(self.up, self.up_norm, strict=True)):
             if i:
                 x = torch.cat((skips.pop(), x), dim=1)
-            x = norm(nn.functional.pixel_shuffle(conv(x).relu_(), 2))[:, :, : n_columns.pop()]
-        return torch.sigmoid(self.last(x))
+            x = nn.functional.elu_(conv(x)) if is_elu else conv(x).relu_()
+            x = norm(nn.functional.pixel_shuffle(x, 2))[:, :, : n_columns.pop()]
+        x = self.last(x)
+        return x if self.options.mask == "softmax" else torch.sigmoid(x)
 
 
-def make_unet(tensors: Mapping[str, Tensor], instrument: int) -> UNet:
+def make_unets(tensors: Mapping[str, Tensor], n_stems: int, options: SpleeterOptions) -> list[UNet]:
+    """The networks of all stems from the checkpoint's variables.
+
+    Raises:
+        ConfigError: a tensor is missing or has another shape, or they are of more stems.
+    """
+    nets = [make_unet(tensors, instrument, options) for instrument in range(n_stems)]
+    if (name := _variable("last.bias", n_stems)) in tensors:
+        raise ConfigError(f"the weights have {name}, so they are of more than {n_stems} stems: another model")
+    return nets
+
+
+def make_unet(tensors: Mapping[str, Tensor], instrument: int, options: SpleeterOptions = PLAIN) -> UNet:
     """The network of one stem from the checkpoint's variables, which are numbered through all stems.
 
     Raises:
         ConfigError: a tensor is missing or has another shape.
     """
     with torch.device("meta"):  # no numbers: all come from the checkpoint
-        net = UNet()
+        net = UNet(options)
     state: dict[str, Tensor] = {}
     for key, wanted in net.state_dict().items():
         if key.endswith("num_batches_tracked"):

@@ -1,8 +1,8 @@
 """The layers of Spleeter's U-Net on a CPU: convolutions with what follows them, in as few passes as can be.
 
 Convolutions are Winograd's or matrix products where that is faster. Normalisations are part of their
-neighbours: before a leaky ReLU in the weights of the convolution, and the skip takes it back; after a ReLU,
-max(x, 0) g + h = max(x + h/g, h/g) g, where the next convolution multiplies by g.
+neighbours: before an activation in the weights of the convolution, and the skip takes it back; after one,
+act(x) g + h = (act(x) + h/g) g, where the next convolution multiplies by g.
 
 Images are (B, rows, columns, channels). Axes: B images, N channels of an output.
 """
@@ -10,6 +10,7 @@ Images are (B, rows, columns, channels). Axes: B images, N channels of an output
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -26,6 +27,7 @@ from splitfire_batch.models.convolutions import (
     patches_in_fours,
     windows,
 )
+from splitfire_batch.models.unet_activations import Activations
 
 _MIN_PATCHES = 32
 """With fewer, reading Winograd's larger kernels takes longer than the multiplications they save."""
@@ -70,18 +72,30 @@ class Down:
         torch.addcmul(self._undo[1], normalised, self._undo[0], out=out)
 
 
-class Up:
-    """A transposed convolution (5 x 5, stride 2) of joined images, ReLU, normalisation but for its gain."""
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a transposed convolution and its neighbours come to."""
 
-    def __init__(
-        self,
-        kernel: Tensor,
-        bias: Tensor,
-        floor: Tensor,
-        n_channels: Sequence[int],
-        patch_rows: Sequence[int],
-    ) -> None:
+    kernel: Tensor
+    """(2, 2, N, C, 3, 3) by parity, float64."""
+    bias: Tensor
+    """(2, 2, N) by parity, float64; with the floor in it where the activation wants that."""
+    floor: Tensor
+    """(N,), what is added to the activation, float64."""
+    n_channels: Sequence[int]
+    """Of each image that is joined; C in sum."""
+    activations: Activations
+
+
+class Up:
+    """A transposed convolution (5 x 5, stride 2) of joined images, its activation and normalisation, without
+    what that multiplies by.
+    """
+
+    def __init__(self, parts: Merged, patch_rows: Sequence[int]) -> None:
+        kernel, bias, floor, n_channels = parts.kernel, parts.bias, parts.floor, parts.n_channels
         self.n_out = len(floor)
+        self._write = parts.activations.up
         self._floor = floor.float()
         self._floors = self._floor.repeat(2)
         self._products = [
@@ -99,11 +113,14 @@ class Up:
             parts = [patches(image, height) for image in images]
             for rows, part in winograd.convolve(parts, scratch):
                 target = pixels[:, :, :, rows]
-                torch.maximum(part.view(target.shape), self._floors, out=target)
+                spare = scratch.take(1 - scratch.piece_of(part), *target.shape)
+                self._write(part.view(target.shape), self._floors, spare, target)
             return
         for (a, b), layer in zip(_PARITIES, self._products, strict=True):
             parts = [windows(image, (2 + a, 2 + b))[:, :n_rows, :n_columns] for image in images]
-            torch.maximum(layer.convolve(parts, scratch), self._floor, out=out[:, a::2, b::2])
+            convolved = layer.convolve(parts, scratch)
+            spare = scratch.take(1 - scratch.piece_of(convolved), *convolved.shape)
+            self._write(convolved, self._floor, spare, out[:, a::2, b::2])
 
 
 def _fitting(methods: Sequence[Winograd], n_images: int, n_rows: int, n_columns: int) -> Winograd | None:
@@ -118,10 +135,10 @@ def _fitting(methods: Sequence[Winograd], n_images: int, n_rows: int, n_columns:
 class Outermost:
     """The transposed convolution with one output channel: each pixel times all taps, then sums of these."""
 
-    def __init__(
-        self, kernel: Tensor, bias: Tensor, floor: Tensor, n_channels: Sequence[int], first: Down
-    ) -> None:
-        self._bias, self._floor = float(bias[0, 0]), float(floor)
+    def __init__(self, parts: Merged, first: Down) -> None:
+        kernel, n_channels = parts.kernel, parts.n_channels
+        self._bias, self._floor = float(parts.bias[0, 0]), parts.floor.float()
+        self._write = parts.activations.up
         self._taps = [(a, b, y - 1, x - 1) for a, b in _PARITIES for y in range(2 + a) for x in range(2 + b)]
         self._taps.sort(key=lambda tap: tap[2:] != (0, 0))  # begin each sum with a tap that covers all of it
         taps = torch.stack([kernel[a, b, 0, :, y + 1, x + 1] for a, b, y, x in self._taps])
@@ -138,7 +155,8 @@ class Outermost:
             sums = self._sums(skip[first:last], up[first:last], scratch)
             n_columns = skip.shape[1]
             pixels = out[2 * start : 2 * stop].view(stop - start, 2, n_columns, 2).permute(1, 3, 0, 2)
-            torch.clamp(sums[:, :, start - first : stop - first], min=self._floor, out=pixels)
+            inner = sums[:, :, start - first : stop - first]
+            self._write(inner, self._floor, scratch.take(0, *inner.shape), pixels)
 
     def _sums(self, skip: Tensor, up: Tensor, scratch: Scratch) -> Tensor:
         """Pixels (2, 2, rows, columns) by parity, of rows with nothing around them."""
@@ -163,10 +181,12 @@ def _overlap(image: Tensor, y: int, x: int) -> Tensor:
 
 
 def merged(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d, gain_before: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Kernels (2, 2, N, C, 3, 3) by parity, biases (2, 2, N), floor of the ReLU (N), and the channels of each
-    image that is joined; `gain_before` is what the layer before has left to multiply by.
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, gain_before: Tensor | None, activations: Activations
+) -> Merged:
+    """A transposed convolution with its normalisation and, as far as that is joined to it, the one before.
+
+    Args:
+        gain_before: (C,), what the layer before has left to multiply by; None for the first layer.
     """
     gain, shift = affine(norm)
     floor = shift / gain
@@ -177,8 +197,8 @@ def merged(
         skip, up = torch.split(kernel, n_channels, dim=1)
         kernel = torch.cat((skip, up * gain_before[:, None, None]), dim=1)
     kernel = kernel.reshape(-1, 2, 2, *kernel.shape[1:]).permute(1, 2, 0, 3, 4, 5)
-    bias = exact_bias(conv).reshape(-1, 2, 2).permute(1, 2, 0) + floor
-    return kernel, bias, floor, n_channels
+    bias = exact_bias(conv).reshape(-1, 2, 2).permute(1, 2, 0)
+    return Merged(kernel, bias + floor if activations.is_shifted else bias, floor, n_channels, activations)
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

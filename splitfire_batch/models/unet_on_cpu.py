@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from splitfire_batch.models.convolutions import TILE, Product, Scratch, windows
 from splitfire_batch.models.spleeter_unet import UNet
+from splitfire_batch.models.unet_activations import ACTIVATIONS
 from splitfire_batch.models.unet_images import Images
 from splitfire_batch.models.unet_layers import Down, Outermost, Up, affine, exact_bias, merged
 
-_SLOPE = 0.2
 _PACK_COLUMNS = 512
 """STFT columns, of one image or several, that go through the deep layers together."""
 _DEEP = 3
@@ -29,14 +29,22 @@ _DEEP = 3
 _DOWN_ROWS = ((), (), (), (TILE, 2), (2,))
 _UP_ROWS = ((), (2,), (TILE, 2), (TILE,), (TILE,))
 """Rows of Winograd's patches, by layer and preference; none where the method would not be faster."""
+_LEAST_GAIN = 1e-6
+_MAX_LOSS = 1e3
 _ALL = slice(None)
 
 
 def is_suited(net: UNet) -> bool:
-    """Whether no normalisation multiplies by (almost) zero: `UNetOnCpu` divides by what they multiply by."""
+    """Whether `UNetOnCpu` may divide by what the normalisations multiply by.
+
+    No multiplier may be almost zero. And a skip, which takes a normalisation back, loses as many digits as
+    |beta / gamma| has, whatever the statistics: at the limit such a channel still has 84 dB.
+    """
+    norms = [cast("nn.BatchNorm2d", norm) for norm in (*net.down_norm, *net.up_norm)]
+    if any(bool(affine(norm)[0].abs().min() <= _LEAST_GAIN) for norm in norms):
+        return False
     return all(
-        bool(affine(cast(nn.BatchNorm2d, norm))[0].abs().min() > 1e-6)
-        for norm in (*net.down_norm, *net.up_norm)
+        bool((norm.bias / norm.weight).abs().max() < _MAX_LOSS) for norm in norms[: len(net.down_norm)]
     )
 
 
@@ -56,7 +64,7 @@ class Workspace(threading.local):
 
 
 class UNetOnCpu:
-    """(B, 2, F, K) magnitudes -> sigmoid of the same shape; F a multiple of 32, K of 64.
+    """(B, 2, F, K) magnitudes -> masks of the same shape, as `UNet`; F a multiple of 32, K of 64.
 
     The deep layers compute a pack of images at a time, so that their weights are read once for all of them;
     packs have one size for each shape of `x`, so no bit of an image depends on the others. A silent image is
@@ -69,9 +77,13 @@ class UNetOnCpu:
         self._down = [Down(*layer) for layer in zip(down, down_norm, _DOWN_ROWS, strict=False)]
         self._bottom = Product(down[-1].weight, exact_bias(down[-1]), [down[-1].in_channels])
         gains = [affine(norm)[0] for norm in up_norm]
-        kernels = [merged(*layer) for layer in zip(up, up_norm, [None, *gains], strict=False)]
-        self._up = [Up(*kernel, rows) for kernel, rows in zip(kernels, _UP_ROWS, strict=False)]
-        self._outermost = Outermost(*kernels[-1], self._down[0])
+        self._activations = ACTIVATIONS[net.options.activation]
+        self._is_sigmoid = net.options.mask == "sigmoid"
+        layers = [
+            merged(*layer, self._activations) for layer in zip(up, up_norm, [None, *gains], strict=False)
+        ]
+        self._up = [Up(*layer) for layer in zip(layers, _UP_ROWS, strict=False)]
+        self._outermost = Outermost(layers[-1], self._down[0])
         self._last = (net.last.weight * gains[-1]).float(), net.last.bias
         self._widths = [2, *(layer.n_out for layer in self._down), self._bottom.n_out]
         self._workspace = workspace
@@ -99,13 +111,13 @@ class UNetOnCpu:
                     first.append(normalised)
                 else:
                     layer.undo_norm(normalised, out=images.skips[level].inside[part])
-                torch.ops.aten.leaky_relu.out(normalised, _SLOPE, out=images.inputs[level].inside[part])
+                self._activations.down(normalised, images.inputs[level].inside[part])
         bottom = self._bottom.convolve([windows(images.inputs[-1].whole, (5, 5), stride=2)], scratch)
         images.bottom.inside.copy_(bottom)
         return first
 
     def _go_up(self, images: Images, audible: Sequence[slice], first: Sequence[Tensor], out: Tensor) -> None:
-        """Write the sigmoids of all audible images."""
+        """Write the masks of all audible images."""
         scratch, joined = self._workspace.scratch, [images.bottom.whole]
         for level, up in zip(range(5, 0, -1), self._up, strict=True):
             for part in [_ALL] if level >= _DEEP else audible:
@@ -117,4 +129,4 @@ class UNetOnCpu:
             plane = images.plane[3 : 3 + n_rows, 3 : 3 + n_columns]
             self._outermost.convolve(normalised[0], images.ups[1].inside[one][0], scratch, plane)
             logits = functional.conv2d(images.plane[None, None], *self._last, dilation=2)
-            out[one].copy_(logits.sigmoid_())
+            out[one].copy_(logits.sigmoid_() if self._is_sigmoid else logits)

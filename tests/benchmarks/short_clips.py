@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models import find_card, load_model
-from splitfire_batch.models.spleeter import COLUMN_STEP, FFT_FRAMES, HOP, N_BINS
+from splitfire_batch.models.spleeter import COLUMN_STEP, FFT_FRAMES, HOP
+from splitfire_batch.models.spleeter_options import N_BINS
 from splitfire_batch.models.spleeter_unet import UNet, make_unet
 from splitfire_batch.models.weights import load_weights
 from tests.benchmarks.mixtures import SAMPLE_RATE, Audio, make_mixtures, one_shots, read_bands, read_singers
