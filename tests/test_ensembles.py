@@ -179,7 +179,7 @@ def test_what_is_held_is_bounded_and_no_more_than_told(n_tracks):
 
     with EnsembleEngine(both, batch=2) as engine, ThreadPoolExecutor(n_tracks) as pool:
         assert (
-            list(pool.map(run, [engine] * n_tracks)) == [600_000] * n_tracks
+            list(pool.map(run, [engine] * n_tracks)) == [2_500_000] * n_tracks  # 60 MB of mix and estimates each
         )  # 14 MB of mix and estimates each
         limit = engine.queue_bytes + n_tracks * engine.track_bytes(0, 1)
     assert max(sizes) <= limit
