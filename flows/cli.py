@@ -121,12 +121,16 @@ def separate(
     as_json: Json = False,
 ) -> None:
     """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
+    from flows.downloading import showing_downloads
     from splitfire_batch.here import separate_files, stem_uri
 
     settings = load_settings(flags, config)
     runtime = dataclasses.replace(settings.runtime, measure="basic")  # nothing of it is shown
     n_failed = 0
-    for row in separate_files(files, out, settings.separation, settings.output, runtime):
+    with showing_downloads():
+        rows = separate_files(files, out, settings.separation, settings.output, runtime)
+        first = next(rows, None)  # it comes once the weights are there
+    for row in () if first is None else (first, *rows):
         n_failed += row.status == "failed"
         if as_json:
             paths = {stem.stem: stem_uri(out, stem) for stem in row.stems if stem.path}

@@ -22,8 +22,12 @@ def showing_downloads(is_quiet: bool = False, has_bar: bool = True) -> Iterator[
     if is_quiet:
         yield
     elif console.is_terminal and has_bar:
-        with _bars(console) as bars, _watched(_bar(bars)):
-            yield
+        bars = _Bars(console)
+        with _watched(bars.watch):
+            try:
+                yield
+            finally:
+                bars.stop()
     else:
         with _watched(plain_lines(console)):
             yield
@@ -38,20 +42,32 @@ def _watched(watch: Watch) -> Iterator[None]:
         WATCH.reset(token)
 
 
-def _bars(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=console, transient=True)
+class _Bars:
+    """A bar for each file, on the screen only while one is on its way."""
 
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        # what commands print goes to stdout, as without bars
+        self._bars = Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._tasks: dict[str, TaskID] = {}
 
-def _bar(bars: Progress) -> Watch:
-    tasks: dict[str, TaskID] = {}
+    def watch(self, name: str, n_bytes: int, n_total: int | None) -> None:
+        """Show how far a file is; called in another thread."""
+        if not self._tasks:
+            self._bars.start()
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=n_total)
+        self._bars.update(self._tasks[name], completed=n_bytes, total=n_total)
+        if n_bytes == n_total:
+            self._bars.remove_task(self._tasks.pop(name))
+            if not self._tasks:
+                self._bars.stop()
 
-    def watch(name: str, n_bytes: int, n_total: int | None) -> None:
-        if name not in tasks:
-            tasks[name] = bars.add_task(name, total=n_total)
-        bars.update(tasks[name], completed=n_bytes, total=n_total)
-
-    return watch
+    def stop(self) -> None:
+        """Nothing is on its way any more."""
+        self._bars.stop()
 
 
 def plain_lines(console: Console) -> Watch:

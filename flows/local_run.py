@@ -11,6 +11,7 @@ from flows.own_server import reached  # isort: skip - before Prefect, which read
 from prefect.exceptions import TerminationSignal
 
 from flows.console import showing
+from flows.downloading import showing_downloads
 from flows.guardian import guarded
 from flows.separate_catalogue import WATCH, separate_catalogue
 from flows.settings import Settings
@@ -37,7 +38,7 @@ def run_flow(
     story.check(job)  # bad usage need not wait for Prefect's server
     before = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        with guarded(), reached(), showing(is_quiet) as show:
+        with guarded(), reached(), showing_downloads(is_quiet, has_bar=False), showing(is_quiet) as show:
             WATCH.set(show)
             state = separate_catalogue(
                 source=job.source,

@@ -34,6 +34,9 @@ def verify(
         float | None, typer.Option(help="Only this many percent of the tracks, always the same ones.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Tracks read at the same time.")] = 8,
+    registry: Annotated[
+        str | None, typer.Option(help="TOML file or URL with models of your own, as in `run`.")
+    ] = None,
     config: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -48,7 +51,8 @@ def verify(
     from splitfire_batch.verify import Checks
     from splitfire_batch.verify import verify as look
 
-    runtime = load_settings({}, config).runtime
+    flags = {"runtime": {"registry": registry}} if registry else {}
+    runtime = load_settings(flags, config).runtime
     scratch = Path(runtime.scratch_dir) if runtime.scratch_dir else None
     checks = Checks("fast" if fast else "deep" if deep else "full", sample, threads, scratch)
     found = look(destination, runtime.storage, checks, _watch(quiet))

@@ -46,8 +46,8 @@ class SeparationConfig:
     precision: Precision = "fp32"
     """Arithmetic of the networks; a device that lacks it refuses. bf16 is the fast one on recent CPUs."""
     tail: Literal["lean", "reference"] = "lean"
-    """Demucs at a track's end: no segment for what is covered already, or one all the same, like the
-    original."""
+    """Segments at a track's end that only cover what is covered already: left out, or made like the
+    originals do (Demucs, RoFormers)."""
     overlap: float | None = Field(default=None, ge=0, lt=1)
     """Part of a segment that it shares with the next; default: the model's own. More takes longer."""
 

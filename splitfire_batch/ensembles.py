@@ -20,7 +20,8 @@ from torch import Tensor
 
 from splitfire_batch.batching import torch_threads
 from splitfire_batch.engine import Engine
-from splitfire_batch.models.ensemble import Ensemble, Loaded, Part
+from splitfire_batch.models.bag import Part
+from splitfire_batch.models.ensemble import Ensemble, Loaded, add_part
 from splitfire_batch.stopwatch import Stopwatch
 from splitfire_batch.turns import Turns
 
@@ -125,7 +126,7 @@ class EnsembleEngine:
             start = 0
             for piece in stream.take(n_frames):
                 stop = start + piece.shape[-1]
-                stream.part.add(self.model.stems, piece, total[..., start:stop])
+                add_part(stream.part, self.model.stems, piece, total[..., start:stop])
                 start = stop
         return total
 
@@ -175,7 +176,7 @@ class _SharedBlocks:
 class _Stream:
     """A member's finished frames, and how many of them wait for the other members'."""
 
-    def __init__(self, part: Part, frames: Iterator[Tensor]) -> None:
+    def __init__(self, part: Part[Loaded], frames: Iterator[Tensor]) -> None:
         self.part, self._frames = part, frames
         self.held: deque[Tensor] = deque()
         """Pieces (G, S, C, n)."""

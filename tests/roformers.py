@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitfire_batch.config import SeparationConfig
@@ -61,6 +63,7 @@ _BIG = {
     "mask_estimator_depth": 2,
     "multi_stft_resolutions_window_sizes": (4096, 2048, 1024, 512, 256),
 }
+_OF_OTHERS = ("zero_dc", "linear_transformer_depth", "mlp_expansion_factor")
 BANDS = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128, 129)
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "kim": ("mel_band_roformer", {**_BIG, "dim": 384, "depth": 6, "num_bands": 60, "sample_rate": 44_100}),
@@ -83,7 +86,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
 def package_network(architecture: str, arguments: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """The package's own network with random weights; its gains and rotary frequencies are unusual, too.
 
-    `zero_dc`, which it does not know, is left out.
+    Arguments that it does not know are left out.
     """
     import bs_roformer
 
@@ -91,7 +94,7 @@ def package_network(architecture: str, arguments: Mapping[str, Any], seed: int =
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", "A window was not provided", UserWarning)
         torch.manual_seed(seed)
-        known = {key: value for key, value in arguments.items() if key != "zero_dc"}
+        known = {key: value for key, value in arguments.items() if key not in _OF_OTHERS}
         net: nn.Module = make[architecture](**{**known, "flash_attn": False})
         for name, value in net.named_parameters():
             if name.endswith(("gamma", "freqs")):
@@ -155,3 +158,36 @@ def weights_of(net: nn.Module) -> dict[str, Tensor]:
 def as_yaml(sections: Mapping[str, Any]) -> str:
     """A config as the community writes them, tuples with their tag."""
     return yaml.dump(dict(sections))
+
+
+def blended(
+    mix: NDArray[np.float32], estimate: Callable[[Tensor], Tensor], length: int, stride: int, is_lean: bool
+) -> NDArray[np.float64]:
+    """The estimate of a whole track (C, T) at once, in float64: chunks over the mirrored track, faded but at
+    its ends, as the formulas of `models.roformer` have it.
+    """
+    n_frames = mix.shape[1]
+    border = length - stride if n_frames >= length else 0
+    places = np.arange(-border, n_frames + (length if border else 0))
+    period = max(1, 2 * (n_frames - 1))
+    padded = mix[:, np.minimum(places % period, -places % period)]
+    end = border + n_frames
+    starts = list(range(0, end, stride))
+    if is_lean:
+        starts = starts[: 1 + next(i for i, start in enumerate(starts) if start + length >= end)]
+    total, weight, fade = np.zeros((len(mix), end + length)), np.zeros(end + length), length // 10
+    for start in starts:
+        chunk = padded[:, start : start + length]
+        if n_missing := length - chunk.shape[1]:
+            how: Any = "reflect" if chunk.shape[1] > length / 2 else "constant"
+            chunk = np.pad(chunk, ((0, 0), (0, n_missing)), mode=how)
+        window = np.ones(length)
+        if start != starts[0]:
+            window[:fade] = np.linspace(0, 1, fade)
+        if start != starts[-1]:
+            window[-fade:] = np.linspace(1, 0, fade)
+        window = np.maximum(window, 1e-9)  # what no other chunk covers is as it is
+        signal = estimate(torch.from_numpy(chunk.copy())[None])[0].double().numpy()
+        total[:, start : start + length] += window * signal
+        weight[start : start + length] += window
+    return total[:, border:end] / weight[border:end]

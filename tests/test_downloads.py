@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,7 +142,8 @@ def test_s3_objects_are_gone_on_with(bucket, tmp_path, path):
     told = fetch(f"{bucket}/big", tmp_path / "big")
     assert (tmp_path / "big").read_bytes() == b"!" * 3_000_000 + BIG[3_000_000:]
     assert told[0] > 3_000_000
-    (tmp_path / "big.mark").write_text("0" * 32)
+    (tmp_path / "big").write_bytes(b"!" * 3_000_000)
+    (tmp_path / "big.mark").write_text("0" * 32)  # of an object that was there before
     fetch(f"{bucket}/big", tmp_path / "big")
     assert (tmp_path / "big").read_bytes() == BIG
 
@@ -320,14 +322,19 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch):
     ]
 
 
-def test_on_a_terminal_a_bar_moves(monkeypatch, capsys):
+def test_on_a_terminal_a_bar_moves_while_files_are_on_their_way(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     with showing_downloads():
+        assert capsys.readouterr().err == ""
         WATCH.get()("model.data", 40_000_000, 80_000_000)
-    seen = capsys.readouterr().err
-    assert "model.data" in seen
-    assert "40.0/80.0 MB" in seen
+        print("data")
+        time.sleep(0.3)  # it is drawn ten times a second
+        WATCH.get()("model.data", 80_000_000, 80_000_000)
+        seen = capsys.readouterr()
+    assert "model.data" in seen.err
+    assert "40.0/80.0 MB" in seen.err
+    assert seen.out == "data\n"
     assert WATCH.get() is None
 
 

@@ -21,7 +21,8 @@ from splitfire_batch.errors import ConfigError
 from splitfire_batch.here import separate_files
 from splitfire_batch.models import load_model, registry
 from splitfire_batch.models.cards import ModelCard
-from splitfire_batch.models.ensemble import Ensemble, Part
+from splitfire_batch.models.bag import Bag, Part
+from splitfire_batch.models.ensemble import Ensemble
 from splitfire_batch.models.user_registry import read_registry
 from splitfire_batch.segments import Segment, uniform_segments
 from splitfire_batch.stopwatch import Stopwatch
@@ -60,8 +61,10 @@ class Member:
         return torch.stack([first + number for number in range(len(self.stems))], dim=1)
 
 
-def ensemble_of(*members: tuple[object, Sequence[float]], stems: Sequence[str] = ("a", "b")) -> Ensemble:
-    parts = tuple(Part(model, tuple(weights)) for model, weights in members)  # type: ignore[arg-type]
+def ensemble_of(
+    *members: tuple[Member | Ensemble, Sequence[float]], stems: Sequence[str] = ("a", "b")
+) -> Ensemble:
+    parts = tuple(Part(model, dict(zip(model.stems, weights, strict=True))) for model, weights in members)
     return Ensemble("both", 44_100, 2, tuple(stems), CPU, parts)
 
 
@@ -179,7 +182,8 @@ def test_what_is_held_is_bounded_and_no_more_than_told(n_tracks):
 
     with EnsembleEngine(both, batch=2) as engine, ThreadPoolExecutor(n_tracks) as pool:
         assert (
-            list(pool.map(run, [engine] * n_tracks)) == [2_500_000] * n_tracks  # 60 MB of mix and estimates each
+            list(pool.map(run, [engine] * n_tracks))
+            == [2_500_000] * n_tracks  # 60 MB of mix and estimates each
         )  # 14 MB of mix and estimates each
         limit = engine.queue_bytes + n_tracks * engine.track_bytes(0, 1)
     assert max(sizes) <= limit
@@ -289,7 +293,10 @@ def test_only_members_that_the_stems_are_made_of_are_loaded_with_weights_that_su
     added(weights="{ vocals = 1.0, accompaniment = 0.0 }")
     whole = load_model(settings(residual="drop"), "cpu")
     assert [part.model.name for part in whole.parts] == ["spleeter-2stems", "passthrough"]
-    assert [part.weights for part in whole.parts] == [(0.75, 1.0), (0.25,)]
+    assert [part.weights for part in whole.parts] == [
+        {"vocals": 0.75, "accompaniment": 1.0},
+        {"vocals": 0.25},
+    ]
     accompaniment = load_model(settings(stems=("accompaniment",), residual="drop"), "cpu")
     assert [part.model.name for part in accompaniment.parts] == ["spleeter-2stems"]
     vocals = load_model(settings(), "cpu")
@@ -313,7 +320,7 @@ def test_weights_that_make_no_mean_are_refused(added, other, weights, why):
 def test_a_stem_that_nobody_gives_is_refused(added):
     added(weights="{ accompaniment = 0.0 }", accompaniment=0.0)
     with pytest.raises(ConfigError, match="no member gives accompaniment with a weight"):
-        load_model(settings(), "cpu")
+        load_model(settings(residual="drop"), "cpu")
 
 
 @pytest.mark.parametrize(("name", "value"), [("sample_rate", 48_000), ("n_channels", 1)])
@@ -321,6 +328,11 @@ def test_members_that_differ_in_rate_or_channels_are_refused(added, name, value)
     added(**{name: value})
     with pytest.raises(ConfigError, match="spleeter-2stems has 44100 Hz and 2 channels, the ensemble"):
         load_model(settings(), "cpu")
+
+
+def test_members_with_the_same_segments_are_one_model(added):
+    added(other="spleeter-2stems")
+    assert isinstance(load_model(settings(), "cpu"), Bag)
 
 
 def test_an_ensemble_of_itself_is_refused(added):

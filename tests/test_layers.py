@@ -148,6 +148,7 @@ HOMES = {
 ONLY = {
     "av": "splitfire_batch.audio.ffmpeg",
     "bs_roformer": "splitfire_batch.models.roformer_package",
+    "demucs": "splitfire_batch.models.htdemucs_network",
     "yaml": "splitfire_batch.models.roformer_config",
 }
 """Libraries that a single module may import."""

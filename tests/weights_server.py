@@ -62,7 +62,7 @@ class WeightsServer:
             return
         etag = self.etags.get(request.path, '"same"')
         match = re.fullmatch(r"bytes=(\d+)-", asked) if self.has_ranges else None
-        if match and request.headers.get("If-Range") != etag:
+        if match and request.headers.get("If-Range", etag) != etag:
             match = None
         start = int(match[1]) if match else 0
         if match and start >= len(content):

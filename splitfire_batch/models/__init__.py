@@ -37,6 +37,7 @@ else:  # its module imports torch; elsewhere the name stands in annotations only
 ARCHITECTURES = {
     "spleeter": "spleeter",
     "passthrough": "passthrough",
+    "htdemucs": "htdemucs",
     "bs_roformer": "roformer",
     "mel_band_roformer": "roformer",
 }
@@ -104,7 +105,7 @@ def load_model(
     from splitfire_batch.models.precision import Arithmetic
 
     card = find_card(separation.model)
-    if card.architecture == ENSEMBLE:
+    if card.members or card.architecture == ENSEMBLE:
         from splitfire_batch.models.ensemble import load_ensemble
 
         return load_ensemble(

@@ -134,6 +134,8 @@ class ModelCard:
     def _are_different(cls, stems: tuple[str, ...]) -> tuple[str, ...]:
         if not stems or len(set(stems)) < len(stems):
             raise ValueError("wanted one name or more, all different")
+        if not all(_NAME.fullmatch(stem) for stem in stems):
+            raise ValueError("wanted letters, digits, '.', '_' and '-' only: files are called so")
         return stems
 
     @field_validator("sample_rate", "n_channels", "segment_s", "x_real_time")

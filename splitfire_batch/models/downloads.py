@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,8 @@ from splitfire_batch.masking import masked
 from splitfire_batch.models.cards import ModelCard, WeightsFile
 from splitfire_batch.models.supply import Supply
 from splitfire_batch.storage.download import HTTP, download, is_local
+
+_log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 * 2**30
 """Of a file whose size the registry does not say."""
@@ -69,7 +72,9 @@ def get_file(card: ModelCard, file: WeightsFile, supply: Supply, folder: Path) -
     reasons = []
     for source in _sources(card, file, supply):
         try:
-            return Found(_from(source, file, supply, folder).replace(whole), source)
+            found = _from(source, file, supply, folder).replace(whole)
+            _log.info("weights_fetched model=%s file=%s source=%s", card.name, file.name, masked(source))
+            return Found(found, source)
         except _Unavailable as error:
             reasons.append(f"{masked(source)}: {error}")
     tried = "\n  ".join(reasons) or "none: the registry names no source and no mirror is set"

@@ -1,8 +1,7 @@
 """Ensembles: several models whose estimates are blended, stem by stem, into a weighted mean.
 
-Members may cut a track into segments of their own: each has its engine, and `ensembles` blends what comes out
-of them. Here it is decided who is in it, with which weights, and whether they fit together. Only members that
-a wanted stem is made of are loaded.
+Members with the same segments are a `bag`, one model. Others cut a track into segments of their own: each has
+its engine, and `ensembles` blends what comes out of them.
 
 Axes: B clips, S stems, C channels, T frames.
 """
@@ -19,9 +18,9 @@ from torch import Tensor
 from splitfire_batch.blending import MixBuffer, OverlapAdd
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models.registry import Member, ModelCard, find_card, with_members
+from splitfire_batch.models.bag import Bag, Part, have_same_segments, load_parts
+from splitfire_batch.models.registry import ModelCard, find_card, with_members
 from splitfire_batch.segments import Model
-from splitfire_batch.stems import make_recipes, needed_estimates
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,8 @@ class Ensemble:
     n_channels: int
     stems: tuple[str, ...]
     device: torch.device
-    parts: tuple[Part, ...]
+    parts: tuple[Part[Loaded], ...]
+    """Over all of them the weights of a stem sum to 1."""
 
     @property
     def is_for_one_core(self) -> bool:
@@ -48,7 +48,7 @@ class Ensemble:
         out = torch.zeros((len(clips), len(self.stems), *clips.shape[1:]))
         for part in self.parts:
             for clip, estimates in zip(clips.cpu(), out, strict=True):
-                part.add(self.stems, _whole(part.model, clip), estimates)
+                add_part(part, self.stems, _whole(part.model, clip), estimates)
         return out
 
 
@@ -56,25 +56,18 @@ Loaded: TypeAlias = Model | Ensemble
 """What `load_model` gives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One member."""
-
-    model: Loaded
-    weights: tuple[float, ...]
-    """By its stems; over all members those of one stem sum to 1."""
-
-    def add(self, stems: Sequence[str], estimates: Tensor, total: Tensor) -> None:
-        """Add its estimates (..., S, C, T) to those of the ensemble's `stems`, in `total`."""
-        with torch.inference_mode():
-            for number, (stem, weight) in enumerate(zip(self.model.stems, self.weights, strict=True)):
-                total[..., stems.index(stem), :, :].add_(estimates[..., number, :, :], alpha=weight)
+def add_part(part: Part[Loaded], stems: Sequence[str], estimates: Tensor, total: Tensor) -> None:
+    """Add a member's share of (..., S, C, T) to those of the ensemble's `stems`, in `total`."""
+    with torch.inference_mode():
+        for number, stem in enumerate(part.model.stems):
+            share = part.weights[stem]
+            total[..., stems.index(stem), :, :].add_(estimates[..., number, :, :], alpha=share)
 
 
 def load_ensemble(
     card: ModelCard, separation: SeparationConfig, load: Callable[[SeparationConfig], Loaded]
-) -> Ensemble:
-    """The members of an ensemble that the settings need, ready to run.
+) -> Loaded:
+    """The members of a card that the settings need, ready to run; as one model where they can be.
 
     Args:
         card: its stems may be fewer than its members have.
@@ -82,22 +75,22 @@ def load_ensemble(
         load: makes a model of settings that name it.
 
     Raises:
-        ConfigError: members that do not fit together, a stem that no member has, weights that are negative or
-            for no stem of the member.
+        ConfigError: members that do not fit together, a needed stem that no member has, weights that are
+            negative or for no stem of the member.
     """
     _check(card)
-    needed = needed_estimates(make_recipes(separation, card.stems))
-    stems = tuple(stem for stem in card.stems if stem in needed)
-    totals = {stem: sum(_weight(member, stem) for member in card.members) for stem in stems}
-    parts = []
-    for member in card.members:
-        wanted = tuple(stem for stem in stems if _weight(member, stem) > 0)
-        if wanted:
-            model = load(replace(separation, model=member.model, stems=wanted, residual="drop"))
-            weights = tuple(_weight(member, stem) / totals[stem] for stem in model.stems)
-            parts.append(Part(model, weights))
+    parts = load_parts(card, separation, load)
+    alike = [Part(part.model, part.weights) for part in parts if not isinstance(part.model, Ensemble)]
+    if len(alike) == len(parts) and have_same_segments([part.model for part in alike]):
+        return Bag(card, alike)
+    stems = tuple(stem for stem in card.stems if any(stem in part.weights for part in parts))
+    totals = {stem: sum(part.weights.get(stem, 0.0) for part in parts) for stem in stems}
+    shares = tuple(
+        replace(part, weights={stem: weight / totals[stem] for stem, weight in part.weights.items()})
+        for part in parts
+    )
     device = parts[0].model.device
-    return Ensemble(card.name, card.sample_rate, card.n_channels, stems, device, tuple(parts))
+    return Ensemble(card.name, card.sample_rate, card.n_channels, stems, device, shares)
 
 
 def _check(card: ModelCard) -> None:
@@ -120,13 +113,6 @@ def _check(card: ModelCard) -> None:
                 raise ConfigError(
                     f"{card.name}: {stem} of {other.name} has weight {weight}, wanted 0 or more"
                 )
-    for stem in card.stems:
-        if not any(_weight(member, stem) > 0 for member in card.members):
-            raise ConfigError(f"{card.name}: no member gives {stem} with a weight; leave it out of its stems")
-
-
-def _weight(member: Member, stem: str) -> float:
-    return member.weights.get(stem, 1.0) if stem in find_card(member.model).stems else 0.0
 
 
 def _whole(model: Loaded, clip: Tensor) -> Tensor:

@@ -68,18 +68,25 @@ class Arithmetic:
         self._dtype = _DTYPES.get(precision, torch.float32)
         self._layout = torch.channels_last if is_channels_last else torch.contiguous_format
 
-    def network(self, net: nn.Module) -> nn.Module:
-        """`net` on the device, for `inputs`; its outputs are float32, contiguous, and nobody else's."""
-        net = net.to(self.device, self._dtype).to(memory_format=self._layout)  # type: ignore[call-overload]
+    def network(self, net: nn.Module, is_channels_last: bool = True) -> nn.Module:
+        """`net` on the device, for `inputs`; its outputs are float32, contiguous, and nobody else's.
+
+        Args:
+            net: takes tensors, and returns one or a tuple of them.
+            is_channels_last: False for one that channels innermost would only slow down.
+        """
+        net = net.to(self.device, self._dtype)
+        if is_channels_last:
+            net = net.to(memory_format=self._layout)  # type: ignore[call-overload]
         if self._is_compiled:
             # Shapes are few and fixed; on CUDA each becomes one graph, which writes over its last outputs.
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             net.compile(dynamic=False, fullgraph=True, mode=mode)
         return _Float32(net, self._is_compiled)
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """`x` (B, C, H, W), float32, as networks want it."""
-        return x.to(self._dtype, memory_format=self._layout)
+    def inputs(self, x: Tensor, is_channels_last: bool = True) -> Tensor:
+        """`x`, float32, as networks want it; (B, C, H, W) where channels may be innermost."""
+        return x.to(self._dtype, memory_format=self._layout) if is_channels_last else x.to(self._dtype)
 
     @contextmanager
     def exactly(self) -> Iterator[None]:
@@ -108,8 +115,11 @@ class _Float32(nn.Module):
         super().__init__()
         self._net, self._is_copied = net, is_copied
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self._net(x)
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found: Tensor | tuple[Tensor, ...] = self._net(*inputs)
+        return self._own(found) if isinstance(found, Tensor) else tuple(map(self._own, found))
+
+    def _own(self, y: Tensor) -> Tensor:
         return y.to(torch.float32, copy=self._is_copied, memory_format=torch.contiguous_format)
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import threading
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 
 from pydantic import TypeAdapter
@@ -73,12 +73,24 @@ def add_cards(cards: Sequence[ModelCard], origin: str) -> None:
                 raise ConfigError(
                     f"{origin}: {card.name}: {place} has another model of this name; call yours otherwise"
                 )
-        names = {*shipped, *_added, *(card.name for card in cards)}
+        known_then = {**shipped, **{card.name: card for _, card in _added.values()}}
+        known_then |= {card.name: card for card in cards}
         for card in cards:
-            for member in card.members:
-                if member.model not in names:
-                    raise ConfigError(f"{origin}: {card.name}.members: {_unknown(member.model, names)}")
+            _check_members(card, known_then, origin)
         _added.update({card.name: (origin, card) for card in cards if card.name not in shipped})
+
+
+def _check_members(
+    card: ModelCard, known: Mapping[str, ModelCard], origin: str, above: tuple[str, ...] = ()
+) -> None:
+    """Refuse a model that is made of one that is not known, or of itself."""
+    path = (*above, card.name)
+    for member in card.members:
+        if member.model not in known:
+            raise ConfigError(f"{origin}: {card.name}.members: {_unknown(member.model, known)}")
+        if member.model in path:
+            raise ConfigError(f"{origin}: {card.name}.members: {member.model} is made of itself")
+        _check_members(known[member.model], known, origin, path)
 
 
 def find_card(name: str) -> ModelCard:
@@ -93,24 +105,22 @@ def find_card(name: str) -> ModelCard:
     raise ConfigError(f"model: {_unknown(name, cards)}")
 
 
-def _unknown(name: str, known: Sequence[str] | set[str] | dict[str, ModelCard]) -> str:
+def _unknown(name: str, known: Mapping[str, ModelCard]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"found {name!r}, known are {', '.join(known)}{hint}"
 
 
-def with_members(card: ModelCard, above: tuple[str, ...] = ()) -> Iterator[ModelCard]:
+def with_members(card: ModelCard) -> Iterator[ModelCard]:
     """A model, and below it all that it is made of; each once.
 
     Raises:
-        ConfigError: it is made of itself, or of one that is not known.
+        ConfigError: it is made of one that is not known.
     """
-    if card.name in above:
-        raise ConfigError(f"{card.name}: it is made of itself ({' of '.join((*above, card.name))})")
     seen = {card.name}
     yield card
     for member in card.members:
-        for part in with_members(find_card(member.model), (*above, card.name)):
+        for part in with_members(find_card(member.model)):
             if part.name not in seen:
                 seen.add(part.name)
                 yield part

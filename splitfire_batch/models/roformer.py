@@ -25,9 +25,10 @@ from torch import Tensor
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
-from splitfire_batch.models.roformer_config import RoformerConfig, read_config
+from splitfire_batch.models.roformer_config import RoformerConfig, has_config_file, read_config
 from splitfire_batch.models.roformer_network import make_network
 from splitfire_batch.models.roformer_package import ZERO_DC
+from splitfire_batch.models.weights import load_texts
 from splitfire_batch.segments import LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
@@ -58,7 +59,7 @@ class Roformer:
             ConfigError: no extra `roformer`, a config that is not one or not possible here, weights that do
                 not fit it.
         """
-        config = read_config(card, {})
+        config = read_config(card, load_texts(card) if has_config_file(card) else {})
         self.name = card.name
         self.sample_rate = card.sample_rate
         self.n_channels = card.n_channels

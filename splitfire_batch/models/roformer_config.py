@@ -19,6 +19,7 @@ SECTIONS = ("audio", "model", "training", "inference")
 _OTHERS = ("augmentations", "optimizer", "loss", "lora")
 """Sections of the format that matter in training only."""
 _MAX_TEXT = 2**20
+_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class RoformerConfig:
     chunk_frames: int
     n_overlap: int
     """Chunks that cover each frame: one begins every chunk_frames // n_overlap."""
+
+
+def has_config_file(card: ModelCard) -> bool:
+    """Whether a YAML file is among a card's files."""
+    return any(file.name.endswith(_SUFFIXES) for file in card.files)
 
 
 def read_config(card: ModelCard, texts: Mapping[str, str]) -> RoformerConfig:
@@ -85,7 +91,7 @@ def read_yaml(text: str, name: str) -> Any:
 
 def _sections(card: ModelCard, texts: Mapping[str, str]) -> Mapping[str, Any]:
     """All sections, from where the card has them."""
-    names = [name for name in texts if name.endswith((".yaml", ".yml"))]
+    names = [name for name in texts if name.endswith(_SUFFIXES)]
     options = dict(card.options)
     if len(names) > 1 or (names and options):
         found = ", ".join([*names, *(f"options.{key}" for key in options)])

