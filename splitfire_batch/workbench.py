@@ -24,10 +24,12 @@ from splitfire_batch.records import AudioFormat, Track
 from splitfire_batch.scratch import sweep
 from splitfire_batch.separation import Limits
 from splitfire_batch.stems import Recipe, check_skips, is_complete, make_recipes, needed_estimates
-from splitfire_batch.storage import PATIENCE_S, RetryBudget, Store, Stores, open_store
+from splitfire_batch.storage import RetryBudget, Store, Stores, open_store
 
 CPU_AUDIO_MB, GPU_AUDIO_MB = 256, 2048
 """Defaults of RuntimeConfig.audio_mb."""
+OUTAGE_S = 180.0
+"""A store may be away for so long: each track waits, and none fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def open_bench(
     recipes = make_recipes(separation, stems)
     check_skips(output, stems)
     codecs = Inline() if runtime.codecs == "inline" else InChildren(_codec_limits(runtime))
-    known = RetryBudget(patience_s=PATIENCE_S, is_known=True)  # the job has listed the one and made the other
+    known = RetryBudget(patience_s=OUTAGE_S, is_known=True)  # the job has listed the one and made the other
     return Workbench(
         recipes=recipes,
         sums_to_mix=is_complete(recipes, stems),

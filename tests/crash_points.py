@@ -103,12 +103,13 @@ class Journal:
 
     def note(self, **event: object) -> None:
         """Append an event."""
-        os.write(self._file, json.dumps(event).encode() + b"\n")
+        os.write(self._file, b"\n" + json.dumps(event).encode() + b"\n")  # after one that was cut off
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Every event in the order in which it was noted."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Every event in the order in which it was noted; one that a kill cut off in the midst is none."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def tracks_in(journal: list[dict[str, Any]], event: str) -> list[str]:

@@ -8,7 +8,6 @@ Axes: S stems, C channels, F STFT columns, K bins, L frames of a segment.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 
@@ -22,21 +21,11 @@ from splitfire_batch.models.spleeter_options import SpleeterOptions, read_option
 _DOWN = (2, 16, 32, 64, 128, 256, 512)
 _UP = ((512, 256), (512, 128), (256, 64), (128, 32), (64, 16), (32, 1))
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
-_BASE = find_card("spleeter-2stems")
-FOUR = ("vocals", "drums", "bass", "other")
-FIVE = ("vocals", "piano", "drums", "bass", "other")
-ELU, SOFTMAX = {"activation": "elu"}, {"activation": "elu", "mask": "softmax"}
 CARDS = {
-    card.name: card
-    for card in (
-        dataclasses.replace(_BASE, name=name, stems=stems, options=options)
-        for name, stems, options in (
-            ("spleeter-2stems-16khz", _BASE.stems, {"n_bins": 1536}),
-            ("spleeter-4stems", FOUR, ELU),
-            ("spleeter-4stems-16khz", FOUR, {**ELU, "n_bins": 1536}),
-            ("spleeter-5stems", FIVE, SOFTMAX),
-            ("spleeter-5stems-16khz", FIVE, {**SOFTMAX, "n_bins": 1536}),
-        )
+    name: find_card(name)
+    for name in (
+        *("spleeter-2stems-16khz", "spleeter-4stems", "spleeter-4stems-16khz"),
+        *("spleeter-5stems", "spleeter-5stems-16khz"),
     )
 }
 """The family's models besides spleeter-2stems."""

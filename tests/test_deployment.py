@@ -130,7 +130,11 @@ def test_a_run_triggered_through_the_api_is_done_by_a_worker(
         state = wait_for_end(api, made["id"])
     finally:
         worker.send_signal(signal.SIGINT)
-        worker.wait(60)
+        try:
+            worker.wait(120)
+        finally:
+            worker.kill()
+            worker.wait()
     body = {"artifacts": {"flow_run_id": {"any_": [made["id"]]}}}
     found = {item["key"]: item for item in httpx.post(f"{api}/artifacts/filter", json=body).json()}
     assert state["name"] == "Completed with failures", (home / "worker.log").read_text()[-3000:]

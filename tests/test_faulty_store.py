@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from splitfire_batch.manifest.parts import read_parts
 from splitfire_batch.storage import open_store
 from tests.crash_points import read_journal
 from tests.fault_proxy import FaultProxy, Rule
@@ -115,6 +116,9 @@ def test_a_store_that_is_away_is_waited_for_or_ends_the_run_to_be_resumed(
     code = trial.forks.wait(pid, timeout_s=300)
     print(f"exit code after {away_s:g} s: {code}")
     assert code in (*SETTLED, TEMPORARY), trial.told()
+    codes = read_parts(open_store(trial.order.destination, {}), columns=["code"])["code"].to_pylist()
+    assert set(codes) <= {None, "NOT_AUDIO"}, codes  # an outage that is waited for costs no track
+    assert code == TEMPORARY or len(codes) == len(trial.library.wanted)
     trial.look(pid)
     trial.resume()
     trial.idle()

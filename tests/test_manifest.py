@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from splitfire_batch.config import OutputConfig, SeparationConfig
-from splitfire_batch.errors import ConfigError
+from splitfire_batch.errors import ConfigError, TransientError
 from splitfire_batch.identity import settings
 from splitfire_batch.manifest.holdings import choose_holding, record_holding
 from splitfire_batch.manifest.ledger import (
@@ -27,7 +27,7 @@ from splitfire_batch.manifest.ledger import (
     refresh_views,
     write_part,
 )
-from splitfire_batch.manifest.parts import KEYS, part_paths, read_latest, schema_of, whole_rows
+from splitfire_batch.manifest.parts import KEYS, part_paths, read_each, read_latest, schema_of, whole_rows
 from splitfire_batch.manifest.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
 from splitfire_batch.observations import Levels
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
@@ -383,3 +383,9 @@ def test_duckdb_reads_parts_and_views_with_one_statement(store):
 
 def test_the_same_table_gives_the_same_bytes():
     assert parquet_bytes(table(row())) == parquet_bytes(table(row()))
+
+
+def test_a_part_that_was_listed_and_is_not_there_is_worth_another_run(tmp_path):
+    path = f"_splitfire/parts/settings/run/shard-{'0' * 16}.parquet"
+    with pytest.raises(TransientError, match=rf"{path} was listed and is not there; run again"):
+        read_each(open_store(str(tmp_path), {}), [path], schema_of(None))

@@ -18,7 +18,7 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.models import roformer_network
 from splitfire_batch.models.roformer import Roformer
-from tests.roformers import CHUNK, SMALL, blended, make_small
+from tests.roformers import CHUNK, CPU, SMALL, blended, make_small
 
 ARCHITECTURES = sorted(SMALL)
 SIX = ("bass", "drums", "other", "vocals", "guitar", "piano")
@@ -115,17 +115,34 @@ def test_attention_is_exact():
 
 
 def test_half_precisions_keep_norms_and_phases_in_float32():
-    """At position 800 a phase in bfloat16 would be wrong by up to four radians."""
+    """At position 800 a phase in bfloat16 would be wrong by up to two radians."""
     frequencies = 10_000 ** -(torch.arange(0, 64, 2) / 64)
     x = noise(1, 1, 801, 64)
-    exact = roformer_network._Rotation(frequencies, 801, torch.device("cpu")).rotate_queries_or_keys(x)
-    half = roformer_network._Rotation(frequencies, 801, torch.device("cpu")).to(torch.bfloat16)
-    found = half.rotate_queries_or_keys(x.bfloat16())
+    turns = torch.polar(torch.ones(801, 32).double(), torch.outer(torch.arange(801), frequencies).double())
+    wanted = torch.view_as_real(torch.view_as_complex(x.double().unflatten(-1, (32, 2))) * turns).flatten(-2)
+    rotation = roformer_network._Rotation(frequencies, 801, CPU)
+    torch.testing.assert_close(rotation.rotate_queries_or_keys(x).double(), wanted, rtol=0, atol=1e-6)
+    found = rotation.to(torch.bfloat16).rotate_queries_or_keys(x.bfloat16())
     assert found.dtype == torch.bfloat16
-    assert (found.float() - exact).abs().max() < 0.02  # two roundings to 8 bits
-    norm = roformer_network._Norm(nn.Parameter(torch.ones(512)), 512**0.5).to(torch.bfloat16)
-    loud = torch.full((1, 512), 3e4, dtype=torch.bfloat16)
+    assert (found - wanted).abs().max() < 0.02  # two roundings to 8 bits
+    norm = roformer_network._Norm(nn.Parameter(torch.ones(512)), 512**0.5).half()
+    loud = torch.full((1, 512), 3e4, dtype=torch.float16)  # whose norm is past the largest of these
     torch.testing.assert_close(norm(loud).float(), torch.ones(1, 512), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("dtype", "floor_db"), [(torch.bfloat16, 40), (torch.float16, 60)])
+def test_half_precisions_stay_near_float32(architecture, dtype, floor_db):
+    """As on a GPU, whose floors these are: only the layers between norms are in half precision."""
+    segments = noise(2, 2, CHUNK)
+    model, _ = make_small(architecture)
+    wanted = model(segments)
+    model._net._net.to(dtype)
+    found = model(segments)
+    assert {value.dtype for value in model._net.parameters()} == {dtype}
+    assert found.dtype == torch.float32
+    error = (found - wanted).double().square().sum()
+    assert 10 * torch.log10(wanted.double().square().sum() / error) > floor_db
 
 
 def streamed(model: Roformer, mix: Tensor, block_frames: int, batch: int = 2) -> Tensor:

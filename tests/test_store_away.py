@@ -95,7 +95,7 @@ def test_a_job_waits_for_a_store_that_is_away(job: Job, proxy: FaultProxy) -> No
 def test_a_job_whose_store_stays_away_ends_and_resumes(
     job: Job, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workbench, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(workbench, "OUTAGE_S", 0.5)
     monkeypatch.setattr(worker, "COMMIT_PAUSES_S", (0.1,))
     proxy.set_rules(Rule("status", "^PUT .*/out/_splitfire/parts/", status=503))  # away when a part is due
 

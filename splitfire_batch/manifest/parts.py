@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from splitfire_batch.errors import ConfigError
+from splitfire_batch.errors import ConfigError, ObjectMissing, TransientError
 from splitfire_batch.manifest.schema import SCHEMA, STEM, parquet_bytes
 from splitfire_batch.storage import Store
 
@@ -118,7 +118,10 @@ def whole_rows(store: Store, paths: Sequence[str], rows: pa.Table) -> pa.Table:
 
 def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
     """One part, if its bytes hash to its name; columns that an older part lacks are null."""
-    data = store.read(path)
+    try:
+        data = store.read(path)
+    except ObjectMissing as error:  # parts are never removed: the listing, or the answer, was wrong
+        raise TransientError(f"{store.uri_of(path)} was listed and is not there; run again") from error
     if not has_its_hash(path, data):
         raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
     file = pq.ParquetFile(io.BytesIO(data))

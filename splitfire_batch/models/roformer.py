@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.precision import Arithmetic
@@ -32,6 +33,9 @@ from splitfire_batch.models.weights import load_texts
 from splitfire_batch.segments import LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Ways of a GPU to compute attention, all exact, with one algorithm for each shape: not cuDNN, which looks
+for the fastest."""
 _FADE_PART = 10
 _FLOOR = 2.0**-40
 """Least weight of a frame: nothing beside a weight of 1, and enough to divide by where it is the only one."""
@@ -125,7 +129,8 @@ class Roformer:
             )
         with torch.inference_mode(), self._arithmetic.exactly():
             if self.device.type != "cpu":
-                return self._estimates(segments)
+                with sdpa_kernel(_ATTENTION):
+                    return self._estimates(segments)
             out = segments.new_zeros((len(segments), len(self.stems), *wanted))
             for one in range(len(segments)):  # one chunk has work for all cores, and takes gigabytes
                 if segments[one].any():

@@ -49,7 +49,7 @@ class Original:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": str(threads)}
         self._folder = tempfile.TemporaryDirectory()
         self._child = subprocess.Popen(
-            [_python(), "-c", _CHILD],
+            [original_python(), "-c", _CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -103,7 +103,7 @@ class Original:
         raise RuntimeError(f"the original ended with exit code {self._child.wait()}")
 
 
-def _python() -> str:
+def original_python() -> str:
     """Python of the environment, which is made when it is missing."""
     python = _HOME / "bin" / "python"
     done = _HOME / "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -40,6 +41,10 @@ def two_stems() -> dict[str, Tensor]:
     return random_tensors(2)
 
 
+def three_stems() -> dict[str, Tensor]:
+    return random_tensors(3)
+
+
 class Short(Spleeter):
     """Segments of 128 columns in place of 512: clips up to 1.5 s, not 6, are repeated."""
 
@@ -68,6 +73,20 @@ CASES = [
         "spleeter-reference",
         _CARD,
         two_stems,
+        {"short_clip": "reference"},
+        build=Shortest,
+        rounding=1e-6,
+        is_silent_on_silence=True,
+    ),
+    # what those of 5 stems are, with fewer: every network has ten million weights
+    Case(
+        "spleeter-softmax-16khz",
+        dataclasses.replace(
+            _CARD,
+            stems=("vocals", "piano", "other"),
+            options={"activation": "elu", "mask": "softmax", "n_bins": 1536},
+        ),
+        three_stems,
         {"short_clip": "reference"},
         build=Shortest,
         rounding=1e-6,
