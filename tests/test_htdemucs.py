@@ -5,6 +5,7 @@ What every architecture must do is tested in `test_model_contract`.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.htdemucs import Demucs
-from splitfire_batch.models.htdemucs_network import make_network, segment_frames
+from splitfire_batch.models.htdemucs_network import make_network, segment_frames, with_package
 from splitfire_batch.models.precision import Arithmetic
 from tests.assets import audio_example
 from tests.demucs_networks import CPU, FULL, FULL_SIX, SMALL, SMALL_SIX, SMALL_V3, Network, make_card
@@ -327,6 +328,30 @@ def test_options_that_do_not_fit_are_refused(changes, words):
 def test_arguments_that_the_class_no_longer_has_are_left_out():
     kwargs = {**SMALL.kwargs, "of_old": 1, "segment": {"_type": "fraction", "numerator": 1, "denominator": 4}}
     assert build(with_options(kwargs=kwargs)).segments(2**40)[0].n_frames == LENGTH
+
+
+PACKAGE = {
+    "klass": "demucs.htdemucs.HTDemucs",
+    "args": [list(SMALL.stems)],
+    "kwargs": {**SMALL.kwargs, "segment": {"_type": "fraction", "numerator": 1, "denominator": 4}},
+}
+
+
+def test_without_options_the_published_package_says_what_its_network_is():
+    card = with_package(make_card("mine", SMALL.stems), json.dumps(PACKAGE))
+    segment = noise(LENGTH)
+    assert torch.equal(build(card)(segment), SMALL.model()(segment))
+
+
+def test_what_a_card_says_wins_over_the_package():
+    card = make_card("mine", SMALL.stems, options={"segment": "1/2"})
+    assert build(with_package(card, json.dumps(PACKAGE))).segments(2**40)[0].n_frames == 2 * LENGTH
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "x", '{"klass": "a", "args": 1, "kwargs": {}}'])
+def test_a_package_that_does_not_say_it_is_refused(text):
+    with pytest.raises(ConfigError, match=r"mine: its package does not say klass, .*options\.kwargs"):
+        with_package(make_card("mine", SMALL.stems), text)
 
 
 def test_a_bag_may_set_another_segment():

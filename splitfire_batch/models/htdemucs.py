@@ -17,16 +17,19 @@ import torch
 from torch import Tensor
 
 from splitfire_batch.config import SeparationConfig
+from splitfire_batch.models.conversion import PACKAGE
 from splitfire_batch.models.htdemucs_body import Body
 from splitfire_batch.models.htdemucs_network import (
     is_of_fixed_length,
     make_network,
     positions,
     segment_frames,
+    with_package,
 )
 from splitfire_batch.models.htdemucs_spectrum import Spectrum
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
+from splitfire_batch.models.weights import load_texts
 from splitfire_batch.segments import LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
@@ -50,7 +53,7 @@ class Demucs:
         """Build the network.
 
         Args:
-            card: of its `options` see `htdemucs_network.make_network`.
+            card: of its `options` see `htdemucs_network.make_network`; without, its package says them.
             tensors: the published state.
             separation: `tail` and `overlap` are obeyed; only estimates that its stems are made of are
                 finished, for the network gives all of them at once.
@@ -59,6 +62,8 @@ class Demucs:
         Raises:
             ConfigError: the extra is not installed, or options or tensors do not fit.
         """
+        if card.files and "kwargs" not in card.options:
+            card = with_package(card, load_texts(card).get(PACKAGE, ""))
         net = make_network(card, tensors)
         self.name = card.name
         self.sample_rate = card.sample_rate

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -55,6 +57,30 @@ def make_network(card: ModelCard, tensors: Mapping[str, Tensor]) -> nn.Module:
     net.load_state_dict(dict(tensors))
     module: nn.Module = net.eval().requires_grad_(False)
     return module
+
+
+def with_package(card: ModelCard, package: str) -> ModelCard:
+    """The card with class and arguments of its published package, where its own options do not say them.
+
+    Args:
+        card: of a model with files.
+        package: JSON with `klass`, `args` and `kwargs`, as `weights.load_texts` gives it; empty for none.
+
+    Raises:
+        ConfigError: it is no such JSON.
+    """
+    if not package:
+        return card
+    try:
+        found = json.loads(package)
+        sources = {"sources": found["args"][0]} if found["args"] else {}
+        options = {"class": found["klass"], "kwargs": {**sources, **found["kwargs"]}}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ConfigError(
+            f"{card.name}: its package does not say klass, args and kwargs ({error}); write options.class "
+            "and options.kwargs into its registry"
+        ) from error
+    return replace(card, options={**options, **card.options})
 
 
 def segment_frames(net: nn.Module) -> int:
