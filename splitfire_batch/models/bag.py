@@ -21,7 +21,6 @@ from splitfire_batch.models.registry import Member, ModelCard, find_card
 from splitfire_batch.segments import Model, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
-
 Loaded = TypeVar("Loaded")
 
 
