@@ -80,6 +80,8 @@ def tune_lines(found: Measured) -> Iterator[str]:
     yield f"  {'precision':10} {'threads':>7} {'batch':>5}  {'layout':14} {'x real time':>11}"
     for result in found.results:
         yield from (_trial_line(result, trial) for trial in result.trials)
+    if not any(result.trials for result in found.results):
+        yield "  of an ensemble only the distance from fp32 is measured, not its speed"
     for result in found.results:
         yield from _fidelity_lines(result)
     if found.load > _BUSY:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import torch
 
 from splitfire_batch.errors import TrackError
 from splitfire_batch.requests import Request, RequestQueue
-from splitfire_batch.stopwatch import DeviceClock
 from splitfire_batch.transfer import Receive, Transfer
 
 
@@ -41,6 +41,13 @@ def torch_threads() -> int:
         return torch.get_num_threads()
 
 
+class Busy(Protocol):
+    """Hears when a device computes; it may let a batch wait until it is its turn."""
+
+    def busy(self) -> AbstractContextManager[None]:
+        """The device computes a batch inside the block."""
+
+
 class Batcher:
     """Runs a model on what is requested, in batches, in threads of its own.
 
@@ -55,9 +62,7 @@ class Batcher:
         RuntimeError: the system has no more threads.
     """
 
-    def __init__(
-        self, requests: RequestQueue, transfer: Transfer, clock: DeviceClock, n_cores: int = 1
-    ) -> None:
+    def __init__(self, requests: RequestQueue, transfer: Transfer, clock: Busy, n_cores: int = 1) -> None:
         self._requests, self._transfer, self._clock = requests, transfer, clock
         self._depth, self._finished_at = transfer.depth, 0.0
         self.busy_s = 0.0

@@ -19,6 +19,7 @@ from splitfire_batch.batching import Batcher
 from splitfire_batch.config import Precision, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import load_model, supply_of
+from splitfire_batch.models.ensemble import Ensemble
 from splitfire_batch.models.fidelity import Fidelity, excerpt, full_segment, measure
 from splitfire_batch.models.precision import precisions
 from splitfire_batch.requests import RequestQueue
@@ -57,7 +58,7 @@ class Tuned:
 def tune(
     separation: SeparationConfig, runtime: RuntimeConfig, device: str, music: Tensor | None = None
 ) -> Iterator[Tuned]:
-    """Measure each precision that the device has, fp32 first.
+    """Measure each precision that the device has, fp32 first; of an ensemble the fidelity alone.
 
     Args:
         separation: names the model.
@@ -81,7 +82,9 @@ def tune(
         except ConfigError as error:
             yield Tuned(precision, refusal=str(error))
             continue
-        trials = _trials({True: last, False: first}, made, BUDGET_S / len(known))
+        trials: tuple[Trial, ...] = ()
+        if not isinstance(first, Ensemble) and not isinstance(last, Ensemble):
+            trials = _trials({True: last, False: first}, made, BUDGET_S / len(known))
         yield Tuned(precision, measure(last, exact, segment), trials)
 
 

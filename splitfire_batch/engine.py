@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from splitfire_batch.batching import Batcher, torch_threads
+from splitfire_batch.batching import Batcher, Busy, torch_threads
 from splitfire_batch.blending import MixBuffer, OverlapAdd
 from splitfire_batch.requests import Request, RequestQueue
 from splitfire_batch.segments import Model, Segment
@@ -42,9 +42,16 @@ class Engine:
         batch: full segments that go through the network together; default: 1 on a CPU, 8 on a GPU.
         packs_short: shorter segments go in larger batches: for many tracks at a time. Default: unless an
             empty slot costs as much as any other, as in a model that uses all cores of a CPU.
+        in_turn: lets batches wait, and hears of them instead of `clock`: where models share a device.
     """
 
-    def __init__(self, model: Model, batch: int | None = None, packs_short: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        batch: int | None = None,
+        packs_short: bool | None = None,
+        in_turn: Busy | None = None,
+    ) -> None:
         is_cpu = model.device.type == "cpu"
         self.model = model
         self.batch = batch or (1 if is_cpu else 8)
@@ -60,7 +67,7 @@ class Engine:
         planned_size = partial(packed if self._packs_short else _same_size, self.batch, self.full_frames)
         self._requests = RequestQueue(planned_size)
         self._look_ahead = self.n_servers + 1
-        self._batcher = Batcher(self._requests, open_transfer(model), self.clock, self.n_servers)
+        self._batcher = Batcher(self._requests, open_transfer(model), in_turn or self.clock, self.n_servers)
 
     def __enter__(self) -> Engine:
         return self
@@ -115,7 +122,9 @@ class Engine:
         packed = "/packed" if self._packs_short else ""
         return f"batch{self.batch}{packed}{''.join(halved)}"
 
-    def separate(self, blocks: Iterable[Tensor], watch: Stopwatch | None = None) -> Iterator[Tensor]:
+    def separate(
+        self, blocks: Iterable[Tensor], watch: Stopwatch | None = None
+    ) -> Generator[Tensor, None, None]:
         """Finished frames of every stem, as soon as they are final.
 
         Args:
@@ -163,11 +172,12 @@ class Engine:
             if block is not None:
                 mix.push(block.flatten(0, 1))
             segments = self.model.segments(mix.n_frames)
-            while n_read < len(segments) and (block is None or segments[n_read].stop <= mix.n_frames):
+            while n_read < len(segments):
+                mix.drop_before(segments[n_read].start - segments[n_read].n_back)
+                if block is not None and segments[n_read].stop > mix.n_frames:
+                    break
                 yield segments[n_read]
                 n_read += 1
-                if n_read < len(segments):
-                    mix.drop_before(segments[n_read].start - segments[n_read].n_back)
 
     def _blend_oldest(
         self, in_flight: deque[tuple[Segment, list[Request]]], blend: OverlapAdd, watch: Stopwatch

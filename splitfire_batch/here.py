@@ -16,10 +16,17 @@ from pathlib import Path
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, TransientError
-from splitfire_batch.models import ModelCard, check_commercial, find_card, load_model, supply_of, use_registry
+from splitfire_batch.models import (
+    Loaded,
+    ModelCard,
+    check_commercial,
+    find_card,
+    load_model,
+    supply_of,
+    use_registry,
+)
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
-from splitfire_batch.segments import Model
 from splitfire_batch.settling import settle
 from splitfire_batch.stems import make_recipes, with_judged
 from splitfire_batch.transfer import DeviceLost
@@ -93,7 +100,7 @@ def card_here(separation: SeparationConfig, runtime: RuntimeConfig) -> ModelCard
     return card
 
 
-def load_here(separation: SeparationConfig, runtime: RuntimeConfig) -> tuple[Model, int | None]:
+def load_here(separation: SeparationConfig, runtime: RuntimeConfig) -> tuple[Loaded, int | None]:
     """The model as it runs best on this machine, which is all ours, and the batch for it.
 
     Raises:

@@ -23,7 +23,7 @@ import torch
 
 from splitfire_batch.audio import Resampler, Spool, channel_groups, from_lanes, to_float, to_lanes
 from splitfire_batch.children import Codecs, Inline, OpenAudio
-from splitfire_batch.engine import Engine
+from splitfire_batch.ensembles import AnyEngine
 from splitfire_batch.errors import TrackError
 from splitfire_batch.records import AudioFormat
 from splitfire_batch.stopwatch import Stopwatch
@@ -109,7 +109,7 @@ class Separated:
 
 def separate_file(
     path: Path,
-    engine: Engine,
+    engine: AnyEngine,
     stems: Sequence[str],
     limits: Limits,
     watch: Stopwatch,
@@ -151,7 +151,7 @@ def separate_file(
 
 
 def _estimate_blocks(
-    decoder: OpenAudio, engine: Engine, separated: Separated, stems: Sequence[str], watch: Stopwatch
+    decoder: OpenAudio, engine: AnyEngine, separated: Separated, stems: Sequence[str], watch: Stopwatch
 ) -> Generator[tuple[str, np.ndarray], None, None]:
     """Append the mix to `separated`; give the estimates (n, C) at the file's rate as they become final."""
     model, source = engine.model, decoder.format

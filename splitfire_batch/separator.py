@@ -17,7 +17,7 @@ import numpy as np
 
 from splitfire_batch.audio import StemWriter, choose_output
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig, configure
-from splitfire_batch.engine import Engine
+from splitfire_batch.ensembles import open_engine
 from splitfire_batch.here import card_here, load_here
 from splitfire_batch.records import AudioFormat
 from splitfire_batch.separation import Limits, separate_file
@@ -89,7 +89,7 @@ class Separator:
         config = configure(SeparationConfig, {"model": model, "stems": tuple(stems), "residual": residual})
         runtime = configure(RuntimeConfig, {"device": device, "registry": registry})
         self._recipes = make_recipes(config, card_here(config, runtime).stems)
-        self._engine = Engine(*load_here(config, runtime), packs_short=False)
+        self._engine = open_engine(*load_here(config, runtime), packs_short=False)
 
     def __enter__(self) -> Separator:
         return self

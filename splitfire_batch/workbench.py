@@ -16,13 +16,12 @@ from splitfire_batch.budget import AudioBudget
 from splitfire_batch.children import CodecLimits, InChildren, Inline
 from splitfire_batch.children.limits import allow_many_files
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.engine import Engine
+from splitfire_batch.ensembles import AnyEngine, open_engine
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.lease import GUARD_S, Guard
-from splitfire_batch.models import find_card
+from splitfire_batch.models import Loaded, find_card
 from splitfire_batch.records import AudioFormat, Track
 from splitfire_batch.scratch import sweep
-from splitfire_batch.segments import Model
 from splitfire_batch.separation import Limits
 from splitfire_batch.stems import Recipe, check_skips, is_complete, make_recipes, needed_estimates
 from splitfire_batch.storage import RetryBudget, Store, Stores, open_store
@@ -37,7 +36,7 @@ OUTAGE_S = 180.0
 class Workbench:
     """What the tracks of a worker share."""
 
-    engine: Engine
+    engine: AnyEngine
     sources: Stores
     destination: Store
     recipes: tuple[Recipe, ...]
@@ -82,7 +81,7 @@ class Workbench:
 
 
 def open_bench(
-    model: Model,
+    model: Loaded,
     destination: str,
     separation: SeparationConfig,
     output: OutputConfig,
@@ -98,7 +97,7 @@ def open_bench(
     check_scratch(scratch)
     sweep(scratch)
     allow_many_files()
-    engine = Engine(model, runtime.batch, packs_short=False if runtime.open_tracks == 1 else None)
+    engine = open_engine(model, runtime.batch, packs_short=False if runtime.open_tracks == 1 else None)
     audio_mb = runtime.audio_mb or (CPU_AUDIO_MB if model.device.type == "cpu" else GPU_AUDIO_MB)
     stems = find_card(separation.model).stems
     recipes = make_recipes(separation, stems)

@@ -357,7 +357,11 @@ def bytes_in_tensors() -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize("block_frames", [50_000, 1_000_000], ids=["small blocks", "long blocks"])
+@pytest.mark.parametrize(
+    "block_frames",
+    [50_000, 1_000_000, 10_000],
+    ids=["small blocks", "long blocks", "blocks that end where segments do"],
+)
 def test_a_long_track_holds_a_bounded_number_of_frames(block_frames):
     class Wide(Toy):
         def segments(self, n_frames: int) -> Sequence[Segment]:

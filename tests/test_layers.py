@@ -60,7 +60,9 @@ ROWS = [
         "splitfire_batch.manifest",
         "splitfire_batch.telling",
         "splitfire_batch.tuning",
+        "splitfire_batch.turns",
     },
+    {"splitfire_batch.ensembles"},
     {
         "splitfire_batch.calibration",
         "splitfire_batch.catalogue",
@@ -118,6 +120,7 @@ HOMES = {
         "splitfire_batch.blending",
         "splitfire_batch.calibration",
         "splitfire_batch.engine",
+        "splitfire_batch.ensembles",
         "splitfire_batch.here",
         "splitfire_batch.models",
         "splitfire_batch.requests",

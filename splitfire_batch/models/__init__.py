@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from splitfire_batch.models.ensemble import Loaded
     from splitfire_batch.models.precision import Arithmetic
     from splitfire_batch.segments import Model
+else:  # its module imports torch; elsewhere the name stands in annotations only
+    Loaded = "Loaded"
 
 ARCHITECTURES = {
     "spleeter": "spleeter",
@@ -40,7 +43,11 @@ ARCHITECTURES = {
 }
 """The module of this package that builds each of them."""
 
+ENSEMBLE = "ensemble"
+"""The architecture of a card whose members are models of any other."""
+
 __all__ = [
+    "Loaded",
     "ModelCard",
     "Supply",
     "check_commercial",
@@ -78,8 +85,8 @@ def load_model(
     supply: Supply = Supply(),  # noqa: B008 - frozen
     is_compiled: bool = False,
     is_channels_last: bool = True,
-) -> Model:
-    """The model that the settings name, with its weights on a device, ready to call.
+) -> Loaded:
+    """The model or ensemble that the settings name, with its weights on a device, ready to call.
 
     In another precision than fp32, or compiled, it is tried on a few seconds of music before it is given
     out, and has to keep the floor of `fidelity.FLOORS_DB`.
@@ -98,13 +105,12 @@ def load_model(
     from splitfire_batch.models.precision import Arithmetic
 
     card = find_card(separation.model)
-    if card.members:
-        from splitfire_batch.models.bag import Bag, load_parts
+    if card.members or card.architecture == ENSEMBLE:
+        from splitfire_batch.models.ensemble import load_ensemble
 
-        def load(member: SeparationConfig) -> Model:
-            return load_model(member, device, supply, is_compiled, is_channels_last)
-
-        return Bag(card, load_parts(card, separation, load))
+        return load_ensemble(
+            card, separation, lambda one: load_model(one, device, supply, is_compiled, is_channels_last)
+        )
     build = _builder(card)
     arithmetic = Arithmetic(separation.precision, _device(device), is_compiled, is_channels_last)
     weights = _weights(card, supply)

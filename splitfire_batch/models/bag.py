@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,18 +21,20 @@ from splitfire_batch.models.registry import Member, ModelCard, find_card
 from splitfire_batch.segments import Model, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
+Loaded = TypeVar("Loaded")
+
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Part(Generic[Loaded]):
     """A loaded member, and the weight of each of its estimates; none is 0."""
 
-    model: Model
+    model: Loaded
     weights: Mapping[str, float]
 
 
 def load_parts(
-    card: ModelCard, separation: SeparationConfig, load: Callable[[SeparationConfig], Model]
-) -> tuple[Part, ...]:
+    card: ModelCard, separation: SeparationConfig, load: Callable[[SeparationConfig], Loaded]
+) -> tuple[Part[Loaded], ...]:
     """The members of a card that the settings need, each with the estimates that they need of it.
 
     Args:
@@ -88,7 +91,7 @@ def _agree(one: Model, other: Model, n_frames: int) -> bool:
 class Bag:
     """Implements `segments.Model`: its parts read the same segments, so each is read once."""
 
-    def __init__(self, card: ModelCard, parts: Sequence[Part]) -> None:
+    def __init__(self, card: ModelCard, parts: Sequence[Part[Model]]) -> None:
         """Join models that `have_same_segments`.
 
         Args:

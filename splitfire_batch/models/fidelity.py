@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.models.ensemble import Ensemble, Loaded
 from splitfire_batch.segments import Model
 
 FLOORS_DB = {"fp32": 90.0, "tf32": 60.0, "fp16": 60.0, "bf16": 40.0}
@@ -43,7 +44,7 @@ class Fidelity:
         return self.snr_db - measure_db >= floor_db
 
 
-def measure(model: Model, reference: Model, segment: Tensor) -> tuple[Fidelity, ...]:
+def measure(model: Loaded, reference: Loaded, segment: Tensor) -> tuple[Fidelity, ...]:
     """What `model` makes of a segment (C, L) against what `reference` makes of it, per stem."""
     found, wanted = (of(segment[None].to(of.device))[0].double().cpu() for of in (model, reference))
     mix = _power(segment.double())
@@ -69,8 +70,10 @@ def check_fidelity(model: Model, reference: Model, precision: str) -> None:
             )
 
 
-def full_segment(model: Model) -> int:
-    """Frames of a segment in the middle of a long track."""
+def full_segment(model: Loaded) -> int:
+    """Frames of a segment in the middle of a long track; of an ensemble, of its longest."""
+    if isinstance(model, Ensemble):
+        return max(full_segment(part.model) for part in model.parts)
     return model.segments(2**62)[0].n_frames
 
 
