@@ -16,6 +16,7 @@ from flows.settings import SECTIONS
 from flows.verify import EXIT_MISMATCH
 from splitfire_batch.config import configure
 from splitfire_batch.errors import FAILURE_CODES, FailureCode
+from splitfire_batch.models.user_registry import read_registry
 from splitfire_batch.report import EXIT_TOO_MANY_FAILED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,9 +83,16 @@ def test_every_file_that_the_documents_name_exists(text: str) -> None:
 
 
 def test_the_settings_of_the_readme_are_valid() -> None:
+    settings, registries = [], []
     for block in _blocks(README, "toml"):
+        (settings if tomllib.loads(block).keys() & SECTIONS.keys() else registries).append(block)
+    for block in settings:
         for section, values in tomllib.loads(block).items():
             configure(SECTIONS[section], values)
+    for block in registries:
+        assert read_registry(re.sub(r'sha256 = ".*"', f'sha256 = "{"0" * 64}"', block), "README")
+    assert settings
+    assert registries
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_command_line() -> None:
