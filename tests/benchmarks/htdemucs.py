@@ -58,7 +58,7 @@ def main(options: Sequence[str] = ()) -> None:
 
 def compare_speeds(seconds: float, rounds: int) -> None:
     """Print x real time of all three for a long and a short clip."""
-    mix, _ = soundfile.read(music()[0], dtype="float32", frames=int(seconds * RATE))
+    mix, _ = soundfile.read(music()[0], dtype="float32", frames=int(max(seconds, SHORT_S) * RATE))
     whole = torch.from_numpy(mix.T.copy())[None]
     short = whole[..., : int(SHORT_S * RATE)]
     with Engine(FULL.model(tail="reference")) as full, Engine(FULL.model(tail="lean")) as lean:
