@@ -151,14 +151,12 @@ def streamed(model: Roformer, mix: Tensor, block_frames: int, batch: int = 2) ->
         return torch.cat(list(engine.separate(mix[None].split(block_frames, dim=2))), dim=3)[0]
 
 
-LENGTHS = [1, 2, 199, 200, 201, 399, 400, 401, 500, 799, 800, 801, 1200, 1777]
+LENGTHS = [1, 200, 201, 399, 400, 401, 799, 801, 1200]
 """About a half, one and two chunks, and several."""
 
 
 @pytest.mark.parametrize("tail", ["lean", "reference"])
-@pytest.mark.parametrize(
-    ("overlap", "n_overlap"), [(None, 2), (None, 4), (None, 1), (0.05, 2), (0.75, 2), (0.33, 2)]
-)
+@pytest.mark.parametrize(("overlap", "n_overlap"), [(None, 2), (None, 4), (None, 1), (0.05, 2), (0.33, 2)])
 def test_agrees_with_a_slow_blend_of_the_whole_track(tail, overlap, n_overlap):
     settings = SeparationConfig(residual="drop", overlap=overlap, tail=tail)
     model, package = make_small(separation=settings, sections={"inference": {"num_overlap": n_overlap}})
@@ -175,7 +173,7 @@ def test_agrees_with_a_slow_blend_of_the_whole_track(tail, overlap, n_overlap):
 
 @pytest.mark.parametrize("tail", ["lean", "reference"])
 @pytest.mark.parametrize("overlap", [None, 0.1, 0.8])
-@pytest.mark.parametrize("n_frames", [1, 201, 399, 400, 401, 1337])
+@pytest.mark.parametrize("n_frames", [1, 201, 400, 1337])
 def test_streamed_equals_whole_bit_for_bit(tail, overlap, n_frames):
     model, _ = make_small(separation=SeparationConfig(residual="drop", tail=tail, overlap=overlap))
     mix = noise(2, n_frames)

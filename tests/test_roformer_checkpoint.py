@@ -90,11 +90,11 @@ print(compare(sys.argv[1]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def compare(name: str) -> float:
-    """SNR in dB of our full-size estimates against the package's own forward, over two seconds of music."""
+    """SNR in dB of our full-size estimates against the package's own forward, over a second of music."""
     architecture, arguments = PUBLISHED[name]
-    n_frames = 200 * arguments["stft_hop_length"]
+    n_frames = 100 * arguments["stft_hop_length"]
     net = package_network(architecture, arguments)
-    stems = [f"stem {i}" for i in range(arguments["num_stems"])]
+    stems = [f"stem-{i}" for i in range(arguments["num_stems"])]
     card = make_card(architecture, arguments, stems, audio={"chunk_size": n_frames})
     segments = excerpt(n_frames, 44_100)[None]
     with torch.inference_mode():
