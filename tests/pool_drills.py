@@ -192,10 +192,10 @@ class Machines:
 
 
 def node_loss_and_join() -> dict[str, Any]:
-    """One of two nodes dies without notice, another one comes."""
+    """One of two nodes dies without notice, another one comes; Ray notices after 15 s."""
     machines, record = Machines(2), Record()
     has_happened = False
-    for event in machines.run(partial(FakeWorker, track_s=1.5), record):
+    for event in machines.run(partial(FakeWorker, track_s=4.0), record):
         if isinstance(event, Committed) and not has_happened:
             has_happened = True
             machines.remove(machines.nodes[0])

@@ -17,6 +17,7 @@ from tests.forks import Forks
 from tests.in_process_job import JobOrder
 from tests.s3_server import S3Server
 from tests.small_library import Library
+from tests.test_store_faults import NOT_A_LISTING
 from tests.trials import SETTLED, Trial
 
 SEED = 6
@@ -27,7 +28,7 @@ ONE_IN_TEN = (
     Rule("reset", chance=0.02),
     Rule("lostack", chance=0.02),
     Rule("truncate", "^GET", chance=0.02),
-    Rule("flip", "^GET", chance=0.02),
+    Rule("flip", NOT_A_LISTING, chance=0.02),
     Rule("flipsent", "^PUT", chance=0.01),
     Rule("latency", chance=0.02, seconds=0.3),
 )

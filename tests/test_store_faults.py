@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -384,6 +385,27 @@ def test_other_refusals_name_what_to_do(store: Store, proxy: FaultProxy) -> None
             store.read("x")
 
         assert not isinstance(refused.value, CredentialsExpired)
+
+
+def test_a_listing_that_cannot_be_parsed_is_asked_for_again(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a flipped bit in the size of an object."""
+    store = open_store(bucket, {})
+    store.write("x", b"data")
+    fs: Any = store._backend._fs  # type: ignore[attr-defined]
+    call, n_calls = fs.call_s3, 0
+
+    def call_damaged(method: str, **request: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 1:
+            raise ValueError("invalid literal for int() with base 10: '='")
+        return call(method, **request)
+
+    monkeypatch.setattr(fs, "call_s3", call_damaged)
+    assert [found.path for found in store.list()] == ["x"]
+    assert n_calls == 2
 
 
 def test_a_flipped_bit_is_found_without_any_checksum(

@@ -36,8 +36,8 @@ class S3:
             nonlocal is_done
             if is_done:
                 return None
-            answer = self._fs.call_s3("list_objects_v2", **request)
             try:
+                answer = self._fs.call_s3("list_objects_v2", **request)
                 # A key that ends in "/" stands for an empty folder in some browsers; it is no object here.
                 found = [item for item in answer.get("Contents", []) if not item["Key"].endswith("/")]
                 page = [self._object(item["Key"], item["Size"], item) for item in found]
