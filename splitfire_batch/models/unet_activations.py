@@ -1,7 +1,7 @@
 """The activations of Spleeter's U-Nets on a CPU, each in the form in which the layers write their output.
 
-ELU is max(x, exp(min(x, 0)) - 1), for exp(x) - 1 >= x: three plain passes. Torch's own takes more than twice
-as long, and rounds differently in the elements that do not fill a vector, whose places depend on the threads.
+ELU is max(x, exp(min(x, 0)) - 1), for exp(x) - 1 >= x: three plain passes. Torch's own is no slower, but it
+rounds differently in the elements that do not fill a vector, whose places depend on the threads.
 """
 
 from __future__ import annotations
