@@ -126,9 +126,10 @@ def test_a_weight_below_zero_is_refused():
 
 
 @pytest.mark.parametrize(
-    "other", [SMALL_V3.model(), SMALL.model(overlap=0.5), SMALL.model(tail="reference")], ids=str
+    ("network", "settings"), [(SMALL_V3, {}), (SMALL, {"overlap": 0.5}), (SMALL, {"tail": "reference"})]
 )
-def test_members_with_other_segments_are_told_apart(other):
+def test_members_with_other_segments_are_told_apart(network, settings):
+    other = network.model(**settings)
     assert not have_same_segments([SMALL.model(), other])
     assert have_same_segments([other, other])
 
