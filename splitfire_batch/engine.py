@@ -64,8 +64,9 @@ class Engine:
         """Frames of a segment that is not cut short by its track's end."""
         self._packs_short = not is_cpu or model.is_for_one_core if packs_short is None else packs_short
         packed = _cpu_size if is_cpu else _gpu_size
-        planned_size = partial(packed if self._packs_short else _same_size, self.batch, self.full_frames)
-        self._requests = RequestQueue(planned_size)
+        size = packed if self._packs_short else _same_size
+        size = _size_but_of_cut if model.is_of_any_length else size
+        self._requests = RequestQueue(partial(size, self.batch, self.full_frames))
         self._look_ahead = self.n_servers + 1
         self._batcher = Batcher(self._requests, open_transfer(model), in_turn or self.clock, self.n_servers)
 
@@ -194,6 +195,11 @@ class Engine:
 
 def _same_size(batch: int, full_frames: int, n_frames: int) -> int:  # noqa: ARG001
     return batch
+
+
+def _size_but_of_cut(batch: int, full_frames: int, n_frames: int) -> int:
+    """Lengths that may be any go alone: whatever shares their batch would be silence."""
+    return batch if n_frames == full_frames else 1
 
 
 def _gpu_size(batch: int, full_frames: int, n_frames: int) -> int:

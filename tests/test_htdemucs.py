@@ -188,6 +188,13 @@ def test_segments_without_a_transformer_are_as_long_as_what_is_left_of_the_track
     assert [(segment.start, segment.n_landing) for segment in segments] == [(0, LENGTH), (STRIDE, 4_000)]
 
 
+def test_only_without_a_transformer_a_cut_segment_has_a_length_of_its_own():
+    for network in NETWORKS:
+        model = model_of(network, "lean")
+        lengths = {segment.n_frames for n in (1, 500, 501, LENGTH + 9) for segment in model.segments(n)}
+        assert model.is_of_any_length == (len(lengths) > 1) == (network is SMALL_V3)
+
+
 # Which estimates
 
 

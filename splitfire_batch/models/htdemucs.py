@@ -77,6 +77,7 @@ class Demucs:
         self._wanted = [index for index, stem in enumerate(card.stems) if stem in needed]
         self._n_estimates = len(card.stems)
         self._is_fixed = is_of_fixed_length(net)
+        self.is_of_any_length = not self._is_fixed
         self._length = segment_frames(net)
         self._stride = int((1 - _overlap(separation)) * self._length)
         self._is_lean = separation.tail == "lean"

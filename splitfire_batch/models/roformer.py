@@ -70,7 +70,7 @@ class Roformer:
         needed = needed_estimates(make_recipes(separation, card.stems))
         self.stems = tuple(stem for stem in card.stems if stem in needed)
         self.device = arithmetic.device
-        self.is_for_one_core = False
+        self.is_for_one_core = self.is_of_any_length = False
         self._chunk = config.chunk_frames
         self._stride = _stride(config, separation.overlap)
         self._is_lean = separation.tail == "lean"
