@@ -111,9 +111,14 @@ class Engine:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the operator should know of the batches so far, one sentence per length of segments."""
-        return tuple(
-            f"batch halved to {size} for segments of {n_frames} frames: the device is out of memory"
-            for n_frames, size in sorted(self._requests.halved.items())
+        n_redone = getattr(self.model, "n_redone", 0)
+        redone = f"so far {n_redone} segments were computed again in fp32, which fp16 had no numbers for"
+        return (
+            *(
+                f"batch halved to {size} for segments of {n_frames} frames: the device is out of memory"
+                for n_frames, size in sorted(self._requests.halved.items())
+            ),
+            *((redone,) if n_redone else ()),
         )
 
     @property

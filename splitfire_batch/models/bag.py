@@ -114,6 +114,11 @@ class Bag:
         self._parts = tuple(parts)
         self._totals = {stem: sum(part.weights.get(stem, 0.0) for part in self._parts) for stem in self.stems}
 
+    @property
+    def n_redone(self) -> int:
+        """Segments that its parts computed again; see `htdemucs`."""
+        return sum(getattr(part.model, "n_redone", 0) for part in self._parts)
+
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Those of every part; see `segments.Model.segments`."""
         return self._parts[0].model.segments(n_frames)

@@ -75,6 +75,7 @@ def build(
     weights: Mapping[str, Tensor],  # noqa: ARG001
     separation: SeparationConfig,
     arithmetic: Arithmetic,
+    texts: Mapping[str, str] | None = None,  # noqa: ARG001
 ) -> Passthrough:
     """See `models.Build`."""
     return Passthrough(card, arithmetic.device, separation=separation)

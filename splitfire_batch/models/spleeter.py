@@ -56,6 +56,7 @@ class Spleeter:
         tensors: Mapping[str, Tensor],
         separation: SeparationConfig,
         arithmetic: Arithmetic,
+        texts: Mapping[str, str] | None = None,  # noqa: ARG002
     ) -> None:
         """Build the networks.
 
