@@ -46,8 +46,10 @@ class SeparationConfig:
     precision: Precision = "fp32"
     """Arithmetic of the networks; a device that lacks it refuses. bf16 is the fast one on recent CPUs."""
     tail: Literal["lean", "reference"] = "lean"
-    """Segments at a track's end that only cover what is covered already: left out, or made like the
-    originals do (Demucs, RoFormers)."""
+    """Segments at a track's end that only cover what is covered already: left out, or made. With `reference`
+    Demucs ends a track exactly as the original does. RoFormers have no exact reference tail: they mirror a
+    track that is at least one chunk long, and at its own end (the community's: longer than the overlap
+    twice, and at the padded end)."""
     overlap: float | None = Field(default=None, ge=0, lt=1)
     """Part of a segment that it shares with the next; default: the model's own. More takes longer."""
 

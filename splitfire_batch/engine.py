@@ -64,8 +64,9 @@ class Engine:
         """Frames of a segment that is not cut short by its track's end."""
         self._packs_short = not is_cpu or model.is_for_one_core if packs_short is None else packs_short
         packed = _cpu_size if is_cpu else _gpu_size
-        planned_size = partial(packed if self._packs_short else _same_size, self.batch, self.full_frames)
-        self._requests = RequestQueue(planned_size)
+        size = packed if self._packs_short else _same_size
+        size = _size_but_of_cut if model.is_of_any_length else size
+        self._requests = RequestQueue(partial(size, self.batch, self.full_frames))
         self._look_ahead = self.n_servers + 1
         self._batcher = Batcher(self._requests, open_transfer(model), in_turn or self.clock, self.n_servers)
 
@@ -110,9 +111,14 @@ class Engine:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the operator should know of the batches so far, one sentence per length of segments."""
-        return tuple(
-            f"batch halved to {size} for segments of {n_frames} frames: the device is out of memory"
-            for n_frames, size in sorted(self._requests.halved.items())
+        n_redone = getattr(self.model, "n_redone", 0)
+        redone = f"so far {n_redone} segments were computed again in fp32, which fp16 had no numbers for"
+        return (
+            *(
+                f"batch halved to {size} for segments of {n_frames} frames: the device is out of memory"
+                for n_frames, size in sorted(self._requests.halved.items())
+            ),
+            *((redone,) if n_redone else ()),
         )
 
     @property
@@ -194,6 +200,11 @@ class Engine:
 
 def _same_size(batch: int, full_frames: int, n_frames: int) -> int:  # noqa: ARG001
     return batch
+
+
+def _size_but_of_cut(batch: int, full_frames: int, n_frames: int) -> int:
+    """Lengths that may be any go alone: whatever shares their batch would be silence."""
+    return batch if n_frames == full_frames else 1
 
 
 def _gpu_size(batch: int, full_frames: int, n_frames: int) -> int:

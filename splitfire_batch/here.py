@@ -25,6 +25,7 @@ from splitfire_batch.models import (
     supply_of,
     use_registry,
 )
+from splitfire_batch.models.strides import check_obeyed
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.settling import settle
@@ -91,12 +92,14 @@ def card_here(separation: SeparationConfig, runtime: RuntimeConfig) -> ModelCard
     """The model that the settings name, of our registry or the user's.
 
     Raises:
-        ConfigError: there is none, it may not be used, or the user's registry is wrong.
+        ConfigError: there is none, it may not be used, it does not obey a setting, or the
+            user's registry is wrong.
     """
     use_registry(runtime)
     card = find_card(separation.model)
     if runtime.require_commercial:
         check_commercial(card)
+    check_obeyed(card, separation)
     return card
 
 

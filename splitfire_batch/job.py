@@ -32,6 +32,7 @@ from splitfire_batch.models import (
     weights_id,
 )
 from splitfire_batch.models.registry import added_cards
+from splitfire_batch.models.strides import check_obeyed, segment_s
 from splitfire_batch.plan import PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
 from splitfire_batch.records import PoolEvent, Shard
@@ -54,7 +55,8 @@ def check(job: Job, is_dry: bool = False) -> None:
     """Refuse what cannot work, before anything is done; `is_dry` leaves the destination untouched.
 
     Raises:
-        ConfigError: an unknown model, stem or code, a model that may not be used, a registry that is wrong, a
+        ConfigError: an unknown model, stem or code, a model that may not be used or does not obey a setting,
+            a registry that is wrong, a
             missing source, a destination in the source, no lease where one is needed.
         TransientError: a store does not answer.
     """
@@ -62,6 +64,7 @@ def check(job: Job, is_dry: bool = False) -> None:
     card = find_card(job.separation.model)
     if job.runtime.require_commercial:
         check_commercial(card)
+    check_obeyed(card, job.separation)
     stems = card.stems
     make_recipes(job.separation, stems)
     check_skips(job.output, stems)
@@ -114,7 +117,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
     plan_settings = PlanSettings(
         model=card.name,
         template=job.output.template,
-        segment_s=card.segment_s,
+        segment_s=segment_s(card, job.separation),
         shard_cost=job.runtime.shard_s * card.x_real_time / card.segment_s,
         n_workers=n_workers,
         stems=possible_stems(card.stems),

@@ -86,6 +86,13 @@ class Model(Protocol):
         padded, cost it little.
         """
 
+    @property
+    def is_of_any_length(self) -> bool:
+        """Whether a segment that its track's end cuts has whatever length is left.
+
+        Hardly two tracks share such a length, so it goes alone: a batch of it would be padding.
+        """
+
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Segments of a track of `n_frames` frames, by ascending start; lazy and cheap to ask for.
 

@@ -42,7 +42,7 @@ class Shares:
     n_channels = 2
     stems = MODEL_STEMS
     device = torch.device("cpu")
-    is_for_one_core = False
+    is_for_one_core = is_of_any_length = False
 
     def __init__(
         self,

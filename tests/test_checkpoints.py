@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.cards import ModelCard, WeightsFile
-from splitfire_batch.models.checkpoints import read_checkpoint
+from splitfire_batch.models.checkpoints import _check_small, read_checkpoint
 from splitfire_batch.models.weights import cache_folder, load_texts, load_weights
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.ones(2, dtype=torch.float16)}
@@ -300,3 +300,16 @@ def test_a_cut_or_flipped_checkpoint_is_refused_or_read(tmp_path):
             read_checkpoint(path, "b")
         except ConfigError:
             continue
+
+
+def test_arguments_that_grow_when_they_are_written_out_are_refused():
+    doubled: list[object] = [1]
+    for _ in range(6):
+        doubled = [doubled] * 10
+    with pytest.raises(ValueError, match="more than 10000 values"):
+        _check_small(doubled)
+    deep: list[object] = []
+    for _ in range(9):
+        deep = [deep]
+    with pytest.raises(ValueError, match="8 levels"):
+        _check_small(deep)

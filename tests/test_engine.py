@@ -31,7 +31,7 @@ class Toy:
 
     name, sample_rate, n_channels, stems = "toy", 44_100, 2, ("a", "b")
     device = torch.device("cpu")
-    is_for_one_core = False
+    is_for_one_core = is_of_any_length = False
 
     def __init__(self, before: Callable[[Tensor], object] = len, stride: int = STRIDE) -> None:
         self._before, self._stride = before, stride
@@ -155,6 +155,23 @@ def test_short_segments_share_a_batch_on_a_cpu_where_padding_is_cheap():
             assert (engine.batch_size(LENGTH // 7), engine.batch_label) == (2, "batch2")
     with Engine(OnAccelerator(), batch=2) as engine:
         assert [engine.batch_size(n) for n in (LENGTH, LENGTH // 2, LENGTH // 7)] == [2, 4, 14]
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_segments_of_any_length_go_alone_and_not_in_batches_of_padding(is_packed):
+    class Cutting(OnAccelerator):
+        is_of_any_length = True
+
+        def segments(self, n_frames: int) -> Sequence[Segment]:
+            starts = range(0, n_frames, STRIDE)
+            return [Segment(start, min(LENGTH, n_frames - start)) for start in starts[:40]]
+
+    shapes: list[tuple[int, int]] = []
+    model = Cutting(lambda segments: shapes.append((len(segments), segments.shape[-1])))
+    with Engine(model, batch=8, packs_short=is_packed) as engine:
+        separated(engine, noise(2 * STRIDE + 7), block_frames=1_000)
+        separated(engine, noise(3))
+    assert sorted(shapes) == [(1, 3), (1, 7), (1, STRIDE + 7), (8, LENGTH)]
 
 
 def test_lanes_are_separated_each_as_if_alone():

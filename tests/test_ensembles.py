@@ -48,6 +48,7 @@ class Member:
         is_for_one_core: bool = False,
     ) -> None:
         self.stems, self._length, self._stride, self._before = tuple(stems), length, stride, before
+        self.is_of_any_length = False
         self.name, self.is_for_one_core = f"member{length}", is_for_one_core
 
     def segments(self, n_frames: int) -> Sequence[Segment]:

@@ -188,6 +188,17 @@ def test_segments_without_a_transformer_are_as_long_as_what_is_left_of_the_track
     assert [(segment.start, segment.n_landing) for segment in segments] == [(0, LENGTH), (STRIDE, 4_000)]
 
 
+def test_only_without_a_transformer_a_cut_segment_has_a_length_of_its_own():
+    for network in NETWORKS:
+        model = model_of(network, "lean")
+        lengths = {segment.n_frames for n in (1, 500, 501, LENGTH + 9) for segment in model.segments(n)}
+        assert model.is_of_any_length == (len(lengths) > 1) == (network is SMALL_V3)
+
+
+def test_an_overlap_of_nearly_all_still_goes_on():
+    assert [segment.start for segment in SMALL.model(overlap=0.99999).segments(LENGTH + 2)][:3] == [0, 1, 2]
+
+
 # Which estimates
 
 
@@ -275,7 +286,11 @@ def test_a_track_with_a_click_comes_out_whole_in_half_precision():
     silence = torch.zeros((1, 2, LENGTH))
     mix = torch.cat((noise(LENGTH), silence, sparse(), silence), dim=2)
     model = in_fp16(limit=20)
-    assert separated(model, mix).isfinite().all()
+    with Engine(model) as engine:
+        assert engine.warnings == ()
+        assert all(frames.isfinite().all() for frames in engine.separate([mix]))
+        told = f"so far {model.n_redone} segments were computed again in fp32"
+        assert [told in warning for warning in engine.warnings] == [True]
     assert model.n_redone
 
 

@@ -217,6 +217,7 @@ class Copying:
     def __init__(self, model: Model) -> None:
         self.name, self.stems, self.device = model.name, ("copy",), model.device
         self.sample_rate, self.n_channels, self.is_for_one_core = model.sample_rate, model.n_channels, False
+        self.is_of_any_length = model.is_of_any_length
         self.segments, self.window = model.segments, model.window
 
     def __call__(self, segments: Tensor) -> Tensor:

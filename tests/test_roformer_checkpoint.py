@@ -13,10 +13,12 @@ import pytest
 import soundfile
 import torch
 
-from splitfire_batch.config import SeparationConfig
+from splitfire_batch.config import RuntimeConfig, SeparationConfig
+from splitfire_batch.models import Supply, load_model, use_registry, weights
 from splitfire_batch.models.fidelity import excerpt
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.roformer import Roformer
+from splitfire_batch.models.weights import NOTHING_SET
 from tests.assets import audio_example
 from tests.roformers import CPU, PUBLISHED, as_yaml, blended, make_card, package_network
 from tests.small_library import run_main
@@ -79,6 +81,25 @@ def test_separate_with_a_checkpoint_and_its_yaml(name, tmp_path, monkeypatch, ca
     np.testing.assert_allclose(stems["vocals"], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     np.testing.assert_allclose(stems["vocals"] + stems["other"], mix.T, rtol=0, atol=2e-7)
     assert np.abs(wanted).max() > 0.01
+
+
+def test_tensors_and_config_come_of_one_verified_file(tmp_path, monkeypatch):
+    """Nothing is fetched, or read for its hash, once more, so the supply is asked for all there is."""
+    monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
+    architecture, arguments = PUBLISHED["kim"]
+    write_registry(tmp_path, "our-one-read", architecture, {**arguments, **SLIM})
+    use_registry(RuntimeConfig(registry=str(tmp_path / "registry.toml")))
+    supplies = []
+
+    def fetch(card, supply=NOTHING_SET, real=weights.fetch_weights):
+        supplies.append(supply)
+        return real(card, supply)
+
+    monkeypatch.setattr(weights, "fetch_weights", fetch)
+    supply = Supply(is_offline=True)
+    model = load_model(SeparationConfig(model="our-one-read"), "cpu", supply)
+    assert model.segments(2**40)[0].n_frames == CHUNK  # the config was read
+    assert supplies == [supply]
 
 
 MEASURE = """

@@ -247,3 +247,21 @@ def test_what_is_made_for_tests_is_written_as_the_community_does():
     text = as_yaml({"model": SMALL["bs_roformer"]})
     assert "!!python/tuple" in text
     assert read_yaml(text, "made")["model"] == SMALL["bs_roformer"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("audio: &a [1, 2]\nmodel: *a\n", "it has an alias"),
+        ("model: " + "[" * 20 + "]" * 20, "nested deeper"),
+    ],
+)
+def test_yaml_that_could_grow_beyond_bounds_is_refused(text, words):
+    with pytest.raises(ConfigError, match=words):
+        read_yaml(text, "x.yaml")
+
+
+def test_a_foreign_value_is_told_in_short():
+    with pytest.raises(ConfigError, match=r"audio.chunk_size is \[.*\.\.\.\]") as raised:
+        read_config(card_of(None, audio={"chunk_size": list(range(10**5))}, model={"stereo": True}), {})
+    assert len(str(raised.value)) < 300

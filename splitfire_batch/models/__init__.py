@@ -70,9 +70,14 @@ class Build(Protocol):
     """What every architecture's module has under the name `build`."""
 
     def __call__(
-        self, card: ModelCard, weights: Weights, separation: SeparationConfig, arithmetic: Arithmetic
+        self,
+        card: ModelCard,
+        weights: Weights,
+        separation: SeparationConfig,
+        arithmetic: Arithmetic,
+        texts: Mapping[str, str] | None = None,
     ) -> Model:
-        """The model of a card.
+        """The model of a card; `texts` are its YAML and JSON files by name, see `weights.load_texts`.
 
         Raises:
             ConfigError: tensors that do not fit, an extra that is not installed.
@@ -113,12 +118,12 @@ def load_model(
         )
     build = _builder(card)
     arithmetic = Arithmetic(separation.precision, _device(device), is_compiled, is_channels_last)
-    weights = _weights(card, supply)
-    model = build(card, weights, separation, arithmetic)
+    weights, texts = _weights(card, supply)
+    model = build(card, weights, separation, arithmetic, texts)
     if card.files and (separation.precision != "fp32" or is_compiled):
         from splitfire_batch.models.fidelity import check_fidelity
 
-        exact = build(card, weights, separation, Arithmetic("fp32", arithmetic.device))
+        exact = build(card, weights, separation, Arithmetic("fp32", arithmetic.device), texts)
         check_fidelity(model, exact, separation.precision)
     return model
 
@@ -131,10 +136,17 @@ def _builder(card: ModelCard) -> Build:
     return build
 
 
-def _weights(card: ModelCard, supply: Supply) -> Weights:
-    from splitfire_batch.models.weights import load_weights
+def _weights(card: ModelCard, supply: Supply) -> tuple[Weights, Mapping[str, str]]:
+    """A card's tensors and texts, of one file that was verified once."""
+    if not card.files:
+        return {}, {}
+    from safetensors.torch import load_file
 
-    return load_weights(card, supply) if card.files else {}
+    from splitfire_batch.models.conversion import read_texts
+    from splitfire_batch.models.weights import fetch_weights
+
+    path = fetch_weights(card, supply)
+    return load_file(path), read_texts(path)
 
 
 def fetch_weights(card: ModelCard, supply: Supply = Supply()) -> tuple[Path, ...]:  # noqa: B008 - frozen

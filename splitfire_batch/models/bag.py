@@ -109,9 +109,15 @@ class Bag:
         self.sample_rate, self.n_channels = models[0].sample_rate, models[0].n_channels
         self.device = models[0].device
         self.is_for_one_core = all(model.is_for_one_core for model in models)
+        self.is_of_any_length = any(model.is_of_any_length for model in models)
         self.stems = tuple(stem for stem in card.stems if any(stem in part.weights for part in parts))
         self._parts = tuple(parts)
         self._totals = {stem: sum(part.weights.get(stem, 0.0) for part in self._parts) for stem in self.stems}
+
+    @property
+    def n_redone(self) -> int:
+        """Segments that its parts computed again; see `htdemucs`."""
+        return sum(getattr(part.model, "n_redone", 0) for part in self._parts)
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
         """Those of every part; see `segments.Model.segments`."""

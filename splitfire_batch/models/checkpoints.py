@@ -29,6 +29,8 @@ from splitfire_batch.errors import ConfigError
 _NESTED = ("state", "state_dict", "model_state_dict", "model", "best_state", "generator", "ema")
 """Keys under which programs keep the state of the network that is to be used, the first found wins."""
 _MAX_DEPTH = 4
+_MAX_VALUES, _MAX_NESTING = 10_000, 8
+"""Of a package's arguments; published ones have less than a hundred values."""
 _CLASSES = (
     "demucs.demucs.Demucs",
     "demucs.hdemucs.HDemucs",
@@ -195,12 +197,25 @@ def _package(found: object, name: str) -> str:
     if not isinstance(klass, type) or klass.__name__ not in _CLASSES:
         raise ConfigError(f"{name}: its klass is {klass!r}, wanted one of {', '.join(_CLASSES)}")
     try:
-        return json.dumps(
-            {"klass": klass.__name__, "args": list(found["args"]), "kwargs": dict(found["kwargs"])},
-            default=_jsonable,
-        )
+        told = {"klass": klass.__name__, "args": list(found["args"]), "kwargs": dict(found["kwargs"])}
+        _check_small(told)
+        return json.dumps(told, default=_jsonable)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name}: the arguments of its network cannot be told: {error}") from error
+
+
+def _check_small(told: object) -> None:
+    """Lists that hold each other many times over are small in a pickle, and endless when written out."""
+    n, left = 0, [(told, 0)]
+    while left:
+        value, depth = left.pop()
+        n += 1
+        if n > _MAX_VALUES or depth > _MAX_NESTING:
+            raise ValueError(f"found more than {_MAX_VALUES} values, or more than {_MAX_NESTING} levels")
+        if isinstance(value, Mapping):
+            left += [(each, depth + 1) for each in value.values()]
+        elif isinstance(value, list | tuple):
+            left += [(each, depth + 1) for each in value]
 
 
 def _jsonable(value: object) -> object:

@@ -29,7 +29,6 @@ from splitfire_batch.models.htdemucs_network import (
 from splitfire_batch.models.htdemucs_spectrum import Spectrum
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
-from splitfire_batch.models.weights import load_texts
 from splitfire_batch.segments import LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
@@ -49,6 +48,7 @@ class Demucs:
         tensors: Mapping[str, Tensor],
         separation: SeparationConfig,
         arithmetic: Arithmetic,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         """Build the network.
 
@@ -58,12 +58,13 @@ class Demucs:
             separation: `tail` and `overlap` are obeyed; only estimates that its stems are made of are
                 finished, for the network gives all of them at once.
             arithmetic: where and how the network computes.
+            texts: of the card's files, by name.
 
         Raises:
             ConfigError: the extra is not installed, or options or tensors do not fit.
         """
-        if card.files and "kwargs" not in card.options:
-            card = with_package(card, load_texts(card).get(PACKAGE, ""))
+        if texts and "kwargs" not in card.options:
+            card = with_package(card, texts.get(PACKAGE, ""))
         net = make_network(card, tensors)
         self.name = card.name
         self.sample_rate = card.sample_rate
@@ -77,8 +78,9 @@ class Demucs:
         self._wanted = [index for index, stem in enumerate(card.stems) if stem in needed]
         self._n_estimates = len(card.stems)
         self._is_fixed = is_of_fixed_length(net)
+        self.is_of_any_length = not self._is_fixed
         self._length = segment_frames(net)
-        self._stride = int((1 - _overlap(separation)) * self._length)
+        self._stride = max(1, int((1 - _overlap(separation)) * self._length))
         self._is_lean = separation.tail == "lean"
         self._triangle = _triangle(self._length)
         self._spectrum = Spectrum(net.nfft, self.device)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ class Passthrough:
         needed = needed_estimates(make_recipes(separation, card.stems)) if separation else card.stems
         self.stems = tuple(stem for stem in card.stems if stem in needed)
         self.device = device
-        self.is_for_one_core = False
+        self.is_for_one_core = self.is_of_any_length = False
         self._segment_frames = segment_frames
         shares = [share for stem, share in zip(card.stems, _SHARES, strict=True) if stem in needed]
         self._shares = torch.tensor(shares, device=device).reshape(1, -1, 1, 1)
@@ -75,6 +75,7 @@ def build(
     weights: Mapping[str, Tensor],  # noqa: ARG001
     separation: SeparationConfig,
     arithmetic: Arithmetic,
+    texts: Mapping[str, str] | None = None,  # noqa: ARG001
 ) -> Passthrough:
     """See `models.Build`."""
     return Passthrough(card, arithmetic.device, separation=separation)

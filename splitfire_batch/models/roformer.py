@@ -8,7 +8,10 @@ chunks. What only one chunk covers is its estimate as it is: the track's own end
 shorter than a chunk is not mirrored at its beginning.
 
 `tail = "reference"` has every chunk that begins within the track, `"lean"` none after the first that reaches
-the end. Neither has the chunks that lie in the mirrored part alone, which nothing lands of. Where the
+the end. Neither is exactly the community's, which a stream cannot be, for two of our rules are others: a
+track is mirrored from the length of one chunk on (theirs: if longer than 2 * (C - s)), and a chunk that runs
+past the mirrored part goes on mirroring at the track's end (theirs: at the padded track's end).
+Neither has the chunks that lie in the mirrored part alone, which nothing lands of. Where the
 reference standardises the track first (`inference.normalize`) nothing is done: its bands are normalised one
 by one, so a RoFormer's estimates scale with the mix whatever its level.
 
@@ -26,10 +29,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.registry import ModelCard
-from splitfire_batch.models.roformer_config import RoformerConfig, has_config_file, read_config
+from splitfire_batch.models.roformer_config import RoformerConfig, read_config
 from splitfire_batch.models.roformer_network import make_network
 from splitfire_batch.models.roformer_package import ZERO_DC
-from splitfire_batch.models.weights import load_texts
 from splitfire_batch.segments import LazySegments, Segment
 from splitfire_batch.stems import make_recipes, needed_estimates
 
@@ -50,6 +52,7 @@ class Roformer:
         weights: Mapping[str, Tensor],
         separation: SeparationConfig,
         arithmetic: Arithmetic,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         """Build the network.
 
@@ -58,19 +61,20 @@ class Roformer:
             weights: the checkpoint's tensors under its names.
             separation: `overlap` and `tail` are obeyed; only masks that its stems are made of are computed.
             arithmetic: where and how the network computes.
+            texts: of the card's files, by name.
 
         Raises:
             ConfigError: no extra `roformer`, a config that is not one or not possible here, weights that do
                 not fit it.
         """
-        config = read_config(card, load_texts(card) if has_config_file(card) else {})
+        config = read_config(card, texts or {})
         self.name = card.name
         self.sample_rate = card.sample_rate
         self.n_channels = card.n_channels
         needed = needed_estimates(make_recipes(separation, card.stems))
         self.stems = tuple(stem for stem in card.stems if stem in needed)
         self.device = arithmetic.device
-        self.is_for_one_core = False
+        self.is_for_one_core = self.is_of_any_length = False
         self._chunk = config.chunk_frames
         self._stride = _stride(config, separation.overlap)
         self._is_lean = separation.tail == "lean"

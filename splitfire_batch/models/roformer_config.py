@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import Any
 
 from splitfire_batch.errors import ConfigError
@@ -19,6 +20,7 @@ SECTIONS = ("audio", "model", "training", "inference")
 _OTHERS = ("augmentations", "optimizer", "loss", "lora")
 """Sections of the format that matter in training only."""
 _MAX_TEXT = 2**20
+_MAX_NESTING = 16
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -33,11 +35,6 @@ class RoformerConfig:
     chunk_frames: int
     n_overlap: int
     """Chunks that cover each frame: one begins every chunk_frames // n_overlap."""
-
-
-def has_config_file(card: ModelCard) -> bool:
-    """Whether a YAML file is among a card's files."""
-    return any(file.name.endswith(_SUFFIXES) for file in card.files)
 
 
 def read_config(card: ModelCard, texts: Mapping[str, str]) -> RoformerConfig:
@@ -75,7 +72,19 @@ def read_yaml(text: str, name: str) -> Any:
         raise ConfigError(f"{name} is YAML, which needs: pip install 'splitfire-batch[roformer]'") from error
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Builds plain data only; `!!python/tuple` is data too."""
+        """Builds plain data only; `!!python/tuple` is data too. Aliases make small texts endless data."""
+
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it has an alias (*name); write the value itself")
+            self.depth += 1
+            if self.depth > _MAX_NESTING:
+                raise yaml.YAMLError(f"it is nested deeper than {_MAX_NESTING} levels")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
 
     def pairs(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
         return tuple(loader.construct_sequence(node, deep=True))
@@ -127,7 +136,9 @@ def _outputs(card: ModelCard, training: Mapping[str, Any], n_stems: int) -> tupl
     target = training.get("target_instrument")
     instruments = training.get("instruments", [target] if target else list(card.stems[:n_stems]))
     if not isinstance(instruments, list | tuple) or not all(isinstance(name, str) for name in instruments):
-        raise ConfigError(f"{card.name}: training.instruments is {instruments!r}, wanted a list of names")
+        raise ConfigError(
+            f"{card.name}: training.instruments is {short(instruments)}, wanted a list of names"
+        )
     outputs = tuple(instruments) if target is None else (target,)
     if len(outputs) != n_stems:
         raise ConfigError(
@@ -146,13 +157,15 @@ def _outputs(card: ModelCard, training: Mapping[str, Any], n_stems: int) -> tupl
 
 def _whole(card: ModelCard, name: str, found: Any, least: int = 1) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or found < least:
-        raise ConfigError(f"{card.name}: {name} is {found!r}, wanted a whole number of at least {least}")
+        raise ConfigError(f"{card.name}: {name} is {short(found)}, wanted a whole number of at least {least}")
     return found
 
 
 def _check_equal(card: ModelCard, name: str, found: Any, wanted: object) -> None:
     if found != wanted:
-        raise ConfigError(f"{card.name}: {name} of its config is {found!r}, and its card says {wanted!r}")
+        raise ConfigError(
+            f"{card.name}: {name} of its config is {short(found)}, and its card says {wanted!r}"
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -56,6 +56,7 @@ class Spleeter:
         tensors: Mapping[str, Tensor],
         separation: SeparationConfig,
         arithmetic: Arithmetic,
+        texts: Mapping[str, str] | None = None,  # noqa: ARG002
     ) -> None:
         """Build the networks.
 
@@ -89,6 +90,7 @@ class Spleeter:
             UNetOnCpu(net, workspace) if is_plain_cpu and is_suited(net) else arithmetic.network(net)
             for net in nets
         ]
+        self.is_of_any_length = False
         self.is_for_one_core = all(isinstance(net, UNetOnCpu) for net in self._nets)
         self._hann = torch.hann_window(FFT_FRAMES, dtype=torch.float64).to(self.device, torch.float32)
 

@@ -51,7 +51,7 @@ class HTDemucsShaped:
         made = HTDemucs(list(self.stems), bottom_channels=512, segment=Fraction(39, 5))
         self.network = made.eval().to(device)
         self.device = device
-        self.is_for_one_core = False
+        self.is_for_one_core = self.is_of_any_length = False
 
     def segments(self, n_frames: int) -> Sequence[Segment]:
         return uniform_segments(n_frames, 343_980, 257_985)

@@ -59,7 +59,7 @@ class Paced:
 
     name, sample_rate, n_channels, stems = "paced", RATE, 2, ("vocals", "accompaniment")
     device = torch.device("cpu")
-    is_for_one_core = False
+    is_for_one_core = is_of_any_length = False
 
     def __init__(self, segment_s: float) -> None:
         """`segment_s` is the time of a full segment; a shorter one takes its part of it."""
