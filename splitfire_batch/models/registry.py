@@ -12,6 +12,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import threading
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ def add_cards(cards: Sequence[ModelCard], origin: str) -> None:
         origin: the file that they are from.
 
     Raises:
-        ConfigError: another model has the name of one, or a member is not known.
+        ConfigError: another model has the name of one, a member is not known, or members have no mean.
     """
     with _adding:
         shipped = {card.name: card for card in shipped_cards()}
@@ -83,7 +84,7 @@ def add_cards(cards: Sequence[ModelCard], origin: str) -> None:
 def _check_members(
     card: ModelCard, known: Mapping[str, ModelCard], origin: str, above: tuple[str, ...] = ()
 ) -> None:
-    """Refuse a model that is made of one that is not known, or of itself."""
+    """Refuse a model that is made of one that is not known, of itself, or of what has no mean."""
     path = (*above, card.name)
     for member in card.members:
         if member.model not in known:
@@ -91,6 +92,32 @@ def _check_members(
         if member.model in path:
             raise ConfigError(f"{origin}: {card.name}.members: {member.model} is made of itself")
         _check_members(known[member.model], known, origin, path)
+    if card.members:
+        _check_mean(card, known, f"{origin}: {card.name}.members")
+
+
+def _check_mean(card: ModelCard, known: Mapping[str, ModelCard], where: str) -> None:
+    """Refuse members whose estimates have no weighted mean: workers would be too late to say so."""
+    for member in card.members:
+        other = known[member.model]
+        if (other.sample_rate, other.n_channels) != (card.sample_rate, card.n_channels):
+            raise ConfigError(
+                f"{where}: {other.name} has {other.sample_rate} Hz and {other.n_channels} channels, "
+                f"{card.name} {card.sample_rate} Hz and {card.n_channels}; members must agree in both"
+            )
+        for stem, weight in member.weights.items():
+            if stem not in other.stems:
+                given = ", ".join(other.stems)
+                raise ConfigError(f"{where}: a weight for {stem} of {other.name}, which gives {given}")
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"{where}: {stem} of {other.name} has weight {weight}, wanted 0 or more")
+    for stem in card.stems:
+        if not any(_weight(member, stem, known) for member in card.members):
+            raise ConfigError(f"{where}: no member gives {stem} with a weight that is not 0")
+
+
+def _weight(member: Member, stem: str, known: Mapping[str, ModelCard]) -> float:
+    return member.weights.get(stem, 1.0) if stem in known[member.model].stems else 0.0
 
 
 def find_card(name: str) -> ModelCard:

@@ -9,6 +9,9 @@
     sha256 = "..."
     sources = ["/data/our-vocals.ckpt"]
 
+What a table with weights of its own does not say of their licence, clearance for commercial use, training
+data and citation is not known; it is not that of the model they are like.
+
 Every mistake is named by file, table and key. The file is read where a command or a flow runs, once; cards
 travel on to workers.
 """
@@ -32,6 +35,16 @@ from splitfire_batch.storage.urls import refuse_secrets
 
 _MAX_BYTES = 4 * 2**20
 _DEFAULTS: Mapping[str, Any] = {"sample_rate": 44_100, "n_channels": 2, "files": [], "citation": ""}
+
+_OF_OTHER_WEIGHTS: Mapping[str, Any] = {
+    "weights_license": "not stated",
+    "license_url": "",
+    "license_note": "",
+    "is_commercial_ok": False,
+    "training_data": "not stated",
+    "citation": "",
+}
+"""What nobody has said of weights that are not those of the model they are like."""
 
 
 def use_registry(runtime: RuntimeConfig) -> None:
@@ -75,7 +88,10 @@ def read_registry(text: str, origin: str) -> list[ModelCard]:
 def _card(name: str, table: dict[str, Any], above: Mapping[str, ModelCard], origin: str) -> ModelCard:
     given = dict(table)
     like = given.pop("like", None)
-    entry = {**_DEFAULTS, **given} if like is None else {**_model_like(like, name, above, origin), **given}
+    entry = {**_DEFAULTS, **given}
+    if like is not None:
+        known = _model_like(like, name, above, origin)
+        entry = {**known, **({} if _has_same_weights(given, known) else _OF_OTHER_WEIGHTS), **given}
     try:
         card = TypeAdapter(ModelCard).validate_python({**entry, "name": name})
     except ValidationError as error:
@@ -96,6 +112,28 @@ def _model_like(like: object, name: str, above: Mapping[str, ModelCard], origin:
         raise ConfigError(f"{origin}: {name}.like: {str(error).removeprefix('model: ')}") from None
     entry: dict[str, Any] = TypeAdapter(ModelCard).dump_python(card)
     return {**entry, "published_sdr": [], "parity": [], "provenance": ""}
+
+
+def _has_same_weights(given: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a table names no weights, or the very ones of the model it is like."""
+    if "files" in given and _hashes(given["files"]) != _hashes(known["files"]):
+        return False
+    return "members" not in given or _named(given["members"]) == _named(known["members"])
+
+
+def _hashes(files: Any) -> object:
+    """Those of all files; of files whose hash is not known, something that equals nothing."""
+    found = [file.get("sha256") for file in files] if _is_tables(files) else []
+    return sorted(found) if found and all(isinstance(one, str) and one for one in found) else object()
+
+
+def _named(members: Any) -> object:
+    """Names of members; weights of their mean change nothing of what the members are."""
+    return sorted(str(member.get("model")) for member in members) if _is_tables(members) else object()
+
+
+def _is_tables(found: Any) -> bool:
+    return isinstance(found, list | tuple) and all(isinstance(one, Mapping) for one in found)
 
 
 def _explain(name: str, item: Any, origin: str) -> str:
