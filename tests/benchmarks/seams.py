@@ -83,7 +83,7 @@ def mixes() -> dict[str, NDArray[np.float32]]:
 
 def measure(mix: NDArray[np.float32]) -> list[Agreement]:
     """Agreement of every stem of a mix (frames, 2)."""
-    with Engine(load_model(SeparationConfig(short_clip="reference"), "cpu")) as engine:
+    with Engine(load_model(SeparationConfig(short_clip="reference", residual="drop"), "cpu")) as engine:
         estimates = torch.cat(list(engine.separate(blocks_of(mix))), dim=-1)[0].numpy()
         stems = engine.model.stems
     with Original(os.cpu_count() or 1) as original:
