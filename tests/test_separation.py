@@ -38,7 +38,7 @@ def separated(
 
 
 def passthrough() -> object:
-    return load_model(SeparationConfig(model="passthrough"), "cpu")
+    return load_model(SeparationConfig(model="passthrough", residual="drop"), "cpu")
 
 
 @pytest.mark.parametrize("n_channels", [1, 2, 3, 6, 8])
