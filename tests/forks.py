@@ -6,6 +6,7 @@ it forks may crash, be killed or be frozen like any other process; nothing of it
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -24,6 +25,10 @@ from typing import Any
 
 _NEEDED = (
     "aiobotocore.session",
+    "numpy.ma",
+    "numpy.random",
+    "pyarrow.acero",
+    "pyarrow.dataset",
     "s3fs",
     "splitfire_batch.job",
     "splitfire_batch.worker",
@@ -154,8 +159,17 @@ def _poll(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if found else None
 
 
+async def _read_descriptions() -> None:
+    """What every client of S3 reads from botocore's files; nothing is connected."""
+    from splitfire_batch.storage.s3 import new_session
+
+    async with new_session().create_client("s3"):
+        return
+
+
 if __name__ == "__main__":
     for name in _NEEDED:
         import_module(name)
+    asyncio.run(_read_descriptions())
     with suppress(KeyboardInterrupt):
         _serve(Connection(int(sys.argv[1])))

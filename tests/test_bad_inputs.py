@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -31,6 +32,8 @@ from tests.small_library import COMMAND, environment
 from tests.test_job import here
 
 LIMITS = RuntimeConfig(max_duration_s=600, max_bytes=700_000, open_tracks=4)
+INLINE = replace(LIMITS, codecs="inline")
+"""For jobs of good files, which need no child."""
 FLAGS = ("--max-duration-s", "600", "--max-bytes", "700000", "--workers", "1")
 BAD = {item.name: item for item in bad_inputs()}
 GOOD = good_inputs()
@@ -251,7 +254,7 @@ def test_hostile_keys_of_a_bucket_are_tracks_with_objects_of_their_own(
         file = write(tmp_path / "made.wav", noise(300 + number, seed=number))
         source.write(key, file)
         keys.append(key)
-    job = a_job(source.url, out.url)
+    job = a_job(source.url, out.url, runtime=INLINE)
     report = finish(job, story.list_tracks(job))
     assert (report.n_done, report.n_failed) == (len(keys), 0), report.failures
     rows = rows_of(out, tmp_path)

@@ -152,10 +152,9 @@ def test_a_path_of_no_known_step_is_refused() -> None:
 
 @pytest.mark.parametrize("stage", ["folder plain"], indirect=True)
 def test_a_crash_at_every_step_loses_nothing_in_a_folder(stage: Stage) -> None:
-    """At one of the moments inside each step, and before or after it."""
-    crashes = stage.crashes(has_history=True)
-    chosen = {(crash.step, crash.when in ("before", "after")): crash for crash in crashes}
-    assert {step for step, _ in chosen} == STEPS
+    """At one of the moments of each step; `make chaos` takes all of them."""
+    chosen = {crash.step: crash for crash in stage.crashes(has_history=True)}
+    assert set(chosen) == STEPS
     check_all(stage, list(chosen.values()), has_history=True)
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from splitfire_batch.storage import open_store
 from splitfire_batch.tables import read_rows
 from tests.material import noise, write
 from tests.small_library import COMMAND, run_main, tree
-from tests.test_bad_inputs import HOSTILE_KEYS, a_job, finish
+from tests.test_bad_inputs import HOSTILE_KEYS, INLINE, a_job, finish
 
+make_job = partial(a_job, runtime=INLINE)
 ROOT = Path(__file__).resolve().parents[1]
 Main = Callable[..., tuple[int, str, str]]
 HOSTILE = '\x1b[2J[red]x[b] `|<b>,"quoted"\n=1+1\u202e.wav'
@@ -58,7 +60,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A source and the destination that it was run into."""
     root = tmp_path_factory.mktemp("failures")
     source = library(root)
-    run(a_job(str(source), str(root / "out")))
+    run(make_job(str(source), str(root / "out")))
     return source, root / "out"
 
 
@@ -147,7 +149,7 @@ def test_asking_changes_nothing(places: tuple[Path, Path], main: Main) -> None:
 
 def test_a_track_that_was_done_since_has_not_failed(tmp_path: Path, main: Main) -> None:
     source = library(tmp_path)
-    job = a_job(str(source), str(tmp_path / "out"))
+    job = make_job(str(source), str(tmp_path / "out"))
     run(job)
     write(source / "empty.wav", noise(700))
     run(job)
@@ -156,7 +158,7 @@ def test_a_track_that_was_done_since_has_not_failed(tmp_path: Path, main: Main) 
 
 def test_skipped_tracks_are_told_on_request(tmp_path: Path, main: Main) -> None:
     write(tmp_path / "in/a.wav", noise(700))
-    run(a_job(str(tmp_path / "in"), str(tmp_path / "out"), output=OutputConfig(skip_without_vocals=-1)))
+    run(make_job(str(tmp_path / "in"), str(tmp_path / "out"), output=OutputConfig(skip_without_vocals=-1)))
     assert main("failures", tmp_path / "out", "--json")[1] == ""
     (row,) = records(main("failures", tmp_path / "out", "--json", "--skipped")[1])
     assert (row["status"], row["code"], row["meaning"]) == ("skipped", "NO_VOCALS", SKIP_CODES["NO_VOCALS"])
@@ -167,7 +169,7 @@ def test_skipped_tracks_are_told_on_request(tmp_path: Path, main: Main) -> None:
 def test_failures_of_other_settings_are_told_apart(tmp_path: Path, main: Main) -> None:
     source = library(tmp_path)
     immutable = OutputConfig(names="immutable")
-    job = a_job(str(source), str(tmp_path / "out"), output=immutable)
+    job = make_job(str(source), str(tmp_path / "out"), output=immutable)
     run(job)
     run(replace(job, output=replace(immutable, depth="24")))
     found = records(main("failures", tmp_path / "out", "--json", "--code", "EMPTY")[1])
@@ -220,7 +222,7 @@ def test_the_csv_runs_into_another_destination_and_its_failures_export_again(
     table = tmp_path / "failures.csv"
     table.write_bytes(main("failures", out, "--csv")[1].encode())
     allowed = CatalogueConfig(allow_root=(str(source),))
-    report = run(a_job(str(table), str(tmp_path / "out2"), catalogue=allowed))
+    report = run(make_job(str(table), str(tmp_path / "out2"), catalogue=allowed))
     assert (report.n_planned, report.n_failed) == (len(NAMES) + 1, len(NAMES) + 1)
     assert report.failures_by_code == {"EMPTY": 1, "NOT_AUDIO": len(NAMES)}
     again = main("failures", tmp_path / "out2", "--csv")[1]
@@ -233,7 +235,7 @@ def test_columns_of_the_catalogue_go_first_and_formulas_are_disarmed(tmp_path: P
     (source / "list.csv").write_text(
         'uri,code,isrc,note,gain\nempty.wav,CAT-1,USRC17607839,"=HYPERLINK(""http://x"")",-3.5\n'
     )
-    run(a_job(str(source / "list.csv"), str(tmp_path / "out")))
+    run(make_job(str(source / "list.csv"), str(tmp_path / "out")))
     text = main("failures", tmp_path / "out", "--csv")[1]
     (row,) = table_of(text)
     assert text.startswith("uri,code,isrc,note,gain,splitfire_status,splitfire_code,")
@@ -261,7 +263,7 @@ def test_an_address_that_was_refused_stays_refused(tmp_path: Path, main: Main) -
     source = library(tmp_path)
     refused = ["../x.wav", "=a/../b.wav", "http://x/y.wav", "/etc/x.wav"]
     (source / "list.jsonl").write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in refused))
-    run(a_job(str(source / "list.jsonl"), str(tmp_path / "out")))
+    run(make_job(str(source / "list.jsonl"), str(tmp_path / "out")))
     rows = records(main("failures", tmp_path / "out", "--json")[1])
     assert {row["code"] for row in rows} == {"BAD_URI"}
     (source / "failures.csv").write_bytes(main("failures", tmp_path / "out", "--csv")[1].encode())
@@ -274,7 +276,7 @@ def test_hostile_keys_of_a_bucket_come_back_as_themselves(bucket: str, main: Mai
     source = open_store(f"{bucket}/in", {})
     for number, key in enumerate(HOSTILE_KEYS):
         source.write(key, f"no audio {number}".encode())
-    run(a_job(source.url, f"{bucket}/out"))
+    run(make_job(source.url, f"{bucket}/out"))
     before = list_tracks(source.url, CatalogueConfig(), {}).tracks.to_pylist()
     code, text, _ = main("failures", f"{bucket}/out", "--csv")
     assert code == 0
@@ -305,7 +307,7 @@ def test_a_hostile_name_reaches_no_terminal_unescaped(
 
 def test_a_hostile_destination_is_shown_on_one_line(tmp_path: Path, main: Main) -> None:
     out = tmp_path / "o\x1b[2J\nut"
-    run(a_job(str(library(tmp_path)), str(out)))
+    run(make_job(str(library(tmp_path)), str(out)))
     for text in (status_text(str(out), Settings(), as_json=False), *main("failures", out)[1:]):
         assert all(line.isprintable() for line in text.splitlines()), text
 

@@ -55,7 +55,7 @@ def run(job: Job) -> Report:
 
 
 def make_job(source: Path, out: Path, **settings: Any) -> Job:
-    runtime = RuntimeConfig(open_tracks=2)
+    runtime = RuntimeConfig(open_tracks=2, codecs="inline")
     return Job(str(source), str(out), settings.pop("separation", PASSTHROUGH), runtime=runtime, **settings)
 
 

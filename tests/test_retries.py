@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import Store, open_store
 from tests.material import noise, write
 from tests.small_library import run_main, tree
-from tests.test_bad_inputs import a_job
+from tests.test_bad_inputs import INLINE, a_job
 from tests.test_job import here
 
+make_job = partial(a_job, runtime=INLINE)
 IN_NAMES = OutputConfig(template="{name}_{stem}.{ext}")
 
 
@@ -79,7 +81,7 @@ def quarantine(shards: Iterable[Shard], _: WorkerSpec) -> Iterator[ShardEvent | 
 
 
 def test_failed_tracks_run_again_as_they_were_and_count_as_done_afterwards(source: Path, out: Path) -> None:
-    job = a_job(str(source), str(out))
+    job = make_job(str(source), str(out))
     run(job)
     before, stems = rows_of(out), tree(out / "passthrough")
     write(source / "bad.wav", noise(900))
@@ -100,7 +102,7 @@ def test_failed_tracks_run_again_as_they_were_and_count_as_done_afterwards(sourc
 
 
 def test_only_the_named_codes_run_and_what_is_as_bad_as_before_fails_again(source: Path, out: Path) -> None:
-    job = a_job(str(source), str(out))
+    job = make_job(str(source), str(out))
     run(job)
     report = again(job, "NOT_AUDIO")
     assert (report.n_planned, report.failures_by_code, report.exit_code) == (1, {"NOT_AUDIO": 1}, 3)
@@ -109,14 +111,14 @@ def test_only_the_named_codes_run_and_what_is_as_bad_as_before_fails_again(sourc
 
 
 def test_a_track_that_is_gone_is_missing(source: Path, out: Path) -> None:
-    job = a_job(str(source), str(out))
+    job = make_job(str(source), str(out))
     run(job)
     (source / "bad.wav").unlink()
     assert again(job, "NOT_AUDIO").failures_by_code == {"SOURCE_MISSING": 1}
 
 
 def test_a_quarantined_track_stands_until_it_is_run_again(source: Path, out: Path) -> None:
-    job = a_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",)))
+    job = make_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",)))
     assert run(job, quarantine).failures_by_code == {"WORKER_CRASH": 1}
     assert run(job).n_failed_before == 1
     assert again(job, "WORKER_CRASH").n_done == 1
@@ -126,7 +128,7 @@ def test_a_quarantined_track_stands_until_it_is_run_again(source: Path, out: Pat
 
 def test_a_name_that_went_to_another_track_stays_with_it(source: Path, out: Path) -> None:
     """A failed track holds no name; whoever was done under it since keeps his stems."""
-    first = a_job(str(source), str(out), output=IN_NAMES, catalogue=CatalogueConfig(include=("a.wav",)))
+    first = make_job(str(source), str(out), output=IN_NAMES, catalogue=CatalogueConfig(include=("a.wav",)))
     second = replace(first, catalogue=CatalogueConfig(include=("b/a.wav",)))
     run(first, quarantine)
     run(second)
@@ -140,7 +142,7 @@ def test_a_name_that_went_to_another_track_stays_with_it(source: Path, out: Path
 
 def test_two_failures_that_want_one_name_get_two(source: Path, out: Path) -> None:
     for include in ("a.wav", "b/a.wav"):
-        job = a_job(str(source), str(out), output=IN_NAMES, catalogue=CatalogueConfig(include=(include,)))
+        job = make_job(str(source), str(out), output=IN_NAMES, catalogue=CatalogueConfig(include=(include,)))
         run(job, quarantine)
     assert again(job).n_done == 2
     targets = {row["target"] for row in rows_of(out).values()}
@@ -150,7 +152,7 @@ def test_two_failures_that_want_one_name_get_two(source: Path, out: Path) -> Non
 
 def test_names_and_template_are_those_of_the_run_that_failed(source: Path, out: Path) -> None:
     output = OutputConfig(names="immutable", template="{stem}/{dir}/{name}.{ext}", format="flac", depth="16")
-    job = a_job(str(source), str(out), output=output)
+    job = make_job(str(source), str(out), output=output)
     run(job)
     write(source / "bad.wav", noise(900))
     assert again(job, "NOT_AUDIO").n_done == 1
@@ -161,7 +163,7 @@ def test_names_and_template_are_those_of_the_run_that_failed(source: Path, out: 
 
 
 def test_a_destination_of_an_older_version_takes_the_names_of_the_settings(source: Path, out: Path) -> None:
-    job = a_job(str(source), str(out))
+    job = make_job(str(source), str(out))
     run(job)
     for record in out.glob("_splitfire/runs/*/job.json"):
         record.unlink()
@@ -179,7 +181,7 @@ def test_columns_of_a_table_and_objects_under_other_roots_stay(tmp_path: Path, o
         (other / name).write_bytes(b"no audio")
     (tmp_path / "in/list.csv").write_text(f"uri,isrc\n{other}/x.wav,I1\n{other}/y.wav,I2\n")
     output = OutputConfig(template="{isrc}/{stem}.{ext}")
-    job = a_job(
+    job = make_job(
         str(tmp_path / "in/list.csv"),
         str(out),
         output=output,
@@ -204,7 +206,7 @@ def test_a_refused_address_runs_once_its_root_is_allowed(tmp_path: Path, out: Pa
     write(tmp_path / "other/x.wav", noise(700))
     (tmp_path / "in").mkdir()
     (tmp_path / "in/list.csv").write_text(f"uri\n{tmp_path}/other/x.wav\n")
-    job = a_job(str(tmp_path / "in/list.csv"), str(out))
+    job = make_job(str(tmp_path / "in/list.csv"), str(out))
     assert run(job).failures_by_code == {"BAD_URI": 1}
     assert again(job).ignored == {OUTSIDE: 1}
     allowed = replace(job, catalogue=CatalogueConfig(allow_root=(str(tmp_path / "other"),)))
@@ -218,7 +220,7 @@ def test_each_catalogue_and_each_settings_is_a_retry_of_its_own(tmp_path: Path, 
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.wav").write_bytes(folder.encode())
-        job = a_job(str(tmp_path / folder), str(out), output=names)
+        job = make_job(str(tmp_path / folder), str(out), output=names)
         run(job)
     run(replace(job, separation=SeparationConfig(model="passthrough", stems=("vocals",), residual="drop")))
     found = find_retries(open_store(str(out), {}), (), OutputConfig(), ())
@@ -233,7 +235,7 @@ def test_each_catalogue_and_each_settings_is_a_retry_of_its_own(tmp_path: Path, 
 def test_settings_that_this_version_cannot_repeat_are_refused(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(a_job(str(source), str(out)))
+    run(make_job(str(source), str(out)))
     epoch = identity.OUTPUT_EPOCH
     monkeypatch.setattr(identity, "OUTPUT_EPOCH", epoch + 1)
     with pytest.raises(ConfigError, match=f"output_epoch was {epoch} and is now {epoch + 1}"):
@@ -243,7 +245,7 @@ def test_settings_that_this_version_cannot_repeat_are_refused(
 def test_settings_that_cannot_be_repeated_do_not_keep_others_from_it(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = a_job(str(source), str(out), output=OutputConfig(names="immutable"))
+    job = make_job(str(source), str(out), output=OutputConfig(names="immutable"))
     run(job)
     epoch = identity.OUTPUT_EPOCH
     monkeypatch.setattr(identity, "OUTPUT_EPOCH", epoch + 1)
@@ -256,7 +258,7 @@ def test_settings_that_cannot_be_repeated_do_not_keep_others_from_it(
 
 def test_a_single_files_neighbour_may_hold_the_stems(source: Path) -> None:
     """`run` allows that for a file; the catalogue that a retry names is the file's folder."""
-    job = a_job(str(source / "bad.wav"), str(source / "stems"))
+    job = make_job(str(source / "bad.wav"), str(source / "stems"))
     run(job)
     write(source / "bad.wav", noise(900))
     assert again(job).n_done == 1
@@ -265,7 +267,7 @@ def test_a_single_files_neighbour_may_hold_the_stems(source: Path) -> None:
 def test_a_bug_stands_after_three_runs_until_it_is_run_again(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = a_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",)))
+    job = make_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",)))
 
     def break_down(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines\x1b[31m")
@@ -286,7 +288,7 @@ def test_a_bug_stands_after_three_runs_until_it_is_run_again(
 
 def test_what_lies_outside_stands_in_no_number_of_runs(source: Path, out: Path) -> None:
     """A store that is away for a week is no fault of the tracks."""
-    job = a_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",)))
+    job = make_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",)))
     (source / "a.wav").chmod(0)
     listed = story.list_tracks(job)
     for _ in range(4):
@@ -308,7 +310,7 @@ def test_a_bug_is_logged_with_its_lines_and_obeys_nobody(
         raise ZeroDivisionError("two\nlines\x1b[31m")
 
     monkeypatch.setattr("splitfire_batch.settling.render", break_down)
-    run(a_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",))))
+    run(make_job(str(source), str(out), catalogue=CatalogueConfig(include=("a.wav",))))
     assert "track_bug track=" in caplog.text
     assert "in break_down" in caplog.text
     assert r"ZeroDivisionError: two\nlines\x1b[31m" in caplog.text
@@ -318,7 +320,7 @@ def test_a_bug_is_logged_with_its_lines_and_obeys_nobody(
 def test_a_retry_works_in_a_bucket_as_in_a_folder(bucket: str, source: Path) -> None:
     objects: Store = open_store(f"{bucket}/in", {})
     objects.write("bad.wav", source / "bad.wav")
-    job = a_job(objects.url, f"{bucket}/out")
+    job = make_job(objects.url, f"{bucket}/out")
     run(job)
     target = rows_of(job.destination)["bad.wav"]["target"]
     objects.write("bad.wav", write(source / "fixed.wav", noise(900)))
@@ -338,7 +340,7 @@ def test_parameters_of_a_deployment_stay_json() -> None:
 def test_an_unknown_code_is_refused_and_the_known_ones_are_told(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = a_job(str(source), str(out))
+    job = make_job(str(source), str(out))
     run(job)
     code, text, err = run_main(monkeypatch, capsys, "retry", out, "--code", "CRASHED")
     assert (code, text) == (2, "")
@@ -350,7 +352,7 @@ def test_an_unknown_code_is_refused_and_the_known_ones_are_told(
 def test_a_dry_run_tells_and_does_nothing(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(a_job(str(source), str(out)))
+    run(make_job(str(source), str(out)))
     before = tree(out)
     code, text, _ = run_main(monkeypatch, capsys, "retry", out, "--dry-run")
     assert (code, text.count("\n")) == (0, 1)
@@ -363,7 +365,7 @@ def test_a_dry_run_tells_and_does_nothing(
 
 
 def test_nothing_to_retry_ends_well_without_ray_and_prefect(source: Path, out: Path) -> None:
-    run(a_job(str(source), str(out)))
+    run(make_job(str(source), str(out)))
     script = (
         "import atexit, sys\n"
         "atexit.register(lambda: print({'ray', 'prefect'} & set(sys.modules), file=sys.stderr))\n"
@@ -377,7 +379,7 @@ def test_nothing_to_retry_ends_well_without_ray_and_prefect(source: Path, out: P
 
 
 def test_a_query_reads_only_rows_that_count(source: Path, out: Path) -> None:
-    job = a_job(str(source), str(out))
+    job = make_job(str(source), str(out))
     run(job)
     write(source / "bad.wav", noise(900))
     again(job)

@@ -27,7 +27,7 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(root / "source"),
         str(root / "out"),
         SeparationConfig(model="passthrough"),
-        runtime=RuntimeConfig(open_tracks=1),
+        runtime=RuntimeConfig(open_tracks=1, codecs="inline"),
     )
     separate_here(job)
     return root / "out"
@@ -100,7 +100,7 @@ def test_skipped_tracks_are_neither_done_nor_failed(tmp_path: Path) -> None:
         str(tmp_path / "out"),
         SeparationConfig(model="passthrough"),
         OutputConfig(skip_without_vocals=-5),
-        runtime=RuntimeConfig(open_tracks=1),
+        runtime=RuntimeConfig(open_tracks=1, codecs="inline"),
     )
     separate_here(job)
     status = json.loads(status_text(str(tmp_path / "out"), Settings(), as_json=True))

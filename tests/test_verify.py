@@ -59,9 +59,12 @@ class Library:
         write_part(self.out, table.from_pylist(rows, schema=SCHEMA))
 
 
+INLINE = RuntimeConfig(open_tracks=2, codecs="inline")
+
+
 def run(source: str, destination: str, **settings: Any) -> None:
     separation = settings.pop("separation", SeparationConfig(model="passthrough"))
-    job = Job(source, destination, separation, runtime=RuntimeConfig(open_tracks=2), **settings)
+    job = Job(source, destination, separation, runtime=INLINE, **settings)
     planned = story.make_plan(job, story.list_tracks(job))
     story.save_plan(planned)
     story.finalise(planned, story.separate(planned, here, lambda _: None))
