@@ -36,6 +36,9 @@ class ShardWorker(Protocol):
     def stop_admitting(self) -> None:
         """Begin no further track, in this shard or a later one; `run_shard` ends with those in flight."""
 
+    def give_back(self, shard_id: str) -> None:
+        """Tell by Returned which tracks of a shard will not begin here, perhaps none of it."""
+
     def close(self) -> None:
         """End threads and children."""
 
@@ -53,6 +56,8 @@ class PoolSize:
     gpus: float
     threads: int
     """Threads of a worker's arithmetic; Ray would set OMP_NUM_THREADS to the reserved CPUs, often 1."""
+    grows: bool = False
+    """As many more as nodes that join have room for."""
 
 
 class SeparatorActor:
@@ -82,6 +87,10 @@ class SeparatorActor:
     def stop_admitting(self) -> None:
         """Pass on that no further track may begin."""
         self._started().stop_admitting()
+
+    def give_back(self, shard_id: str) -> None:
+        """Pass on that somebody else could do some of a shard."""
+        self._started().give_back(shard_id)
 
     def close(self) -> None:
         """Let the worker end its threads and children."""
@@ -128,6 +137,10 @@ class RemoteWorker:
         """Ask the worker to begin no further track."""
         if self.has_started:
             self._actor.stop_admitting.remote()
+
+    def give_back(self, shard_id: str) -> None:
+        """Ask for some of a shard's tracks that have not begun."""
+        self._actor.give_back.remote(shard_id)
 
     def ask_to_close(self) -> Any:
         """Let the worker end its threads and children; what Ray can wait for."""

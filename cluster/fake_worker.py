@@ -13,13 +13,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
+from splitfire_batch.admission import Admission
 from splitfire_batch.records import (
     Beat,
     Committed,
+    DeviceSeconds,
     Draining,
     Outcome,
+    Returned,
     Shard,
     ShardDone,
     ShardEvent,
@@ -49,24 +54,47 @@ class FakeWorker:
     """Tracks that take their node down."""
     beat_s: float = 1.0
     """How often it shows that it gets on."""
+    takes_turns: bool = False
+    """Tracks are on a device that has room for one, also those of two shards."""
     stop: threading.Event = field(default_factory=threading.Event)
+    device: threading.Lock = field(default_factory=threading.Lock)
+    admissions: dict[str, Admission] = field(default_factory=dict)
+    returned: dict[str, SimpleQueue[Returned]] = field(default_factory=dict)
 
     def run_shard(self, shard: Shard) -> Iterator[ShardEvent]:
         """Events of a shard; an outcome's message is the id of the process."""
-        begin = time.monotonic()
+        begin, busy_s = time.monotonic(), 0.0
+        admission = self.admissions[shard.shard_id] = Admission(shard.tracks)
+        self.returned[shard.shard_id] = SimpleQueue()
         waiting, running = deque(shard.tracks), deque[tuple[float, Track]]()
         has_drained = False
         while running or (waiting and not self.stop.is_set()):
             while waiting and len(running) < self.open_tracks and not self.stop.is_set():
-                running.append((time.monotonic() + self.track_s, waiting.popleft()))
-                yield Started(shard.shard_id, running[-1][1].track_id)
+                track = waiting.popleft()
+                if admission.admit(track.track_id):
+                    running.append((time.monotonic() + self.track_s, track))
+                    yield Started(shard.shard_id, track.track_id)
+            yield from self._asked_back(shard.shard_id)
             if not waiting and not has_drained:
                 has_drained = True
                 yield Draining(shard.shard_id)
+            if not running:
+                continue
             end, track = running.popleft()
-            yield from self._wait(shard.shard_id, math.inf if track.track_id in self.endless else end)
+            with self.device if self.takes_turns else nullcontext():
+                end = time.monotonic() + self.track_s if self.takes_turns else end
+                yield from self._wait(shard.shard_id, math.inf if track.track_id in self.endless else end)
+            busy_s += self.track_s
             yield Committed(shard.shard_id, (self._settle(track),))
-        yield ShardDone(shard.shard_id, time.monotonic() - begin, StageSeconds())
+        del self.admissions[shard.shard_id]
+        yield from self._asked_back(shard.shard_id)
+        device = DeviceSeconds(busy=busy_s)
+        yield ShardDone(shard.shard_id, time.monotonic() - begin, StageSeconds(), device)
+
+    def give_back(self, shard_id: str) -> None:
+        """Do not begin half of what has not begun."""
+        if admission := self.admissions.get(shard_id):
+            admission.give_back(lambda ids: self.returned[shard_id].put(Returned(shard_id, ids)))
 
     def stop_admitting(self) -> None:
         """Begin no further track."""
@@ -75,11 +103,19 @@ class FakeWorker:
     def close(self) -> None:
         """Nothing to end."""
 
-    def _wait(self, shard_id: str, until: float) -> Iterator[Beat]:
+    def _wait(self, shard_id: str, until: float) -> Iterator[Beat | Returned]:
+        beat_at = time.monotonic() + self.beat_s
         while (left_s := until - time.monotonic()) > 0:
-            time.sleep(min(left_s, self.beat_s))
-            if left_s > self.beat_s:
-                yield Beat(shard_id)
+            try:
+                yield self.returned[shard_id].get(timeout=min(left_s, self.beat_s))
+            except Empty:
+                if time.monotonic() >= beat_at:
+                    beat_at = time.monotonic() + self.beat_s
+                    yield Beat(shard_id)
+
+    def _asked_back(self, shard_id: str) -> Iterator[Returned]:
+        while not self.returned[shard_id].empty():
+            yield self.returned[shard_id].get()
 
     def _settle(self, track: Track) -> Outcome:
         if track.track_id in self.deadly:

@@ -18,6 +18,7 @@ from splitfire_batch.records import (
     Committed,
     Outcome,
     Quarantined,
+    Returned,
     Shard,
     ShardEvent,
     Started,
@@ -60,6 +61,9 @@ class _OpenShard:
     unsettled: dict[str, Track]
     started: set[str] = field(default_factory=set)
 
+    def waiting_cost(self) -> float:
+        return sum(t.cost for track_id, t in self.unsettled.items() if track_id not in self.started)
+
     def in_flight(self) -> list[Track]:
         return [track for track_id, track in self.unsettled.items() if track_id in self.started]
 
@@ -78,7 +82,7 @@ class Ledger:
         self._charges: Counter[str] = Counter()
         self._mishaps: Counter[str] = Counter()
         self._open: dict[str, _OpenShard] = {}
-        self._n_retries = 0
+        self._n_retries = self._n_splits = 0
 
     def has_next(self) -> bool:
         """Whether a worker without work would get some."""
@@ -114,6 +118,14 @@ class Ledger:
         elif isinstance(event, Committed):
             for outcome in event.outcomes:
                 shard.unsettled.pop(outcome.track_id, None)
+        elif isinstance(event, Returned) and event.track_ids:
+            tracks = tuple(shard.unsettled.pop(track_id) for track_id in event.track_ids)
+            self._n_splits += 1
+            self._returned.append(Shard(f"{event.shard_id}-split{self._n_splits}", tracks))
+
+    def waiting_cost(self, shard_id: str) -> float:
+        """Cost of the tracks of a shard that was sent which have not begun, in segments."""
+        return self._open[shard_id].waiting_cost()
 
     def n_unsettled(self, shard_id: str) -> int:
         """How many tracks of a shard that was sent have no row yet."""

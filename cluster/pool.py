@@ -1,8 +1,9 @@
 """Feeds shards to one actor per device, keeps every actor busy, and survives their deaths.
 
-An actor gets its next shard when the one before has no more tracks to admit. When an actor is lost, it is
-replaced and the ledger says which tracks go back, which are charged and which are given up. Ray itself
-never retries anything. Whoever reads the events decides what they mean; the pool stores nothing.
+An actor gets its next shard when the one before has no more tracks to admit, and when no shard is left, some
+of what another has not begun. When an actor is lost, it is replaced and the ledger says which tracks go back,
+which are charged and which are given up. Ray itself never retries anything. Whoever reads the events decides
+what they mean; the pool stores nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from cluster.ledger import Blame, Ledger
 from cluster.losses import Lost
 from cluster.roster import Patience, Roster
 from cluster.seats import MAX_FALSE_STARTS, Seat
+from cluster.tail import Tail
 from splitfire_batch.errors import TransientError
 from splitfire_batch.records import (
     Committed,
     Draining,
     Outcome,
     PoolEvent,
+    Returned,
     Shard,
     ShardDone,
     ShardEvent,
@@ -69,7 +72,7 @@ def run_shards(
     Args:
         shards: read lazily; longest first keeps the end of a run short.
         make_worker: called in every actor.
-        size: `workers` actors at most; no more than there are shards.
+        size: `workers` actors; no more than there are shards, and others as nodes join if it says so.
         halt: how to end it early.
         patience: how long to wait for tracks, and for workers.
         recorded: asked for a shard whose worker was lost before anything of it is sent again.
@@ -98,6 +101,7 @@ class _Pool:
         self._ledger, self._stop, self._abort, self._drain_s = ledger, halt.stop, halt.abort, drain_s
         self._recorded = recorded
         self._drop_at: float | None = None
+        self._tail = Tail(ledger)
         self._n_outages = 0
 
     def has_more(self) -> bool:
@@ -140,6 +144,7 @@ class _Pool:
             assignment = self._ledger.take(not seat.worker.shard_ids) if seat.can_take else None
             if assignment is not None:
                 roster.send(seat, assignment)
+        self._tail.share_out(roster.seats.values())
 
     def _hear(self, roster: Roster, news: News) -> Iterator[PoolEvent]:
         """Act on one piece of news, and pass it on if it is an event."""
@@ -155,6 +160,8 @@ class _Pool:
             seat.is_taking |= isinstance(told, Draining)
             if isinstance(told, Committed):
                 self._n_outages = 0
+            if isinstance(told, Returned):
+                self._tail.hear(told)
             _log_event(told)
             yield told
         elif verdict := seat.verdict:  # the last stream of an actor that is lost may end well

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cluster.actors import MakeWorker, PoolSize, RemoteWorker
 from cluster.ledger import Assignment
 from cluster.losses import Lost
-from cluster.nodes import LOOK_S, are_any_alive, draining_nodes
+from cluster.nodes import LOOK_S, are_any_alive, count_places, draining_nodes
 from cluster.seats import MAX_FALSE_STARTS, Seat
 from cluster.watchdog import Watchdog
 from splitfire_batch.errors import TransientError
@@ -49,7 +49,7 @@ class Roster:
         self._make_worker, self._size, self._has_more = make_worker, size, has_more
         self.watchdog, self._may_grow = Watchdog(patience.stall_s), patience.may_grow
         self.seats: dict[RemoteWorker, Seat] = {}
-        self._n_wanted = 0
+        self._n_wanted = self._n_given_up = 0
         self._look_at = 0.0
         self._warn_at = time.monotonic() + _PENDING_S
 
@@ -92,6 +92,7 @@ class Roster:
             self.refill(n_false_starts)
         else:
             self._n_wanted -= 1
+            self._n_given_up += 1
 
     def stop_admitting(self) -> None:
         """Have no actor begin a further track."""
@@ -115,6 +116,8 @@ class Roster:
         self._look_at = now + LOOK_S
         if not any(worker.has_started for worker in self.seats):
             self._see_to_nodes(now)
+        if self._size.grows:
+            self._grow()
         self.watchdog.look(now)
         draining = draining_nodes()
         for seat in list(self.seats.values()):
@@ -136,6 +139,13 @@ class Roster:
         if not seat.worker.shard_ids:
             self.dismiss(seat)
         self.refill()
+
+    def _grow(self) -> None:
+        """Start more actors when nodes have joined; those of nodes that left may come back with others."""
+        n_places = count_places(self._size.cpus, self._size.gpus) - self._n_given_up
+        if n_places > self._n_wanted and self._has_more():
+            _log.info("cluster_grew actors=%d before=%d", n_places, self._n_wanted)
+            self.open(n_places)
 
     def _see_to_nodes(self, now: float) -> None:
         """A cluster may have to grow first; a full one keeps us waiting, and should not do so silently."""

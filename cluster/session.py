@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 
@@ -71,13 +71,16 @@ class Node:
 def pool_size(config: RuntimeConfig) -> PoolSize:
     """How many actors the connected Ray has room for, and what each reserves.
 
-    With GPUs one actor for each, and a share of its node's CPUs. Without, one for every two CPUs.
+    With GPUs one actor for each, and a share of its node's CPUs. Without, one for every two CPUs. On a
+    cluster their number follows nodes that join, unless it is set; a number that is set is asked for even
+    where no node has a GPU yet, and has the cluster grow.
 
     Raises:
-        ConfigError: GPUs are asked for and Ray sees none.
+        ConfigError: GPUs are asked for, Ray sees none, and it is not said how many there should be.
     """
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return size_for(config, [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive])
+    size = size_for(config, [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive])
+    return replace(size, grows=config.ray is not None and config.workers is None)
 
 
 def size_for(config: RuntimeConfig, nodes: Sequence[Node]) -> PoolSize:
@@ -91,7 +94,12 @@ def size_for(config: RuntimeConfig, nodes: Sequence[Node]) -> PoolSize:
     """
     n_gpus = sum(node.n_gpus for node in nodes)
     if config.device == "cuda" and n_gpus == 0:
-        raise ConfigError("device: found 'cuda', and Ray sees no GPU; use 'auto' or 'cpu', or join a cluster")
+        if config.ray and config.workers:
+            return PoolSize(config.workers, cpus=1, gpus=1, threads=config.threads or 1)
+        raise ConfigError(
+            "device: found 'cuda', and Ray sees no GPU; use 'auto' or 'cpu', join a cluster with --ray, or, if "
+            "that begins without GPU nodes and grows, say how many workers there shall be with --workers"
+        )
     gpus = 0.0
     if n_gpus and config.device != "cpu":
         workers = config.workers or n_gpus

@@ -196,6 +196,14 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """A worker was asked for work that another could do, and has not begun these tracks, nor will it."""
+
+    shard_id: str
+    track_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """A worker has nothing to tell and gets on with its tracks; without either it is taken to hang."""
 
@@ -233,7 +241,7 @@ class Quarantined:
     """A key of errors.FAILURE_CODES."""
 
 
-ShardEvent = Started | Committed | Draining | Beat | ShardDone
+ShardEvent = Started | Committed | Draining | Returned | Beat | ShardDone
 """What a worker tells while it runs a shard."""
 PoolEvent = ShardEvent | Suspected | Quarantined
 """What a pool of workers tells while it has a job's shards done."""

@@ -15,7 +15,16 @@ from dataclasses import dataclass, fields
 from threading import Event
 
 from splitfire_batch.pulse import Pulse
-from splitfire_batch.records import Beat, Committed, Draining, ShardEvent, StageSeconds, Started, TrackRow
+from splitfire_batch.records import (
+    Beat,
+    Committed,
+    Draining,
+    Returned,
+    ShardEvent,
+    StageSeconds,
+    Started,
+    TrackRow,
+)
 
 PART_ROWS = 64
 PART_S = 15.0
@@ -27,7 +36,7 @@ BEAT_S = 10.0
 
 
 class Dropped(Exception):
-    """A track that was not begun because the worker is stopping."""
+    """A track that was not begun: the worker is stopping, or gave it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,7 @@ class Begun:
     is_told: Event
 
 
-News = Begun | TrackRow | Exception | None
+News = Begun | Returned | TrackRow | Exception | None
 """What the threads report; an exception but Dropped ends the shard, None asks to look again."""
 _TELL_S = 1.0
 """How long a track waits until its beginning is told."""
@@ -128,9 +137,11 @@ class Telling:
         elif isinstance(item, TrackRow):
             self._rows.append((time.monotonic(), item))
             self._seconds.append(item.seconds)
+        elif isinstance(item, Returned):
+            yield item
         self._n_waiting -= isinstance(item, Begun | Dropped)
         self._n_open -= isinstance(item, TrackRow | Dropped)
-        if isinstance(item, Begun) and self._n_waiting == 0:
+        if isinstance(item, Begun | Dropped) and self._n_waiting == 0:
             yield Draining(self._shard_id)
 
     def _commit_all(self) -> Iterator[Committed]:

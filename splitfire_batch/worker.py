@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 
 from splitfire_batch import heap
+from splitfire_batch.admission import Admission
 from splitfire_batch.errors import LeaseLost, TransientError
 from splitfire_batch.lease import Guard
 from splitfire_batch.manifest.ledger import write_part
@@ -28,6 +29,7 @@ from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import (
     Committed,
     DeviceSeconds,
+    Returned,
     Shard,
     ShardDone,
     ShardEvent,
@@ -81,7 +83,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(runtime.open_tracks or n_threads, thread_name_prefix="track")
         self._putting = ThreadPoolExecutor(thread_name_prefix="part")
         self._is_stopping = threading.Event()
-        self._open: set[Telling] = set()
+        self._open: dict[str, tuple[Telling, Admission]] = {}
 
     def close(self) -> None:
         """End the threads; shards must have been run to their ends."""
@@ -92,8 +94,17 @@ class Worker:
     def stop_admitting(self) -> None:
         """Begin no further track; those in flight are finished, and recorded soon after."""
         self._is_stopping.set()
-        for telling in list(self._open):
+        for telling, _ in list(self._open.values()):
             telling.report(None)
+
+    def give_back(self, shard_id: str) -> None:
+        """Tell of tracks of a shard that have not begun, half of what is left of it, and do not begin them.
+
+        Nothing is told of a shard that has come to its end.
+        """
+        if opened := self._open.get(shard_id):
+            telling, admission = opened
+            admission.give_back(lambda track_ids: telling.report(Returned(shard_id, track_ids)))
 
     def run_shard(self, shard: Shard) -> Iterator[ShardEvent]:
         """Settle every track of a shard, and tell of each as it begins and once it is settled.
@@ -117,21 +128,22 @@ class Worker:
             Pulse(clock),
             self._is_stopping,
         )
-        self._open.add(telling)
+        admission = Admission(shard.tracks)
+        self._open[shard.shard_id] = telling, admission
         try:
             for track in shard.tracks:
-                self._threads.submit(self._begin, track, telling)
+                self._threads.submit(self._begin, track, telling, admission)
             yield from telling.events()
         finally:
-            self._open.discard(telling)
+            del self._open[shard.shard_id]
         wall_s, device = usage()
         yield ShardDone(shard.shard_id, wall_s, telling.seconds(), device)
 
-    def _begin(self, track: Track, telling: Telling) -> None:
+    def _begin(self, track: Track, telling: Telling, admission: Admission) -> None:
         """Runs in a thread of its own."""
 
         def begin() -> None:
-            if self._is_stopping.is_set():
+            if self._is_stopping.is_set() or not admission.admit(track.track_id):
                 raise Dropped
             telling.begin(track.track_id)
 

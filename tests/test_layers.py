@@ -21,6 +21,7 @@ ROWS = [
     },
     {
         "splitfire_batch",
+        "splitfire_batch.admission",
         "splitfire_batch.bottleneck",
         "splitfire_batch.config",
         "splitfire_batch.findings",

@@ -5,7 +5,16 @@ from __future__ import annotations
 import random
 
 from cluster.ledger import MAX_MISHAPS, Assignment, Blame, Ledger
-from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Started, Suspected, Track
+from splitfire_batch.records import (
+    Committed,
+    Outcome,
+    Quarantined,
+    Returned,
+    Shard,
+    Started,
+    Suspected,
+    Track,
+)
 
 
 def shard(name: str, *track_ids: str) -> Shard:
@@ -280,3 +289,37 @@ def test_every_track_is_settled_once_under_random_deaths() -> None:
             else:
                 ledger.close(begun.shard_id)
         assert sorted(settled) == sorted(names)
+
+
+def test_tracks_that_a_worker_gives_back_are_a_shard_of_their_own_and_settled_once() -> None:
+    ledger = Ledger([shard("s1", "a", "b", "c", "d")])
+    take(ledger)
+    start(ledger, "s1", "a")
+    assert ledger.waiting_cost("s1") == 3
+    ledger.note(Returned("s1", ("c", "d")))
+    assert ledger.waiting_cost("s1") == 1
+    split = take(ledger)
+    assert (split.shard.shard_id, tracks_of(split), split.is_alone) == ("s1-split1", ["c", "d"], False)
+    ledger.note(committed("s1", "a", "b"))
+    assert ledger.n_unsettled("s1") == 0
+    assert die(ledger, "s1-split1") == []
+    assert tracks_of(take(ledger)) == ["c", "d"]
+
+
+def test_a_worker_that_dies_after_it_gave_tracks_back_is_not_asked_for_them_again() -> None:
+    ledger = Ledger([shard("s1", "a", "b", "c")])
+    take(ledger)
+    start(ledger, "s1", "a")
+    ledger.note(Returned("s1", ("c",)))
+    assert charges(die(ledger, "s1")) == [("a", 1)]
+    found = [tracks_of(take(ledger)) for _ in range(3)]
+    assert sorted(found) == [["a"], ["b"], ["c"]]
+    assert not ledger.has_next()
+
+
+def test_a_worker_that_has_nothing_to_give_back_changes_nothing() -> None:
+    ledger = Ledger([shard("s1", "a")])
+    take(ledger)
+    ledger.note(Returned("s1", ()))
+    assert not ledger.has_next()
+    assert ledger.n_unsettled("s1") == 1

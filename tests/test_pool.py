@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from splitfire_batch.records import (
     Outcome,
     PoolEvent,
     Quarantined,
+    Returned,
     Shard,
     ShardDone,
     ShardEvent,
@@ -128,6 +130,32 @@ def test_no_actor_has_more_than_two_shards() -> None:
             is_open.discard(event.shard_id)
         most = max(most, len(is_open))
     assert most == 2
+
+
+def test_the_last_actor_gives_half_of_what_it_has_not_begun_to_one_that_is_idle() -> None:
+    """One long shard for two actors: it is split until nothing waits, and no track is done twice."""
+    make_worker = partial(FakeWorker, track_s=0.25, open_tracks=1, takes_turns=True)
+    shards = make_shards(1, 12)
+    events = list(run_shards([*shards, Shard("tiny", (make_track("tiny"),))], make_worker, TWO))
+    assert settled(events) == sorted([*ids(shards), "tiny"])
+    assert sorted(starts(events)) == settled(events)
+    returned = [event for event in events if isinstance(event, Returned) and event.track_ids]
+    assert returned
+    by_process = Counter(o.message for e in events if isinstance(e, Committed) for o in e.outcomes)
+    assert min(by_process.values()) >= 4
+    split_ids = {event.shard_id for event in events if "-split" in event.shard_id}  # type: ignore[union-attr]
+    assert split_ids
+
+
+def test_a_worker_that_dies_while_it_gives_back_loses_no_track() -> None:
+    make_worker = partial(
+        FakeWorker, track_s=0.25, open_tracks=1, takes_turns=True, deadly=frozenset(["s0t2"])
+    )
+    shards = [*make_shards(1, 10), Shard("tiny", (make_track("tiny"),))]
+    events = list(run_shards(shards, make_worker, TWO))
+    assert settled(events) == ids(shards)
+    (given_up,) = [event for event in events if isinstance(event, Quarantined)]
+    assert given_up.track.track_id == "s0t2"
 
 
 def test_nothing_to_do_starts_no_actor() -> None:
@@ -357,6 +385,13 @@ def test_all_actors_fit_into_the_cluster_together(n_cpus: int, n_gpus: int, work
 def test_asking_for_gpus_where_there_are_none_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="cuda"):
         size_for(RuntimeConfig(device="cuda"), [Node(2)])
+    with pytest.raises(ConfigError, match="--workers"):
+        size_for(RuntimeConfig(device="cuda", ray="10.0.0.1:6379"), [Node(2)])
+
+
+def test_a_cluster_without_gpus_grows_for_the_workers_that_are_asked_for() -> None:
+    asked = RuntimeConfig(device="cuda", ray="10.0.0.1:6379", workers=64)
+    assert size_for(asked, [Node(0)]) == PoolSize(64, 1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from cluster import roster as module
 from cluster.actors import PoolSize, RemoteWorker
 from cluster.losses import Lost
 from cluster.roster import Patience, Roster
-from cluster.seats import Seat
+from cluster.seats import MAX_FALSE_STARTS, Seat
 
 
 class FakeActor:
@@ -91,3 +91,47 @@ def test_an_actor_that_is_slow_to_answer_is_asked_once(
         assert not list(roster.look_around())
     assert worker.pending() == calls
     assert len(calls) == 1
+
+
+@pytest.fixture
+def growing(work: Work, monkeypatch: pytest.MonkeyPatch) -> tuple[Roster, list[int]]:
+    """A roster that follows a cluster, and the number of places there are in it."""
+    places = [2]
+    monkeypatch.setattr(module, "RemoteWorker", FakeActor)
+    monkeypatch.setattr(module, "LOOK_S", 0.0)
+    monkeypatch.setattr(module, "draining_nodes", set)
+    monkeypatch.setattr(module, "count_places", lambda *_: places[0])
+    size = PoolSize(2, 1, 0, 1, grows=True)
+    roster = Roster(lambda: None, size, Patience(), work.has_more)  # type: ignore[arg-type]
+    roster.open(2)
+    return roster, places
+
+
+def test_actors_start_on_nodes_that_join_and_are_kept_when_others_leave(
+    growing: tuple[Roster, list[int]],
+) -> None:
+    roster, places = growing
+    places[0] = 5
+    assert not list(roster.look_around())
+    assert len(roster.seats) == 5
+    places[0] = 1  # Ray tells of each actor that went with its node
+    assert not list(roster.look_around())
+    assert len(roster.seats) == 5
+
+
+def test_a_node_that_joins_when_nothing_is_left_to_do_gets_no_actor(
+    growing: tuple[Roster, list[int]], work: Work
+) -> None:
+    roster, places = growing
+    work.is_there, places[0] = False, 9
+    assert not list(roster.look_around())
+    assert len(roster.seats) == 2
+
+
+def test_a_place_that_was_given_up_is_not_taken_for_a_new_one(growing: tuple[Roster, list[int]]) -> None:
+    roster, _ = growing
+    seat = next(iter(roster.seats.values()))
+    seat.n_false_starts = MAX_FALSE_STARTS
+    lose(roster, seat)
+    assert not list(roster.look_around())
+    assert len(roster.seats) == 1

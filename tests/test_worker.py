@@ -24,7 +24,16 @@ from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, SplitfireError, TransientError
 from splitfire_batch.manifest.ledger import read_parts
 from splitfire_batch.manifest.schema import RunContext
-from splitfire_batch.records import Committed, Draining, Shard, ShardDone, ShardEvent, Started, Track
+from splitfire_batch.records import (
+    Committed,
+    Draining,
+    Returned,
+    Shard,
+    ShardDone,
+    ShardEvent,
+    Started,
+    Track,
+)
 from splitfire_batch.rendering import render
 from splitfire_batch.storage import Store, open_store
 from splitfire_batch.telling import PART_ROWS
@@ -214,6 +223,26 @@ def test_stop_admitting_finishes_what_is_in_flight_and_begins_nothing(tmp_path, 
     assert sorted(started) == sorted(ids_of(seen)) == [track.track_id for track in tracks[:2]]
     assert isinstance(seen[-1], ShardDone)
     assert len(rows_in(tmp_path)) == 2
+
+
+def test_what_a_worker_gives_back_it_does_not_begin(tmp_path, gated):
+    gate = gated(0)
+    tracks = tracks_of(tmp_path, 7)
+    with a_worker(tmp_path, open_tracks=1) as worker:
+        events = worker.run_shard(Shard("s", tracks))
+        seen = [next(events)]
+        worker.give_back("s")
+        worker.give_back("a shard that ended long ago")
+        gate.open()
+        seen += events
+    (back,) = [event for event in seen if isinstance(event, Returned)]
+    ids = [track.track_id for track in tracks]
+    assert list(back.track_ids) == ids[4:]
+    started = [event.track_id for event in seen if isinstance(event, Started)]
+    assert started == ids_of(seen) == ids[:4]
+    assert [type(event) for event in seen].count(Draining) >= 1
+    assert isinstance(seen[-1], ShardDone)
+    assert len(rows_in(tmp_path)) == 4
 
 
 @pytest.fixture
