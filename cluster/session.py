@@ -97,8 +97,8 @@ def size_for(config: RuntimeConfig, nodes: Sequence[Node]) -> PoolSize:
         if config.ray and config.workers:
             return PoolSize(config.workers, cpus=1, gpus=1, threads=config.threads or 1)
         raise ConfigError(
-            "device: found 'cuda', and Ray sees no GPU; use 'auto' or 'cpu', join a cluster with --ray, or, if "
-            "that begins without GPU nodes and grows, say how many workers there shall be with --workers"
+            "device: found 'cuda', and Ray sees no GPU; use 'auto' or 'cpu', or join a cluster with --ray; "
+            "for one that grows and has no GPU yet, say with --workers how many there shall be"
         )
     gpus = 0.0
     if n_gpus and config.device != "cpu":
