@@ -145,6 +145,7 @@ def save_plan(run: Run) -> None:
 
     Raises:
         ConfigError: the weights cannot be had.
+        TransientError: a source of theirs, or the store, does not answer.
         LeaseLost: another run took over the destination; nothing was written.
     """
     runtime = run.job.runtime

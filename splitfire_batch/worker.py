@@ -39,7 +39,7 @@ from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import with_judged
 from splitfire_batch.telling import Dropped, Telling
 from splitfire_batch.tuning import find_tuning
-from splitfire_batch.workbench import open_bench
+from splitfire_batch.workbench import OUTAGE_S, open_bench
 
 COMMIT_PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 """How long to wait before a part is put again: all its tracks hang on it."""
@@ -56,6 +56,7 @@ class Worker:
 
     Raises:
         ConfigError: the model or a store cannot be opened, or the scratch folder not be used.
+        TransientError: what has the weights does not answer.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -68,7 +69,7 @@ class Worker:
         model = load_model(
             with_judged(spec.separation, spec.output),
             spec.device,
-            supply_of(runtime),
+            replace(supply_of(runtime), patience_s=OUTAGE_S),
             runtime.compile,
             self._tuning.is_channels_last,
         )

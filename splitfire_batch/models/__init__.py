@@ -106,6 +106,7 @@ def load_model(
     Raises:
         ConfigError: an unknown model or device, weights that cannot be had, a precision that the device
             lacks or that is further from fp32 than it may be, no compiler.
+        TransientError: a source of its weights does not answer.
     """
     from splitfire_batch.models.precision import Arithmetic
 
@@ -154,6 +155,7 @@ def fetch_weights(card: ModelCard, supply: Supply = Supply()) -> tuple[Path, ...
 
     Raises:
         ConfigError: no source has them; the message says which file to put where.
+        TransientError: none has them, and one does not answer.
     """
     from splitfire_batch.models import weights
 

@@ -45,6 +45,7 @@ def fetch_weights(card: ModelCard, supply: Supply = NOTHING_SET) -> Path:
     Raises:
         ConfigError: no source has the right bytes (each is listed with its reason), a file whose hash is not
             known or that wants to run code, or no cache folder.
+        TransientError: no source has them, and one does not answer.
     """
     if not card.files:
         raise ConfigError(f"model: {card.name} has no weights; there is nothing to fetch")
@@ -60,7 +61,7 @@ def load_weights(card: ModelCard, supply: Supply = NOTHING_SET) -> dict[str, Ten
     """A model's tensors by their published names, on the CPU; empty for a model without files.
 
     Raises:
-        ConfigError: as `fetch_weights`.
+        ConfigError, TransientError: as `fetch_weights`.
     """
     from safetensors.torch import load_file  # torch takes seconds to import, and fetching needs none of it
 
@@ -71,7 +72,7 @@ def load_texts(card: ModelCard, supply: Supply = NOTHING_SET) -> dict[str, str]:
     """A model's YAML and JSON files by name; of a demucs package also `package.json`, what it is.
 
     Raises:
-        ConfigError: as `fetch_weights`.
+        ConfigError, TransientError: as `fetch_weights`.
     """
     return read_texts(fetch_weights(card, supply)) if card.files else {}
 

@@ -25,8 +25,12 @@ Tell = Callable[[int, int | None], None]
 """Gets the bytes that are there, and of how many, if that is known."""
 
 HTTP = ("http", "https")
-_HTTP = Scheme(package="aiohttp", transient=("aiohttp:ClientError",))
-_BUDGET = RetryBudget(tries=4)
+_HTTP = Scheme(
+    package="aiohttp",
+    transient=("aiohttp:ClientConnectionError", "aiohttp:ClientPayloadError"),
+    other=("aiohttp:ClientError",),
+)
+FEW_TRIES = RetryBudget(tries=4)
 _PIECE = 2**20
 _NO_SUCH_RANGE, _CHANGED = 416, 412
 
@@ -36,7 +40,9 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith(("file://", "memory://"))
 
 
-def download(url: str, to: Path, options: Options, limit: int, tell: Tell) -> None:
+def download(
+    url: str, to: Path, options: Options, limit: int, tell: Tell, budget: RetryBudget = FEW_TRIES
+) -> None:
     """Make the file `to` the object at `url`, going on where an earlier call was ended.
 
     Args:
@@ -45,6 +51,7 @@ def download(url: str, to: Path, options: Options, limit: int, tell: Tell) -> No
         options: of the stores, per URL prefix.
         limit: bytes that the object may have at most.
         tell: gets the progress, in another thread.
+        budget: how long to wait for a source that does not answer, or gives no more.
 
     Raises:
         StorageError: the object is not there, refused or larger.
@@ -54,13 +61,13 @@ def download(url: str, to: Path, options: Options, limit: int, tell: Tell) -> No
     partial = Partial(to, limit, tell)
     scheme = url.partition("://")[0]
     if scheme in HTTP:
-        _whole(partial, url, Faults(_HTTP, _BUDGET), _http(url))
+        _whole(partial, url, Faults(_HTTP, budget), _http(url))
     elif parse_url(url)[0] == "s3":
         root = parse_url(url)[1]
-        fs = connect("s3", matching_options(options, "s3", root), _BUDGET)
-        _whole(partial, url, Faults(SCHEMES["s3"], _BUDGET), _s3(fs, root))
+        fs = connect("s3", matching_options(options, "s3", root), budget)
+        _whole(partial, url, Faults(SCHEMES["s3"], budget), _s3(fs, root))
     else:
-        _at_once(url, options, partial)
+        _at_once(url, options, partial, budget)
 
 
 class Partial:
@@ -141,7 +148,7 @@ def _try(partial: Partial, get: Get, faults: Faults) -> None:
 
 
 def _http(url: str) -> Get:
-    from aiohttp import ClientResponseError, ClientTimeout  # s3fs brings it
+    from aiohttp import ClientConnectorCertificateError, ClientResponseError, ClientTimeout  # s3fs brings it
 
     timeout = ClientTimeout(total=None, sock_connect=10, sock_read=60)
     settings = {"timeout": timeout, "trust_env": True}
@@ -169,6 +176,8 @@ def _http(url: str) -> Get:
     def run(partial: Partial) -> None:
         try:
             sync(fs.loop, get, partial)
+        except ClientConnectorCertificateError as error:  # a connection error by its type, and there to stay
+            raise StorageError(url, f"its certificate is not trusted: {error.certificate_error}") from error
         except ClientResponseError as error:
             error.headers = None  # they hold nothing that helps, and may hold cookies
             raise
@@ -200,7 +209,7 @@ def _s3(fs: Any, root: str) -> Get:
     return lambda partial: sync(fs.loop, get, partial)
 
 
-def _at_once(url: str, options: Options, partial: Partial) -> None:
+def _at_once(url: str, options: Options, partial: Partial, budget: RetryBudget) -> None:
     """All of it by one call of the store; a local file is copied, so that it cannot change after that."""
     from splitfire_batch.storage import Stores
 
@@ -212,7 +221,7 @@ def _at_once(url: str, options: Options, partial: Partial) -> None:
         except OSError as error:
             raise StorageError(url, error.strerror or str(error)) from error
     else:
-        store, name = Stores(options, _BUDGET).locate(url)
+        store, name = Stores(options, budget).locate(url)
         partial.begin(0, "", store.stat(name).n_bytes)
         store.fetch(name, partial.path)
     partial.take(b"")
