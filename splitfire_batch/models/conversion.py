@@ -22,6 +22,8 @@ from safetensors.numpy import save_file
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.tensor_bundle import read_bundle
 
+CONVERSION = 1
+"""Raised whenever the same files come out as other bytes: cached files of another number are not used."""
 TEXTS = "texts"
 """Of the safetensors file's metadata: JSON of the texts by name."""
 PACKAGE = "package.json"

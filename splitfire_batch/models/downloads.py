@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from splitfire_batch.errors import ConfigError, TransientError
 from splitfire_batch.masking import masked
+from splitfire_batch.models.cache import sha256_of
 from splitfire_batch.models.cards import ModelCard, WeightsFile
 from splitfire_batch.models.sources import WATCH as WATCH
 from splitfire_batch.models.sources import Watch as Watch
@@ -62,14 +62,28 @@ def _failure(
     """What no source's having a file means: it passes if one of them may have it later."""
     is_passing = any(isinstance(error, Away) for _, error in failures)
     tried = "\n  ".join(f"{source}: {error}" for source, error in failures)
-    tried = tried or "none: the registry names no source and no mirror is set"
+    others = "the registry names no source" if supply.asks_publishers else "a worker asks no publisher"
+    tried = tried or f"none: {others}, and no mirror is set"
     said = f"no source has {file.name} of {card.name} ({_size(file)}, sha256 {file.sha256}):\n  {tried}\n"
-    place = _local_mirror(supply)
-    remedy = "" if place else " and set weights_mirror to <folder>"
-    offline = f"put it at {place or '<folder>'}/{card.name}/{file.name}{remedy}."
+    remedy = _to_put(card, file, supply) if supply.asks_publishers else _to_share(card)
     if is_passing:
-        return TransientError(f"{said}Run the same command again; or {offline}")
-    return ConfigError(f"{said}To work offline, {offline}")
+        return TransientError(f"{said}Run the same command again; or {remedy}")
+    return ConfigError(f"{said}{'To work offline, ' if supply.asks_publishers else ''}{remedy}")
+
+
+def _to_put(card: ModelCard, file: WeightsFile, supply: Supply) -> str:
+    """What helps whoever runs a command."""
+    place = _local_mirror(supply)
+    also = "" if place else " and set weights_mirror to <folder>"
+    return f"put it at {place or '<folder>'}/{card.name}/{file.name}{also}."
+
+
+def _to_share(card: ModelCard) -> str:
+    """What helps workers, which ask no publisher."""
+    return (
+        f"`splitfire models pull {card.name} --to URL` and weights_mirror = URL let workers have it, or a "
+        "folder that all nodes share as SPLITFIRE_CACHE."
+    )
 
 
 def _local_mirror(supply: Supply) -> str:
@@ -103,7 +117,7 @@ def _refuse_open(card: ModelCard, file: WeightsFile) -> None:
 
 def _sources(card: ModelCard, file: WeightsFile, supply: Supply) -> tuple[str, ...]:
     mirror = [f"{supply.mirror.rstrip('/')}/{card.name}/{file.name}"] if supply.mirror else []
-    return (*mirror, *file.sources)
+    return (*mirror, *(file.sources if supply.asks_publishers else ()))
 
 
 def _size(file: WeightsFile) -> str:
@@ -120,9 +134,3 @@ def _verified(file: WeightsFile, path: Path) -> Path:
         path.unlink()
         raise Unavailable(f"has the sha256 {found}, wanted {file.sha256}")
     return path
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -52,7 +52,7 @@ def obtain(source: str, file: WeightsFile, supply: Supply, folder: Path) -> Path
     if mark and base.endswith(_ARCHIVES):
         archive = _archive(base, supply, folder, file.name)
         return _unpacked(archive, member, folder / f"{file.name}.member", limit)
-    return _brought(source, supply, folder / part_of(file), limit, file.name)
+    return bring(source, supply, folder / part_of(file), file.name, limit)
 
 
 def _archive(source: str, supply: Supply, folder: Path, name: str) -> Path:
@@ -60,11 +60,16 @@ def _archive(source: str, supply: Supply, folder: Path, name: str) -> Path:
     whole = folder / f"{hashlib.sha256(source.encode()).hexdigest()}.tar.gz"
     if whole.exists():
         return whole
-    return _brought(source, supply, whole.with_suffix(".part"), MAX_BYTES, name).replace(whole)
+    return bring(source, supply, whole.with_suffix(".part"), name).replace(whole)
 
 
-def _brought(source: str, supply: Supply, to: Path, limit: int, name: str) -> Path:
-    """The object at a URL or path, as the file `to`."""
+def bring(source: str, supply: Supply, to: Path, name: str, limit: int = MAX_BYTES) -> Path:
+    """The object at a URL or path, as the file `to`, which may have a part of it already.
+
+    Raises:
+        Unavailable: there is none, or a larger one.
+        Away: its store does not answer.
+    """
     if supply.is_offline and not is_local(source):
         raise Unavailable("not asked: this is offline")
     watch = WATCH.get()

@@ -7,7 +7,7 @@ length; a hash of the whole is the caller's.
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from fsspec.asyn import sync
 from splitfire_batch.errors import StorageError, TransientError
 from splitfire_batch.storage.buckets import connect
 from splitfire_batch.storage.faults import SCHEMES, Faults, RetryBudget, Scheme, http_status
+from splitfire_batch.storage.files import open_regular
 from splitfire_batch.storage.s3 import plain_etag
 from splitfire_batch.storage.urls import Options, matching_options, parse_url
 
@@ -33,6 +34,11 @@ _HTTP = Scheme(
 FEW_TRIES = RetryBudget(tries=4)
 _PIECE = 2**20
 _NO_SUCH_RANGE, _CHANGED = 416, 412
+
+
+def mark_of(path: Path) -> Path:
+    """The file that says which object the bytes of `path` are from; missing or empty if nobody knows."""
+    return path.with_name(f"{path.name}.mark")
 
 
 def is_local(url: str) -> bool:
@@ -74,7 +80,7 @@ class Partial:
     """A file that grows, and the mark of the object that its bytes are from: an etag, or a date."""
 
     def __init__(self, path: Path, limit: int, tell: Tell) -> None:
-        self.path, self._mark = path, path.with_name(f"{path.name}.mark")
+        self.path, self._mark = path, mark_of(path)
         self._limit, self._tell = limit, tell
         self.n_total: int | None = None
 
@@ -215,13 +221,18 @@ def _at_once(url: str, options: Options, partial: Partial, budget: RetryBudget) 
 
     scheme, path = parse_url(url)
     if scheme == "file":
-        try:
-            partial.begin(0, "", Path(path).stat().st_size)
-            shutil.copyfile(path, partial.path)
-        except OSError as error:
-            raise StorageError(url, error.strerror or str(error)) from error
+        Faults(SCHEMES["file"], budget).attempt(url, lambda: _copy(path, partial))
     else:
         store, name = Stores(options, budget).locate(url)
         partial.begin(0, "", store.stat(name).n_bytes)
         store.fetch(name, partial.path)
-    partial.take(b"")
+        partial.take(b"")
+
+
+def _copy(path: str, partial: Partial) -> None:
+    """A file of this machine, piece by piece: it may grow while it is read."""
+    with open_regular(path) as source:
+        partial.begin(0, "", os.fstat(source.fileno()).st_size)
+        partial.take(b"")
+        while piece := source.read(_PIECE):
+            partial.take(piece)
