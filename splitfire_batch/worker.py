@@ -22,7 +22,7 @@ from splitfire_batch.lease import Guard
 from splitfire_batch.manifest.ledger import write_part
 from splitfire_batch.manifest.outcomes import outcome_of
 from splitfire_batch.manifest.schema import to_table, with_usage
-from splitfire_batch.models import load_model, supply_of
+from splitfire_batch.models import load_model, supply_of_worker
 from splitfire_batch.models.registry import add_cards
 from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import (
@@ -69,7 +69,7 @@ class Worker:
         model = load_model(
             with_judged(spec.separation, spec.output),
             spec.device,
-            replace(supply_of(runtime), patience_s=OUTAGE_S),
+            supply_of_worker(runtime, spec.weights, OUTAGE_S),
             runtime.compile,
             self._tuning.is_channels_last,
         )

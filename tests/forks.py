@@ -25,7 +25,9 @@ from typing import Any
 _NEEDED = (
     "aiobotocore.session",
     "s3fs",
+    "safetensors.torch",
     "splitfire_batch.job",
+    "splitfire_batch.models.weights",
     "splitfire_batch.worker",
     "tests.in_process_job",
 )
