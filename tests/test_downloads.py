@@ -309,9 +309,14 @@ def test_pips_index_is_away_or_has_no_such_wheel(server, monkeypatch, status, ki
         fetch_weights(card_with("pypi:tiny-weights==1.0!tiny/"))
 
 
-def archive_of(files: dict[str, bytes]) -> bytes:
+def archive_of(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    """A .tar.gz of these files in their order, after links to the paths given."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, target in (links or {}).items():
+            item = tarfile.TarInfo(name)
+            item.type, item.linkname = tarfile.SYMTYPE, target
+            tar.addfile(item)
         for name, content in files.items():
             item = tarfile.TarInfo(name)
             item.size = len(content)
@@ -347,10 +352,12 @@ def test_weights_come_out_of_an_archive_by_the_names_of_its_members(server):
         ("absent", b"", "holds no absent"),
         ("model.index", b"!" * 10_000_000, "wanted"),
         ("link", b"", "holds no link"),
+        ("outside", b"", "holds no outside"),
     ],
 )
 def test_members_that_are_not_what_they_should_be_are_refused(server, member, content, why):
-    server.files["/1.tar.gz"] = archive_of({"model.index": content})
+    links = {"link": "model.index", "outside": "/etc/hostname"}
+    server.files["/1.tar.gz"] = archive_of({"model.index": content}, links)
     file = WeightsFile("model.index", "0" * 64, 100, (f"{server.url}/1.tar.gz!{member}",))
     card = ModelCard("t", "spleeter", ("v",), 44_100, 2, (file,), "", "", "", True, "", "", ())
     with pytest.raises(ConfigError, match=why):
@@ -363,6 +370,24 @@ def test_an_archive_without_a_checkpoint_is_refused(server):
     server.files["/1.tar.gz"] = archive
     with pytest.raises(ConfigError, match=r"the archive holds \[\], wanted one model.index"):
         fetch_weights(card_of("1.tar.gz", archive, f"{server.url}/1.tar.gz"))
+
+
+@pytest.mark.parametrize("more", ["old/model.index", "model.data-00001-of-00002"])
+def test_an_archive_of_more_than_one_checkpoint_is_not_read_on(server, more, monkeypatch):
+    """What lies behind the first could be of any size; and which one is meant nobody knows."""
+    content = [*FILES.items(), (more, b"another"), ("third/model.index", b"one more")]
+    archive = archive_of({f"./{name}": data for name, data in content})
+    server.files["/1.tar.gz"] = archive
+    read: list[str] = []
+
+    def extract(tar, item, real=tarfile.TarFile.extractfile):
+        read.append(item.name)
+        return real(tar, item)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", extract)
+    with pytest.raises(ConfigError, match=f"1.tar.gz holds ./{more} besides .*; wanted one checkpoint"):
+        fetch_weights(card_of("1.tar.gz", archive, f"{server.url}/1.tar.gz"))
+    assert read[-1] == f"./{more}"
 
 
 def test_offline_opens_no_connection_and_says_what_to_put_where(server, tmp_path):
