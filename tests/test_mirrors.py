@@ -16,7 +16,7 @@ from splitfire_batch import job as story
 from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, StorageError, TransientError
 from splitfire_batch.job import Job
-from splitfire_batch.models import registry, supply_of_worker
+from splitfire_batch.models import supply_of_worker
 from splitfire_batch.models.members import needed_cards
 from splitfire_batch.models.mirrors import OFFERED, mirror_weights, offer_weights
 from splitfire_batch.models.supply import Supply
@@ -39,10 +39,9 @@ CLUSTER = "192.0.2.1:6379"
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch) -> None:
-    """A cache of the test's own, no index, and no model of another test."""
+    """A cache of the test's own, and no index."""
     monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setattr(registry, "_added", {})
 
 
 ELSEWHERE = """
