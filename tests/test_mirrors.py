@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,7 @@ from tests.fault_proxy import FaultProxy, Rule
 from tests.s3_server import S3Server
 from tests.small_library import write_registry
 from tests.test_downloads import server as server
-from tests.test_job import tone
+from tests.test_job import here, tone
 from tests.test_weights import FILES, card_with, put
 from tests.weights_server import WeightsServer
 
@@ -80,6 +81,40 @@ def test_workers_of_a_cluster_have_the_weights_from_the_destination(bucket, tmp_
     assert stored == [f"{OFFERED}/{cached.name}"]
     (other,) = (tmp_path / "another machine" / "weights").glob("*.safetensors")
     assert (other.name, other.read_bytes()) == (cached.name, cached.read_bytes())
+
+
+ON_A_CLUSTER = """
+import os, sys
+from ray.cluster_utils import Cluster
+from tests.in_process_job import JobOrder
+
+source, bucket, folder, registry = sys.argv[1:]
+os.environ["SPLITFIRE_CACHE"] = f"{folder}/another machine"  # actors have the environment of their node
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
+os.environ["SPLITFIRE_CACHE"] = f"{folder}/cache"
+runtime = {"ray": cluster.address, "registry": registry, "workers": 1}
+order = JobOrder(source, f"{bucket}/out", f"{folder}/journal", runtime=runtime, model="weighed")
+code = order()
+cluster.shutdown()
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_actors_of_a_real_cluster_with_a_cache_of_their_own_do_the_same(bucket, tmp_path):
+    tone(tmp_path / "in" / "a.wav", 200)
+    arguments = [str(tmp_path / "in"), bucket, str(tmp_path), str(write_registry(tmp_path))]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    child = subprocess.run(
+        [sys.executable, "-c", ON_A_CLUSTER, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert child.returncode == 0, child.stderr
+    names = [path.name for path in (tmp_path / "cache" / "weights").glob("*.safetensors")]
+    assert len(names) == 1
+    assert [item.path for item in open_store(f"{bucket}/out", {}).list_under(OFFERED)] == [
+        f"{OFFERED}/{names[0]}"
+    ]
+    assert (tmp_path / "another machine" / "weights" / names[0]).exists()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +179,27 @@ def test_a_worker_asks_no_publisher(server: WeightsServer, tmp_path):
     mirrored = RuntimeConfig(weights_mirror=str(tmp_path / "mirror"))
     assert "step" in load_weights(card, supply_of_worker(mirrored, (), 0))
     assert not server.requests
+
+
+def test_a_worker_waits_for_its_mirror(server: WeightsServer, tmp_path):
+    """As it does for a store; the driver, whose fault it would be to have the wrong address, does not."""
+    registry = write_registry(tmp_path)
+    path = "/weighed/a.safetensors"
+    server.files[path] = (tmp_path / "a.safetensors").read_bytes()
+    tone(tmp_path / "in" / "a.wav", 200)
+    runtime = RuntimeConfig(registry=str(registry), weights_mirror=server.url)
+    job = Job(str(tmp_path / "in"), str(tmp_path / "out"), SeparationConfig("weighed"), runtime=runtime)
+
+    def later(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:
+        shutil.rmtree(tmp_path / "cache")
+        server.refusals[path] = [503, 503, 503, 503, 200]
+        yield from here(shards, spec)
+
+    story.check(job)
+    planned = story.make_plan(job, story.list_tracks(job))
+    story.save_plan(planned)
+    assert story.separate(planned, later, lambda _: None).n_done == 1
+    assert [asked for asked, _ in server.requests] == [path] * 6
 
 
 def test_a_mirror_that_stops_answering_is_not_called_wrong(bucket, s3: S3Server, tmp_path, monkeypatch):
