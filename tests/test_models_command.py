@@ -162,6 +162,18 @@ def test_pulling_what_is_to_be_brought_says_how(main):
     assert 'in a table with like = "bs-roformer-musdb18", and name that file with --registry' in said
 
 
+@pytest.mark.usefixtures("mine")
+def test_a_source_that_is_away_is_to_be_tried_again_and_one_that_has_nothing_is_not(main, tmp_path):
+    (tmp_path / "a.safetensors").unlink()
+    assert main("models", "pull", "mine")[0] == 2
+    registry_file = tmp_path / "my.toml"
+    registry_file.write_text(registry_file.read_text().replace(f'"{tmp_path}/a', '"http://127.0.0.1:9/a'))
+    code, _, said = main("models", "pull", "mine")
+    assert code == 75
+    assert "http://127.0.0.1:9/a.safetensors: " in said
+    assert "Run the same command again" in said
+
+
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 @pytest.mark.usefixtures("mine")
 def test_a_mirror_is_all_that_others_need(main, tmp_path, request, kind):
