@@ -132,11 +132,12 @@ def _scratch(settings: Settings) -> str:
 
 
 def _weights(settings: Settings) -> str:
-    from splitfire_batch.models import fetch_weights, find_card, supply_of
+    from splitfire_batch.models import fetch_weights, supply_of
+    from splitfire_batch.stems import with_judged
 
-    card = find_card(settings.separation.model)
-    paths = fetch_weights(card, supply_of(settings.runtime))
-    return ", ".join(map(str, paths)) or f"{card.name} needs none"
+    separation = with_judged(settings.separation, settings.output)
+    paths = fetch_weights(separation, supply_of(settings.runtime))
+    return ", ".join(map(str, paths)) or f"{separation.model} needs none"
 
 
 def _destination(url: str, settings: Settings) -> list[Check]:

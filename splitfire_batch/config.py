@@ -150,7 +150,8 @@ class RuntimeConfig:
     storage: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""
     weights_mirror: str | None = None
-    """URL under which `<model>/<file>` is looked for before the registry's own sources."""
+    """URL under which `<model>/<file>` is looked for before the registry's own sources. Workers ask
+    nobody else; without one, those of a cluster take what the run stores in the destination."""
     registry: str | None = None
     """TOML file or URL that adds models of your own, a table for each; it is read where the run starts."""
     require_commercial: bool = False

@@ -54,7 +54,7 @@ def separate_files(
 
     Raises:
         ConfigError: a file that is missing or a folder, an unknown model or stem, no scratch folder.
-        TransientError: the device failed.
+        TransientError: the device failed, or a source of the weights does not answer.
     """
     make_recipes(separation, card_here(separation, runtime).stems)
     tracks = _tracks(files, separation, output)
@@ -107,7 +107,7 @@ def load_here(separation: SeparationConfig, runtime: RuntimeConfig) -> tuple[Loa
     """The model as it runs best on this machine, which is all ours, and the batch for it.
 
     Raises:
-        ConfigError: see `models.load_model`.
+        ConfigError, TransientError: see `models.load_model`.
     """
     import torch
 

@@ -31,6 +31,7 @@ from splitfire_batch.models import (
     use_registry,
     weights_id,
 )
+from splitfire_batch.models.mirrors import offer_weights
 from splitfire_batch.models.registry import added_cards
 from splitfire_batch.models.strides import check_obeyed, segment_s
 from splitfire_batch.plan import PlanSettings
@@ -39,12 +40,12 @@ from splitfire_batch.records import PoolEvent, Shard
 from splitfire_batch.report import Progress, Tally
 from splitfire_batch.retries import Retry, ledger_for, list_failed, names_record
 from splitfire_batch.runs import Run as Run
-from splitfire_batch.runs import check_lease, destination_of, new_run_id
+from splitfire_batch.runs import check_lease, destination_of, needs_offers, new_run_id
 from splitfire_batch.runs import is_immutable as is_immutable
 from splitfire_batch.runs import leased as leased
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
-from splitfire_batch.stems import check_skips, make_recipes, possible_stems
+from splitfire_batch.stems import check_skips, make_recipes, possible_stems, with_judged
 from splitfire_batch.storage import Store, open_store
 
 RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
@@ -141,21 +142,29 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
 def save_plan(run: Run) -> None:
     """Store the plan and the settings beside the rows that are to come; the plan never changes again.
 
-    The model's weights are fetched first: without them no row would come.
+    The model's weights are fetched first, and stored where workers on other machines find them: without them
+    no row would come.
 
     Raises:
         ConfigError: the weights cannot be had.
+        TransientError: a source of theirs, or the store, does not answer.
         LeaseLost: another run took over the destination; nothing was written.
     """
-    runtime = run.job.runtime
     run.lease.confirm()
-    fetch_weights(find_card(run.context.model), supply_of(runtime))
+    _provide_weights(run)
     run.lease.confirm()  # that may take minutes; and a record of settings may replace those of another run
     store = destination_of(run.job)
     record_holding(store, run.holding)
     names = "immutable" if is_immutable(run.job) else "plain"
     store.write(f"{run.store_path}/job.json", names_record(names, run.job.output))
     store.write(f"{run.store_path}/plan/tracks.parquet", parquet_bytes(run.plan.tracks))
+
+
+def _provide_weights(run: Run) -> tuple[str, ...]:
+    """Have the weights in this machine's cache, and where workers without it find them; their URLs there."""
+    job = run.job
+    paths = fetch_weights(with_judged(job.separation, job.output), supply_of(job.runtime))
+    return offer_weights(paths, destination_of(job)) if needs_offers(job) else ()
 
 
 def separate(
@@ -180,6 +189,7 @@ def separate(
         is_immutable=is_immutable(run.job),
         nonce=run.lease.nonce,
         cards=added_cards(),
+        weights=_provide_weights(run) if needs_offers(run.job) and len(run.plan.tracks) else (),
     )
     for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
         account.take(event)

@@ -89,6 +89,16 @@ def is_immutable(job: Job) -> bool:
     return job.output.names == "immutable" or (job.output.names == "auto" and not is_local)
 
 
+def needs_offers(job: Job) -> bool:
+    """Whether workers may run on machines without this one's cache, and no mirror has their weights.
+
+    What they all reach is the destination. Offline it will do only where it is a folder.
+    """
+    is_local = parse_url(job.destination)[0] == "file"
+    is_spread = job.runtime.ray is not None and job.runtime.weights_mirror is None
+    return is_spread and (is_local or not job.runtime.offline)
+
+
 def destination_of(job: Job) -> Store:
     """The store that a job writes to."""
     return open_store(job.destination, job.runtime.storage)

@@ -76,6 +76,7 @@ class Separator:
 
     Raises:
         ConfigError: an unknown model, stem or device, or weights that cannot be had.
+        TransientError: a source of the weights does not answer.
     """
 
     def __init__(

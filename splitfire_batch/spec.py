@@ -52,6 +52,8 @@ class WorkerSpec:
     """Of the lease that must be held whenever rows, or stems under plain names, are written; or empty."""
     cards: tuple[ModelCard, ...] = ()
     """Models of the user's own registry, whose file need not be where the worker is."""
+    weights: tuple[str, ...] = ()
+    """URLs of the weights, for a machine that has them neither in its cache nor from a mirror."""
 
     def __call__(self) -> Worker:
         """Load the model and open the stores; torch is imported here and not before."""

@@ -19,6 +19,8 @@ from splitfire_batch.errors import ConfigError
 
 FOLD_STEMS = ("accompaniment", "other", "instrumental")
 """Stems that take what the model leaves over, by preference."""
+RESIDUAL = "residual"
+"""The stem of what a model leaves over, with `residual = "stem"`."""
 WITHOUT = "no_"
 """Begins the name of a stem that is the mix without the one that follows."""
 _REST = {"vocals": "instrumental", "instrumental": "vocals"}
@@ -103,7 +105,7 @@ def possible_stems(model_stems: tuple[str, ...]) -> tuple[str, ...]:
     """Every stem that some settings make of a model's estimates."""
     rest = _REST.get(model_stems[0]) if len(model_stems) == 1 else None
     others = (
-        "residual",
+        RESIDUAL,
         "instrumental",
         *((rest,) if rest else ()),
         *(WITHOUT + stem for stem in model_stems),
@@ -122,7 +124,7 @@ def _all_recipes(config: SeparationConfig, model_stems: tuple[str, ...]) -> dict
     elif config.residual == "fold" and (fold := _fold_stem(model_stems)):
         recipes[fold] = Recipe(fold, minus=tuple(stem for stem in model_stems if stem != fold))
     elif config.residual != "drop":
-        recipes["residual"] = Recipe("residual", minus=model_stems)
+        recipes[RESIDUAL] = Recipe(RESIDUAL, minus=model_stems)
     return {**recipes, **{stem: recipe for stem, recipe in extras.items() if stem not in recipes}}
 
 

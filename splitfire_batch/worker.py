@@ -23,7 +23,7 @@ from splitfire_batch.lease import Guard
 from splitfire_batch.manifest.ledger import write_part
 from splitfire_batch.manifest.outcomes import outcome_of
 from splitfire_batch.manifest.schema import to_table, with_usage
-from splitfire_batch.models import load_model, supply_of
+from splitfire_batch.models import load_model, supply_of_worker
 from splitfire_batch.models.registry import add_cards
 from splitfire_batch.pulse import Pulse
 from splitfire_batch.records import (
@@ -41,7 +41,7 @@ from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import with_judged
 from splitfire_batch.telling import Dropped, Telling
 from splitfire_batch.tuning import find_tuning
-from splitfire_batch.workbench import open_bench
+from splitfire_batch.workbench import OUTAGE_S, open_bench
 
 COMMIT_PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 """How long to wait before a part is put again: all its tracks hang on it."""
@@ -58,6 +58,7 @@ class Worker:
 
     Raises:
         ConfigError: the model or a store cannot be opened, or the scratch folder not be used.
+        TransientError: what has the weights does not answer.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -70,7 +71,7 @@ class Worker:
         model = load_model(
             with_judged(spec.separation, spec.output),
             spec.device,
-            supply_of(runtime),
+            supply_of_worker(runtime, spec.weights, OUTAGE_S),
             runtime.compile,
             self._tuning.is_channels_last,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def s3() -> Iterator[S3Server]:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def no_added_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that a test adds are known to its process: the next test begins without."""
+    registry = sys.modules.get("splitfire_batch.models.registry")  # most tests need no models
+    if registry is not None:
+        monkeypatch.setattr(registry, "_added", {})
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ heard). In a folder also: with half the bytes written, before the file has its n
 
 _STEPS = {
     "settings": r"_splitfire/settings/\w+\.json",
+    "weights": r"_splitfire/weights/[\w.-]+\.safetensors",
     "job record": r"_splitfire/runs/[^/]+/job\.json",
     "plan": r"_splitfire/runs/[^/]+/plan/tracks\.parquet",
     "part": r"_splitfire/parts/\w+/[^/]+/[^/]+\.parquet",

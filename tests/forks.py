@@ -30,7 +30,9 @@ _NEEDED = (
     "pyarrow.acero",
     "pyarrow.dataset",
     "s3fs",
+    "safetensors.torch",
     "splitfire_batch.job",
+    "splitfire_batch.models.weights",
     "splitfire_batch.worker",
     "tests.in_process_job",
 )

@@ -52,6 +52,9 @@ class JobOrder:
     shard_s: float = 0.01
     """So small that a shard has about two of the tests' tracks, and every job several parts."""
     runtime: dict[str, Any] = field(default_factory=dict)
+    model: str = "passthrough"
+    offers_weights: bool = False
+    """As a run does whose workers may be on other machines."""
     limit: int | None = None
     """Only so many tracks of the source."""
     crash: Crash | None = None
@@ -75,6 +78,8 @@ class JobOrder:
         timing = Timing(renew_s=self.expire_s / 5, expire_s=self.expire_s, look_s=self.expire_s / 10)
         runs.hold = partial(hold, timing=timing)  # type: ignore[assignment]
         closing.write_snapshot = partial(write_snapshot, max_loose=MAX_LOOSE)
+        if self.offers_weights:
+            story.needs_offers = lambda _: True
         job = self.job()
         try:
             report = run(job, journal, in_this_process if job.runtime.ray is None else on_its_ray(job))
@@ -111,7 +116,7 @@ class JobOrder:
         return Job(
             self.source,
             self.destination,
-            SeparationConfig(model="passthrough"),
+            SeparationConfig(model=self.model),
             OutputConfig(names=self.names),  # type: ignore[arg-type]
             CatalogueConfig(limit=self.limit),
             RuntimeConfig(**runtime),

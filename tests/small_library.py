@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import save_file
 
 from tests.assets import one_shots
 
@@ -57,6 +59,19 @@ def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content; {} when there is no folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def write_registry(folder: Path) -> Path:
+    """A registry with a model that is `passthrough` but for a file of weights, of which nothing is used."""
+    weights = folder / "a.safetensors"
+    save_file({"a": np.arange(6, dtype=np.float32)}, weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    registry = folder / "my.toml"
+    registry.write_text(
+        f'[weighed]\nlike = "passthrough"\n[[weighed.files]]\nname = "a.safetensors"\n'
+        f'sha256 = "{digest}"\nsources = ["{weights}"]\n'
+    )
+    return registry
 
 
 def run_main(

@@ -14,7 +14,7 @@ from torch import Tensor
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models import bag as bags
+from splitfire_batch.models import members
 from splitfire_batch.models.bag import Bag, have_same_segments, load_parts
 from splitfire_batch.models.registry import Member, ModelCard
 from splitfire_batch.segments import Model
@@ -37,7 +37,7 @@ def one_thread() -> Iterator[None]:
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The registry knows the members."""
     cards = {network.name: network.card for network in [*NETWORKS, SMALL_V3]}
-    monkeypatch.setattr(bags, "find_card", cards.__getitem__)
+    monkeypatch.setattr(members, "find_card", cards.__getitem__)
 
 
 def card_of(weights: list[list[float]], networks: list[Network] = NETWORKS) -> ModelCard:

@@ -29,12 +29,12 @@ from tests.crash_points import (
 )
 from tests.forks import Forks
 from tests.in_process_job import JobOrder
-from tests.small_library import Library
+from tests.small_library import Library, write_registry
 from tests.trials import SETTLED, Trial
 
 SEED = 5
 ONLY_IN_FOLDERS = {"probe", "leftover removed"}
-IN_GATE = {"lease taken", "stem", "part", "view switch"}
+IN_GATE = {"weights", "lease taken", "stem", "part", "view switch"}
 ONLY_WITH_HISTORY = {"check mark", "snapshot removed", "stem removed"}
 
 
@@ -46,6 +46,7 @@ class Stage:
         self._forks, self._library = forks, library
         self._root, self._folder, self._numbers = root, folder, count()
         self._old: Trial | None = None
+        self._registry = write_registry(folder)
 
     def trial(self, has_history: bool) -> Trial:
         """A job that was never run, or one with a history of runs."""
@@ -65,6 +66,10 @@ class Stage:
             destination=f"{self._root}/out{number}",
             journal=str(self._folder / f"{number}.jsonl"),
             names="immutable" if "immutable" in self.kind else "plain",
+            runtime={"registry": str(self._registry)},
+            model="weighed",
+            offers_weights=True,
+            environment={"SPLITFIRE_CACHE": str(self._folder / "cache")},
         )
         return Trial(self._forks, self._library, order)
 
@@ -76,15 +81,18 @@ class Stage:
         return self._old
 
     def _make_history(self, trial: Trial) -> None:
-        """Runs that did two tracks, a run that was cut off, and a stem that no row names."""
+        """Runs that did two tracks, a run that was cut off, and a stem that no row names.
+
+        Their workers were on the driver's machine, so no weights lie there yet.
+        """
         for limit in (1, 2):
-            pid = trial.start(limit=limit)
+            pid = trial.start(limit=limit, offers_weights=False)
             assert self._forks.wait(pid) in SETTLED, trial.told()
             trial.look(pid)
         orphan = b"of an attempt whose stems came out otherwise"
         name = f"passthrough/gone_vocals-{hashlib.sha256(orphan).hexdigest()[:16]}.wav"
         open_store(trial.order.destination, {}).write(name, orphan)
-        pid = trial.start(crash=Crash("stem", 3, "after" if self.is_bucket else "torn"))
+        pid = trial.start(crash=Crash("stem", 3, "after" if self.is_bucket else "torn"), offers_weights=False)
         assert self._forks.wait(pid) == EXIT_CODE, trial.told()
         trial.look(pid)
 

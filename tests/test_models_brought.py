@@ -11,7 +11,6 @@ import pytest
 import soundfile
 import torch
 
-from splitfire_batch.models import registry
 from splitfire_batch.models.weights import cache_folder
 from tests.demucs_networks import FOUR, SMALL
 from tests.material import noise, write
@@ -23,7 +22,6 @@ from tests.test_checkpoints import Writes
 def alone(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SPLITFIRE_RUNTIME__REGISTRY", str(tmp_path / "my.toml"))
-    monkeypatch.setattr(registry, "_added", {})
     monkeypatch.chdir(tmp_path)
 
 

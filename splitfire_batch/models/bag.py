@@ -9,7 +9,7 @@ Axes: B batch, S stems, C channels, L frames of a segment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models.registry import Member, ModelCard, find_card
+from splitfire_batch.models.members import needed_members
+from splitfire_batch.models.registry import ModelCard
 from splitfire_batch.segments import Model, Segment
-from splitfire_batch.stems import make_recipes, needed_estimates
 
 Loaded = TypeVar("Loaded")
 
@@ -45,25 +45,7 @@ def load_parts(
     Raises:
         ConfigError: a weight below 0, or a needed stem that no member gives.
     """
-    needed = needed_estimates(make_recipes(separation, card.stems))
-    weights = [_weights(card, member, needed) for member in card.members]
-    lacking = [stem for stem in needed if not any(stem in each for each in weights)]
-    if lacking:
-        raise ConfigError(f"{card.name}: no member gives {lacking[0]} with a weight that is not 0")
-    return tuple(
-        Part(load(replace(separation, model=member.model, stems=tuple(each), residual="drop")), each)
-        for member, each in zip(card.members, weights, strict=True)
-        if each
-    )
-
-
-def _weights(card: ModelCard, member: Member, needed: Sequence[str]) -> dict[str, float]:
-    """By stem, for what is needed of a member."""
-    if any(weight < 0 for weight in member.weights.values()):
-        raise ConfigError(f"{card.name}: {member.model} has a weight below 0; wanted 0 or more")
-    given = find_card(member.model).stems
-    weights = {stem: member.weights.get(stem, 1.0) for stem in needed if stem in given}
-    return {stem: weight for stem, weight in weights.items() if weight}
+    return tuple(Part(load(settings), weights) for settings, weights in needed_members(card, separation))
 
 
 def have_same_segments(models: Sequence[Model]) -> bool:

@@ -6,13 +6,16 @@ is not known stays empty: a file without a hash is never opened, see `is_open`.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
 from pydantic import ConfigDict, field_validator, model_validator
 from pydantic.dataclasses import dataclass
+
+from splitfire_batch.stems import RESIDUAL, WITHOUT
 
 SPLEETER_SEGMENT_S = 524_288 / 44_100
 
@@ -146,7 +149,22 @@ class ModelCard:
             raise ValueError("wanted one name or more, all different")
         if not all(_NAME.fullmatch(stem) for stem in stems):
             raise ValueError("wanted letters, digits, '.', '_' and '-' only: files are called so")
+        taken = [stem for stem in stems if stem == RESIDUAL or stem.startswith(WITHOUT)]
+        if taken:
+            raise ValueError(f"wanted another name for {taken[0]}: it is that of a stem made of the mix")
         return stems
+
+    @field_validator("options")
+    @classmethod
+    def _are_plain(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """They are hashed as JSON, and travel to workers: TOML has dates and infinities besides."""
+        for place, value in _leaves(options):
+            if not isinstance(value, str | bool | int) and not (
+                isinstance(value, float) and math.isfinite(value)
+            ):
+                wanted = "text, a number, true, false, a list or a table"
+                raise ValueError(f"{place}: found {value!r}, wanted {wanted}")
+        return options
 
     @field_validator("sample_rate", "n_channels", "segment_s", "x_real_time")
     @classmethod
@@ -167,3 +185,15 @@ class ModelCard:
     def open_files(self) -> tuple[WeightsFile, ...]:
         """Files whose hash is not known: the user has to bring them, and to say their hash."""
         return tuple(file for file in self.files if not file.sha256)
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """What tables and lists hold in the end, and where."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{place}.{number}")
+    else:
+        yield place, value

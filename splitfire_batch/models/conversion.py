@@ -22,6 +22,8 @@ from safetensors.numpy import save_file
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.tensor_bundle import read_bundle
 
+CONVERSION = 1
+"""Raised whenever the same files come out as other bytes: cached files of another number are not used."""
 TEXTS = "texts"
 """Of the safetensors file's metadata: JSON of the texts by name."""
 PACKAGE = "package.json"
@@ -96,8 +98,14 @@ def _members(model: str, archive: Path) -> dict[str, bytes]:
             for item in tar:
                 name = Path(item.name).name
                 source = tar.extractfile(item) if _is_of_bundle(item, name) else None
-                if source is not None:
-                    found[name] = source.read()
+                if source is None:
+                    continue
+                if name in found or len(found) == 2:  # nobody knows how many more, and of what size
+                    raise ConfigError(
+                        f"{model}: {archive.name} holds {item.name} besides {sorted(found)}; "
+                        "wanted one checkpoint"
+                    )
+                found[name] = source.read()
     except (OSError, tarfile.TarError, zlib.error, EOFError) as error:
         raise ConfigError(f"{model}: {archive.name} cannot be unpacked: {error}") from error
     if sum(name.endswith(".index") for name in found) != 1 or len(found) != 2:

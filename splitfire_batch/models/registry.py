@@ -1,9 +1,11 @@
 """The models on offer: the shipped ones, and those that a user's own registry adds.
 
-Shipped entries are data, in `registry.toml` beside this module; `user_registry` reads a user's. Nothing here
-loads a network or touches the network; `weights` fetches, and the architectures' own modules build.
+Shipped entries are data, in `registry.toml` beside this module, in the form that `registry_file` reads;
+`user_registry` reads a user's. Nothing here loads a network or touches the network; `weights` fetches, and
+the architectures' own modules build.
 
-Added models are known to the whole process from then on: wherever work is done, a name is enough.
+Added models are known to the whole process from then on, the only state here: wherever work is done, a name
+is enough. Nothing removes them; a process that works for several users must not be handed their registries.
 """
 
 from __future__ import annotations
@@ -14,11 +16,9 @@ import hashlib
 import json
 import math
 import threading
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-
-from pydantic import TypeAdapter
+from typing import NoReturn
 
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.cards import SPLEETER_SEGMENT_S as SPLEETER_SEGMENT_S
@@ -26,6 +26,7 @@ from splitfire_batch.models.cards import Member as Member
 from splitfire_batch.models.cards import ModelCard as ModelCard
 from splitfire_batch.models.cards import PublishedSdr as PublishedSdr
 from splitfire_batch.models.cards import WeightsFile as WeightsFile
+from splitfire_batch.models.registry_file import read_cards
 
 _FIRST = ("spleeter-2stems", "passthrough")
 """Older than the ids of the others: destinations hold stems under ids of their files alone."""
@@ -44,8 +45,12 @@ def model_cards() -> tuple[ModelCard, ...]:
 def shipped_cards() -> tuple[ModelCard, ...]:
     """Every model of our own registry, in its order."""
     text = resources.files(__package__).joinpath("registry.toml").read_text(encoding="utf-8")
-    entries = [{"name": name, **entry} for name, entry in tomllib.loads(text).items()]
-    return TypeAdapter(tuple[ModelCard, ...]).validate_python(entries)
+    return tuple(read_cards(text, "registry.toml", _find_nowhere))
+
+
+def _find_nowhere(name: str) -> NoReturn:
+    """Ours are like models above them in the same file."""
+    raise ConfigError(f"found {name!r}, wanted a model above")
 
 
 def added_cards() -> tuple[ModelCard, ...]:

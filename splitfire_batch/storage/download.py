@@ -7,7 +7,7 @@ length; a hash of the whole is the caller's.
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from fsspec.asyn import sync
 from splitfire_batch.errors import StorageError, TransientError
 from splitfire_batch.storage.buckets import connect
 from splitfire_batch.storage.faults import SCHEMES, Faults, RetryBudget, Scheme, http_status
+from splitfire_batch.storage.files import open_regular
 from splitfire_batch.storage.s3 import plain_etag
 from splitfire_batch.storage.urls import Options, matching_options, parse_url
 
@@ -25,10 +26,19 @@ Tell = Callable[[int, int | None], None]
 """Gets the bytes that are there, and of how many, if that is known."""
 
 HTTP = ("http", "https")
-_HTTP = Scheme(package="aiohttp", transient=("aiohttp:ClientError",))
-_BUDGET = RetryBudget(tries=4)
+_HTTP = Scheme(
+    package="aiohttp",
+    transient=("aiohttp:ClientConnectionError", "aiohttp:ClientPayloadError"),
+    other=("aiohttp:ClientError",),
+)
+FEW_TRIES = RetryBudget(tries=4)
 _PIECE = 2**20
 _NO_SUCH_RANGE, _CHANGED = 416, 412
+
+
+def mark_of(path: Path) -> Path:
+    """The file that says which object the bytes of `path` are from; missing or empty if nobody knows."""
+    return path.with_name(f"{path.name}.mark")
 
 
 def is_local(url: str) -> bool:
@@ -36,7 +46,9 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith(("file://", "memory://"))
 
 
-def download(url: str, to: Path, options: Options, limit: int, tell: Tell) -> None:
+def download(
+    url: str, to: Path, options: Options, limit: int, tell: Tell, budget: RetryBudget = FEW_TRIES
+) -> None:
     """Make the file `to` the object at `url`, going on where an earlier call was ended.
 
     Args:
@@ -45,6 +57,7 @@ def download(url: str, to: Path, options: Options, limit: int, tell: Tell) -> No
         options: of the stores, per URL prefix.
         limit: bytes that the object may have at most.
         tell: gets the progress, in another thread.
+        budget: how long to wait for a source that does not answer, or gives no more.
 
     Raises:
         StorageError: the object is not there, refused or larger.
@@ -54,20 +67,20 @@ def download(url: str, to: Path, options: Options, limit: int, tell: Tell) -> No
     partial = Partial(to, limit, tell)
     scheme = url.partition("://")[0]
     if scheme in HTTP:
-        _whole(partial, url, Faults(_HTTP, _BUDGET), _http(url))
+        _whole(partial, url, Faults(_HTTP, budget), _http(url))
     elif parse_url(url)[0] == "s3":
         root = parse_url(url)[1]
-        fs = connect("s3", matching_options(options, "s3", root), _BUDGET)
-        _whole(partial, url, Faults(SCHEMES["s3"], _BUDGET), _s3(fs, root))
+        fs = connect("s3", matching_options(options, "s3", root), budget)
+        _whole(partial, url, Faults(SCHEMES["s3"], budget), _s3(fs, root))
     else:
-        _at_once(url, options, partial)
+        _at_once(url, options, partial, budget)
 
 
 class Partial:
     """A file that grows, and the mark of the object that its bytes are from: an etag, or a date."""
 
     def __init__(self, path: Path, limit: int, tell: Tell) -> None:
-        self.path, self._mark = path, path.with_name(f"{path.name}.mark")
+        self.path, self._mark = path, mark_of(path)
         self._limit, self._tell = limit, tell
         self.n_total: int | None = None
 
@@ -141,7 +154,7 @@ def _try(partial: Partial, get: Get, faults: Faults) -> None:
 
 
 def _http(url: str) -> Get:
-    from aiohttp import ClientResponseError, ClientTimeout  # s3fs brings it
+    from aiohttp import ClientConnectorCertificateError, ClientResponseError, ClientTimeout  # s3fs brings it
 
     timeout = ClientTimeout(total=None, sock_connect=10, sock_read=60)
     settings = {"timeout": timeout, "trust_env": True}
@@ -169,6 +182,8 @@ def _http(url: str) -> Get:
     def run(partial: Partial) -> None:
         try:
             sync(fs.loop, get, partial)
+        except ClientConnectorCertificateError as error:  # a connection error by its type, and there to stay
+            raise StorageError(url, f"its certificate is not trusted: {error.certificate_error}") from error
         except ClientResponseError as error:
             error.headers = None  # they hold nothing that helps, and may hold cookies
             raise
@@ -200,19 +215,24 @@ def _s3(fs: Any, root: str) -> Get:
     return lambda partial: sync(fs.loop, get, partial)
 
 
-def _at_once(url: str, options: Options, partial: Partial) -> None:
+def _at_once(url: str, options: Options, partial: Partial, budget: RetryBudget) -> None:
     """All of it by one call of the store; a local file is copied, so that it cannot change after that."""
     from splitfire_batch.storage import Stores
 
     scheme, path = parse_url(url)
     if scheme == "file":
-        try:
-            partial.begin(0, "", Path(path).stat().st_size)
-            shutil.copyfile(path, partial.path)
-        except OSError as error:
-            raise StorageError(url, error.strerror or str(error)) from error
+        Faults(SCHEMES["file"], budget).attempt(url, lambda: _copy(path, partial))
     else:
-        store, name = Stores(options, _BUDGET).locate(url)
+        store, name = Stores(options, budget).locate(url)
         partial.begin(0, "", store.stat(name).n_bytes)
         store.fetch(name, partial.path)
-    partial.take(b"")
+        partial.take(b"")
+
+
+def _copy(path: str, partial: Partial) -> None:
+    """A file of this machine, piece by piece: it may grow while it is read."""
+    with open_regular(path) as source:
+        partial.begin(0, "", os.fstat(source.fileno()).st_size)
+        partial.take(b"")
+        while piece := source.read(_PIECE):
+            partial.take(piece)

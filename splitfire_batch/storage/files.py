@@ -1,4 +1,4 @@
-"""Single files of a local folder: how one appears whole, and how rivals take turns at one.
+"""Single files of a local folder: how one appears whole, is opened, and how rivals take turns at one.
 
 A file is written under a temporary name in its own folder, synced, and only then gets its name, which is
 synced too. Who is killed before that leaves a temporary file, which no listing shows.
@@ -11,10 +11,14 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from splitfire_batch.errors import StorageError
 
 _TEMPORARY = ".splitfire-"
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -114,3 +118,18 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: str) -> IO[bytes]:
+    """A file of this machine, to be read.
+
+    Raises:
+        OSError: it cannot be opened.
+        StorageError: it is a folder, a pipe or a device, of which nobody knows how much will come.
+    """
+    # A pipe would wait for somebody who writes; and what a path leads to is certain only once it is open.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StorageError(path, "is no regular file")
+    return os.fdopen(descriptor, "rb")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from splitfire_batch.config import SeparationConfig
-from splitfire_batch.models import fetch_weights, find_card
+from splitfire_batch.models import fetch_weights
 from tests.assets import audio_example
 from tests.small_library import COMMAND, environment
 
@@ -22,7 +22,7 @@ _POLL_S = 0.01
 
 def main() -> None:
     """Print medians, extremes and bounds."""
-    fetch_weights(find_card(SeparationConfig().model))
+    fetch_weights(SeparationConfig())
     print(f"{'':40} {'median s':>9} {'least':>7} {'most':>7} {'bound':>7}")
     with tempfile.TemporaryDirectory(prefix="splitfire-start-") as folder:
         variables = environment(Path(folder) / "prefect")
