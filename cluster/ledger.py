@@ -140,6 +140,10 @@ class Ledger:
         """Tracks of these shards that have begun and have no row yet."""
         return [track.track_id for shard_id in shard_ids for track in self._open[shard_id].in_flight()]
 
+    def paths_in_flight(self, shard_ids: Collection[str]) -> list[str]:
+        """Names of the tracks of these shards that have begun and have no row yet, as people know them."""
+        return [track.path for shard_id in shard_ids for track in self._open[shard_id].in_flight()]
+
     def close(self, shard_id: str) -> None:
         """Forget a shard that was sent; tracks without a row stay without one."""
         del self._open[shard_id]

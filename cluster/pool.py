@@ -20,6 +20,7 @@ from cluster.ledger import Blame, Ledger
 from cluster.losses import Lost
 from cluster.roster import Patience, Roster
 from cluster.seats import MAX_FALSE_STARTS, Seat
+from cluster.staff import StaffTeller
 from cluster.tail import Tail
 from splitfire_batch.errors import TransientError
 from splitfire_batch.records import (
@@ -101,7 +102,7 @@ class _Pool:
         self._ledger, self._stop, self._abort, self._drain_s = ledger, halt.stop, halt.abort, drain_s
         self._recorded = recorded
         self._drop_at: float | None = None
-        self._tail = Tail(ledger)
+        self._tail, self._staff = Tail(ledger), StaffTeller(ledger)
         self._n_outages = 0
 
     def has_more(self) -> bool:
@@ -117,6 +118,7 @@ class _Pool:
             if self._abort.is_set() or self._is_drain_over(roster):
                 return
             self._dispatch(roster)
+            yield from self._staff.news(roster.seats.values())
             for seat, lost in roster.look_around():
                 yield from self._lose(roster, seat, None, lost)
             for news in wait_for_news(list(roster.seats), _POLL_S):
@@ -160,6 +162,7 @@ class _Pool:
             seat.is_taking |= isinstance(told, Draining)
             if isinstance(told, Committed):
                 self._n_outages = 0
+                seat.n_settled += len(told.outcomes)
             if isinstance(told, Returned):
                 self._tail.hear(told)
             _log_event(told)

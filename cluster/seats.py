@@ -38,6 +38,8 @@ class Seat:
     """Shards whose streams ended with the loss itself; those of the others ended because of it."""
     lost_shards: list[str] = field(default_factory=list)
     process_since: float | None = None
+    n_settled: int = 0
+    """Tracks that the actor committed."""
 
     @property
     def can_take(self) -> bool:

@@ -28,7 +28,7 @@ def summary_lines(report: Report) -> list[str]:
         lines.append("ignored: " + ", ".join(f"{n} {reason}" for reason, n in sorted(report.ignored.items())))
     if report.n_done or report.n_skipped:
         lines.append(
-            f"{_duration(report.audio_s)} of audio in {_duration(report.wall_s)} "
+            f"{duration(report.audio_s)} of audio in {duration(report.wall_s)} "
             f"({report.audio_s / report.wall_s:.1f} x real time), "
             f"{report.n_bytes_out / 2**20:,.1f} MiB of stems"
         )
@@ -73,7 +73,7 @@ def _code(text: str) -> str:
     return one_line(text).replace("`", "'")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return (

@@ -5,8 +5,17 @@ from __future__ import annotations
 from splitfire_batch.failure_limit import excess
 from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.quarantine import Suspicions, record_quarantined
-from splitfire_batch.records import Committed, Outcome, PoolEvent, Quarantined, ShardDone, Suspected
+from splitfire_batch.records import (
+    Committed,
+    Outcome,
+    PoolEvent,
+    Quarantined,
+    ShardDone,
+    Started,
+    Suspected,
+)
 from splitfire_batch.report import Tally
+from splitfire_batch.staff import Staff
 from splitfire_batch.storage import Store
 
 
@@ -35,6 +44,10 @@ class Account:
             self._settle(*event.outcomes)
         elif isinstance(event, ShardDone):
             self.tally.add_shard(event)
+        elif isinstance(event, Started):
+            self.tally.begin_work()
+        elif isinstance(event, Staff):
+            self.tally.workers = event.workers
 
     def _settle(self, *outcomes: Outcome) -> None:
         self.suspicions.clear(outcomes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from splitfire_batch.observations import Description, Levels
+from splitfire_batch.staff import Staff
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -243,5 +244,5 @@ class Quarantined:
 
 ShardEvent = Started | Committed | Draining | Returned | Beat | ShardDone
 """What a worker tells while it runs a shard."""
-PoolEvent = ShardEvent | Suspected | Quarantined
+PoolEvent = ShardEvent | Suspected | Quarantined | Staff
 """What a pool of workers tells while it has a job's shards done."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from splitfire_batch.records import DeviceSeconds, Outcome, ShardDone, StageSeconds
+from splitfire_batch.staff import WorkerState
 
 MAX_FAILURES_SHOWN = 100
 EXIT_TOO_MANY_FAILED = 4
@@ -35,6 +36,10 @@ class Progress:
     """Estimated seconds of audio of the whole plan."""
     wall_s: float
     n_skipped: int = 0
+    working_s: float = 0.0
+    """Seconds since the first track began; workers need some to start."""
+    failures_by_code: dict[str, int] = field(default_factory=dict)
+    workers: tuple[WorkerState, ...] = ()
 
     @property
     def n_settled(self) -> int:
@@ -43,8 +48,20 @@ class Progress:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of audio per second of time."""
-        return self.audio_s / self.wall_s if self.wall_s > 0 else 0.0
+        """Seconds of audio per second of time since the first track began."""
+        return self.audio_s / self.working_s if self.working_s > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Estimated seconds until the last track is settled, by the audio so far; None before any is."""
+        if self.n_settled == self.n_planned:
+            return 0.0
+        if not self.audio_s or not self.planned_audio_s:
+            return None
+        left = max(self.planned_audio_s - self.audio_s, 0.0)
+        # audio that is not what was planned, and tracks that fail, leave tracks when no audio is left
+        by_tracks = self.working_s / self.n_settled * (self.n_planned - self.n_settled)
+        return left / self.real_time_factor if left else by_tracks
 
     @property
     def percent(self) -> float:
@@ -124,6 +141,13 @@ class Tally:
     device: Counter[str] = field(default_factory=Counter)
     n_skipped: int = 0
     stopped_by: str | None = None
+    work_begin: float | None = None
+    workers: tuple[WorkerState, ...] = ()
+
+    def begin_work(self) -> None:
+        """A track begins; only the first one counts."""
+        if self.work_begin is None:
+            self.work_begin = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
         """Count one settled track."""
@@ -167,4 +191,7 @@ class Tally:
             self.planned_audio_s,
             self.wall_s,
             self.n_skipped,
+            0.0 if self.work_begin is None else time.monotonic() - self.work_begin,
+            dict(self.codes),
+            self.workers,
         )

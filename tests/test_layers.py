@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
-    {"splitfire_batch.masking", "splitfire_batch.observations"},
+    {"splitfire_batch.masking", "splitfire_batch.observations", "splitfire_batch.staff"},
     {
         "splitfire_batch.errors",
         "splitfire_batch.escapes",

