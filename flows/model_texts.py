@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from splitfire_batch.escapes import one_line, shell_word
-from splitfire_batch.models import ModelCard, find_card, weights_id, with_members
+from splitfire_batch.models import ENSEMBLE, ModelCard, find_card, weights_id, with_members
 from splitfire_batch.models.strides import OVERLAPS
 from splitfire_batch.models.weights import is_cached
 
@@ -134,6 +134,8 @@ def _extra(card: ModelCard) -> str:
 def _segment(card: ModelCard) -> str:
     """A segment's length, as far as it is known before the weights are there, and its stride."""
     overlap = OVERLAPS.get(card.architecture)
+    if card.architecture == ENSEMBLE:
+        return "each member's own"
     if overlap is None:
         return f"{card.segment_s:.3f} s from one to the next"
     if not card.options and card.files:

@@ -162,6 +162,22 @@ def test_a_bag_says_which_member_is_not_cleared(main, tmp_path):
     assert "commercial use     not cleared: htdemucs\n" in told
 
 
+def test_an_ensemble_has_no_segments_of_its_own(main, tmp_path):
+    (tmp_path / "my.toml").write_text("""
+    [mine]
+    architecture = "ensemble"
+    stems = ["vocals", "other"]
+    members = [{ model = "htdemucs" }, { model = "spleeter-4stems" }]
+    code_license = "MIT"
+    weights_license = "ours"
+    license_url = ""
+    is_commercial_ok = false
+    training_data = ""
+    """)
+    told = main("models", "show", "mine", "--registry", "my.toml")[1]
+    assert "segment            each member's own\n" in told
+
+
 @pytest.mark.usefixtures("mine")
 def test_the_list_has_licences_and_what_is_cached(main):
     def row(name: str) -> list[str]:
