@@ -19,8 +19,9 @@ from typing import Annotated, Any
 import typer
 
 from flows.failures import failures
+from flows.foreign_flags import refuses_foreign_flags
 from flows.models import models_app
-from flows.options import Config, Destination, Flags, Json, Quiet, takes_settings
+from flows.options import WEIGHTS, Config, Destination, Flags, Json, Quiet, takes_settings
 from flows.retry import retry
 from flows.settings import Settings, load_settings
 from flows.vacuum import vacuum
@@ -45,6 +46,11 @@ app.command()(vacuum)
 app.command()(verify)
 
 Source = Annotated[str, typer.Argument(help="Folder, bucket prefix, audio file, or table with a uri column.")]
+_HERE = (
+    *("device", "threads", "batch", "compile", "audio_mb", "scratch_dir", *WEIGHTS),
+    *("codecs", "codec_mb", "codec_s", "max_duration_s", "max_bytes"),
+)
+"""Of the runtime's settings, those that say something of a single process."""
 Replace = Annotated[bool, typer.Option("--replace", help="Write over stems made with other settings.")]
 
 
@@ -58,7 +64,10 @@ def main() -> None:
 
 
 def _complain(error: errors.SplitfireError) -> int:
-    print(f"splitfire: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
+    # further lines are indented, so that no foreign text in them can pose as a message of its own
+    first, *more = str(error).split("\n")
+    for line in (f"splitfire: {first}", *(f"  {line.strip()}" for line in more)):
+        print(one_line(line), file=sys.stderr)  # noqa: T201
     # credentials can be renewed and room be made, and then the same command goes on
     if isinstance(error, errors.TransientError | errors.CredentialsExpired | errors.NoSpace):
         return EXIT_TEMPORARY
@@ -75,6 +84,7 @@ def _root(
 
 
 @app.command()
+@refuses_foreign_flags
 @takes_settings("separation", "output", "catalogue", "runtime")
 def run(
     source: Source,
@@ -96,6 +106,7 @@ def run(
 
 
 @app.command()
+@refuses_foreign_flags
 @takes_settings("separation", "output", "catalogue", "runtime")
 def plan(
     source: Source,
@@ -112,22 +123,26 @@ def plan(
 
 
 @app.command()
-@takes_settings("separation", "output")
+@refuses_foreign_flags
+@takes_settings("separation", "output", runtime=_HERE)
 def separate(
     files: Annotated[list[Path], typer.Argument(help="Audio files.")],
     flags: Flags,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the stems.")] = "separated",
     config: Config = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
     from flows.downloading import showing_downloads
     from splitfire_batch.here import separate_files, stem_uri
+    from splitfire_batch.storage.urls import refuse_secrets
 
     settings = load_settings(flags, config)
+    refuse_secrets(out, settings.runtime.weights_mirror)
     runtime = dataclasses.replace(settings.runtime, measure="basic")  # nothing of it is shown
     n_failed = 0
-    with showing_downloads():
+    with showing_downloads(quiet):
         rows = separate_files(files, out, settings.separation, settings.output, runtime)
         first = next(rows, None)  # it comes once the weights are there
     for row in () if first is None else (first, *rows):

@@ -79,7 +79,8 @@ def plain_lines(console: Console) -> Watch:
         if name in due_at and not is_over and time.monotonic() < due_at[name]:
             return
         due_at[name] = time.monotonic() + PLAIN_S
-        of = "" if n_total is None else f" of {n_total / 1e6:,.1f}"
-        console.print(f"fetching {name}: {n_bytes / 1e6:,.1f}{of} MB", highlight=False)
+        scale, unit = (1e3, "kB") if n_total is not None and n_total < 1e6 else (1e6, "MB")
+        of = "" if n_total is None else f" of {n_total / scale:,.1f}"
+        console.print(f"fetching {name}: {n_bytes / scale:,.1f}{of} {unit}", highlight=False, markup=False)
 
     return watch

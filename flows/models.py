@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.options import Config, Flags, Json, Quiet, takes_settings
+from flows.options import WEIGHTS, Config, Flags, Json, Quiet, takes_settings
 from flows.settings import load_settings
 from splitfire_batch.errors import ConfigError
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from splitfire_batch.models import ModelCard, Supply
 
 EXIT_DAMAGED = 6
+_KNOWN = ("registry", "offline")
+"""Of the runtime's settings, those that say which models there are."""
 
-models_app = typer.Typer(help="The models on offer.", no_args_is_help=True)
+models_app = typer.Typer(help="The models on offer, their terms, and their weights.", no_args_is_help=True)
 
 Names = Annotated[list[str] | None, typer.Argument(help="Names from `splitfire models list`.")]
 
 
 @models_app.command("list")
-@takes_settings("runtime")
+@takes_settings(runtime=("registry", "offline", "require_commercial"))
 def models_list(flags: Flags, config: Config = None, as_json: Json = False) -> None:
     """List the models: architecture, stems, licences, and whether the weights are cached."""
     from flows.model_texts import list_lines, list_record
@@ -39,7 +41,7 @@ def models_list(flags: Flags, config: Config = None, as_json: Json = False) -> N
 
 
 @models_app.command("show")
-@takes_settings("runtime")
+@takes_settings(runtime=_KNOWN)
 def models_show(
     name: Annotated[str, typer.Argument(help="A name from `splitfire models list`.")],
     flags: Flags,
@@ -52,12 +54,13 @@ def models_show(
 
     load_settings(flags, config)
     card = find_card(name)
-    for line in [json.dumps(show_record(card), indent=1)] if as_json else show_lines(card):
+    lines = show_lines(card, flags["runtime"].get("registry"))
+    for line in [json.dumps(show_record(card), indent=1)] if as_json else lines:
         typer.echo(line)
 
 
 @models_app.command("pull")
-@takes_settings("runtime")
+@takes_settings(runtime=WEIGHTS)
 def models_pull(
     flags: Flags,
     names: Names = None,
@@ -75,7 +78,7 @@ def models_pull(
     from splitfire_batch.storage.urls import refuse_secrets
 
     runtime = load_settings(flags, config).runtime
-    refuse_secrets(to)
+    refuse_secrets(to, runtime.weights_mirror)
     cards = _chosen(names or [], every)
     if runtime.require_commercial:
         for card in cards:
@@ -109,26 +112,31 @@ def _pulled(card: ModelCard, to: str | None, supply: Supply) -> Iterator[str]:
 
 
 @models_app.command("verify")
-@takes_settings("runtime")
+@takes_settings(runtime=_KNOWN)
 def models_verify(flags: Flags, names: Names = None, config: Config = None, as_json: Json = False) -> None:
     """Read cached weights whole and compare their hashes; all that are cached, or those named."""
-    from splitfire_batch.models.weights import inspect_cached
+    from flows.model_texts import condition_line, pull_command
+    from splitfire_batch.models.weights import cache_folder, inspect_cached
 
     load_settings(flags, config)
+    given = flags["runtime"].get("registry")
     records = []
     for card in _parts(_chosen(names or [], every=not names)):
         found = inspect_cached(card) if card.files else []
+        remedy = pull_command(card.name, given)
         if names and card.files and not found:
-            records.append(_condition(card, "not cached", "", f"splitfire models pull {card.name}"))
+            records.append(_condition(card, "not cached", "", remedy))
         for item in found:
-            remedy = f"splitfire models pull {card.name}" if item.damage else ""
-            records.append(_condition(card, item.damage or "whole", str(item.path), remedy))
+            records.append(
+                _condition(card, item.damage or "whole", str(item.path), remedy if item.damage else "")
+            )
     if as_json:
         typer.echo(json.dumps(records, indent=1))
     else:
         for record in records:
-            remedy = f"; to get it again: {record['remedy']}" if record["remedy"] else ""
-            typer.echo(f"{record['model']}: {record['condition']}{remedy}  {record['path']}".rstrip())
+            typer.echo(condition_line(record))
+    if not records:
+        typer.echo(f"no weights are cached in {cache_folder()}", err=True)
     raise typer.Exit(EXIT_DAMAGED if any(record["condition"] != "whole" for record in records) else 0)
 
 

@@ -120,11 +120,17 @@ def load_here(separation: SeparationConfig, runtime: RuntimeConfig) -> tuple[Loa
 
 
 def pick_device(runtime: RuntimeConfig) -> str:
-    """`cuda` where there is a GPU and the settings allow it, else `cpu`."""
+    """`cuda` where there is a GPU and the settings allow it, else `cpu`.
+
+    Raises:
+        ConfigError: the settings want a GPU, and there is none.
+    """
     import torch
 
     if runtime.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: found 'cuda', and torch sees no CUDA device here; use 'auto' or 'cpu'")
     return runtime.device
 
 

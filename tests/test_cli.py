@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flows import cli
 from splitfire_batch import __version__
@@ -25,6 +26,7 @@ from splitfire_batch.errors import (
     TrackError,
     TransientError,
 )
+from splitfire_batch.models import registry
 from tests.small_library import COMMAND, run_main, tree, write_bad_track, write_tracks
 
 Main = Callable[..., tuple[int, str, str]]
@@ -226,6 +228,44 @@ def test_separate_refuses_what_is_no_file_before_it_begins(
     assert not destination.exists()
 
 
+def test_separate_takes_models_of_a_registry(tmp_path: Path, main: Main, monkeypatch) -> None:
+    monkeypatch.setattr(registry, "_added", {})
+    (tmp_path / "my.toml").write_text('[mine]\nlike = "passthrough"\nstems = ["vocals", "other"]\n')
+    file = write_tracks(tmp_path / "in", 1) / "tone 00.wav"
+    own = ("--registry", tmp_path / "my.toml", "--model", "mine", "--device", "cpu", "--batch", "1")
+    code, out, err = main("separate", file, "-o", tmp_path / "out", *own)
+    assert code == 0, err
+    assert [Path(line).name for line in out.splitlines()] == ["tone 00_vocals.wav", "tone 00_other.wav"]
+
+
+def test_separate_refuses_what_is_not_cleared_where_that_is_required(source: Path, main: Main) -> None:
+    result = main("separate", source / "tone 00.wav", "--model", "htdemucs", "--require-commercial")
+    assert_one_line(result, 2, "htdemucs is not cleared for commercial use")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_named(source: Path, main: Main) -> None:
+    result = main("separate", source / "tone 00.wav", "--device", "cuda", *QUICK)
+    assert_one_line(result, 2, "device: found 'cuda'", "use 'auto' or 'cpu'")
+
+
+@pytest.mark.parametrize("option", ["-o", "--weights-mirror"])
+def test_separate_refuses_addresses_with_a_signature(option: str, source: Path, main: Main) -> None:
+    signed = "s3://b/x?X-Amz-Signature=abcdef"
+    result = main("separate", source / "tone 00.wav", option, signed, *QUICK)
+    assert_one_line(result, 2, "found 's3://b/x'", "leave it out")
+
+
+def test_weights_that_are_nowhere_are_told_in_lines(source: Path, main: Main, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("SPLITFIRE_CACHE", str(tmp_path / "cache"))
+    code, out, err = main("separate", source / "tone 00.wav", "--model", "htdemucs", "--offline")
+    assert (code, out) == (2, "")
+    first, *more = err.splitlines()
+    assert first.startswith("splitfire: no source has 955717e8-8726e21a.th of htdemucs")
+    assert len(more) == 2
+    assert all(line.startswith("  ") for line in more)
+
+
 def test_models_are_listed_with_stems_and_licence(main: Main) -> None:
     code, out, _ = main("models", "list")
     rows = {line.split()[0]: line for line in out.splitlines()}
@@ -294,3 +334,13 @@ def test_what_the_same_command_may_overcome_later_says_so(monkeypatch, capsys, e
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (code, f"splitfire: {error}\n")
+
+
+def test_a_foreign_text_with_lines_cannot_pose_as_a_message_of_ours(monkeypatch, capsys):
+    def fail() -> None:
+        raise ConfigError("there is no file a\nsplitfire: all is well\x1b[2J")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err == ("splitfire: there is no file a\n  splitfire: all is well\\x1b[2J\n")

@@ -12,10 +12,12 @@ import pytest
 from typer.main import get_command
 
 from flows import cli
+from flows.foreign_flags import FOREIGN
 from flows.settings import SECTIONS
 from flows.verify import EXIT_MISMATCH
 from splitfire_batch.config import configure
 from splitfire_batch.errors import FAILURE_CODES, FailureCode
+from splitfire_batch.models import registry
 from splitfire_batch.models.user_registry import read_registry
 from splitfire_batch.report import EXIT_TOO_MANY_FAILED
 
@@ -82,7 +84,8 @@ def test_every_file_that_the_documents_name_exists(text: str) -> None:
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
-def test_the_settings_of_the_readme_are_valid() -> None:
+def test_the_settings_of_the_readme_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_added", {})
     settings, registries = [], []
     for block in _blocks(README, "toml"):
         (settings if tomllib.loads(block).keys() & SECTIONS.keys() else registries).append(block)
@@ -90,7 +93,9 @@ def test_the_settings_of_the_readme_are_valid() -> None:
         for section, values in tomllib.loads(block).items():
             configure(SECTIONS[section], values)
     for block in registries:
-        assert read_registry(re.sub(r'sha256 = ".*"', f'sha256 = "{"0" * 64}"', block), "README")
+        cards = read_registry(re.sub(r'sha256 = ".*"', f'sha256 = "{"0" * 64}"', block), "README")
+        registry.add_cards(cards, "README")
+        assert cards
     assert settings
     assert registries
 
@@ -122,3 +127,15 @@ def test_the_readme_has_a_row_for_every_failure_code_and_no_other() -> None:
     wanted = [f"| `{name}` | {code.meaning} | {told(code)} |" for name, code in FAILURE_CODES.items()]
     found = re.findall(r"^\| `[A-Z_]+` \|.*\|$", README, re.MULTILINE)
     assert sorted(found) == sorted(wanted), "the table of README should be:\n" + "\n".join(wanted)
+
+
+def test_what_the_readme_offers_for_the_flags_of_demucs_is_what_the_command_line_says() -> None:
+    """Of each flag on the left: it is ours, or ends with a text that names the same options of ours."""
+    table = README.partition("| demucs | here |\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`-.*?) \| (.*) \|$", table, re.MULTILINE)
+    known = {flag: foreign.here for foreign in FOREIGN for flag in foreign.flags}
+    assert len(rows) > 8
+    for left, right in rows:
+        flags = [flag for flag in re.findall(r"(?<![\w-])--?[a-z][\w-]*", left) if flag != "--overlap"]
+        texts = " ".join(known[flag] for flag in flags)
+        assert set(re.findall(r"--[a-z]+", right)) <= set(re.findall(r"--[a-z]+", texts)), left

@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -18,11 +19,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flows.model_texts import show_lines
+from flows.model_texts import EXTRAS, show_lines
 from splitfire_batch import job as story
 from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.job import Job
-from splitfire_batch.models import find_card, model_cards, registry
+from splitfire_batch.models import find_card, model_cards, registry, with_members
 from splitfire_batch.models.weights import cache_folder
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.spec import WorkerSpec
@@ -31,9 +32,8 @@ from tests.assets import audio_example
 from tests.small_library import run_main
 
 Main = Callable[..., tuple[int, str, str]]
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 SNAPSHOT = Path(__file__).parent / "data" / "models_show.txt"
-SHOWN = ("spleeter-2stems", "spleeter-4stems-16khz", "htdemucs", "htdemucs_ft", "melband-roformer-kim")
-SHOWN += ("bs-roformer-musdb18", "passthrough")
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,9 @@ def mine(tmp_path, monkeypatch) -> str:
 
 
 def shown() -> str:
-    return "\n\n".join("\n".join(show_lines(find_card(name))) for name in SHOWN) + "\n"
+    """Of every shipped model."""
+    shipped = [card.name for card in registry.shipped_cards()]
+    return "\n\n".join("\n".join(show_lines(find_card(name))) for name in shipped) + "\n"
 
 
 def test_show_says_all_that_is_known():
@@ -95,6 +97,84 @@ def test_show_says_what_has_to_be_known_of_every_model(main, card):
     assert ("commercial use     cleared" in told) == json.loads(
         main("models", "show", card.name, "--json")[1]
     )["is_commercial_ok"]
+
+
+@pytest.mark.parametrize("card", model_cards(), ids=lambda card: card.name)
+def test_show_names_the_extra_without_which_a_model_cannot_be_loaded(card):
+    extras = {extra for part in with_members(card) for extra in (EXTRAS.get(part.architecture),) if extra}
+    needs = [line for line in show_lines(card) if line.startswith("needs ")]
+    assert [line.split("[")[1].rstrip("]'") for line in needs] == sorted(extras)
+    published = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    assert extras <= set(published)
+
+
+def test_show_has_the_files_of_a_bags_members(main):
+    told = main("models", "show", "htdemucs_ft")[1]
+    record = json.loads(main("models", "show", "htdemucs_ft", "--json")[1])
+    files = [file for member in find_card("htdemucs_ft").members for file in find_card(member.model).files]
+    assert len(files) == 4
+    assert [file["sha256"] for part in record["parts"] for file in part["files"]] == [f.sha256 for f in files]
+    for file in files:
+        assert f"{file.name}, {file.n_bytes:,} bytes\n" in told
+        assert f"sha256 {file.sha256}\n" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "segment"),
+    [
+        ("htdemucs", "7.800 s, 5.850 s from one to the next"),
+        ("hdemucs_mmi", "44.000 s, 33.000 s from one to the next"),
+        ("bs-roformer-musdb18", "11.000 s, 5.500 s from one to the next"),
+        ("spleeter-2stems", "11.889 s from one to the next"),
+    ],
+)
+def test_show_says_how_long_a_segment_is(main, name, segment):
+    """Demucs' own 39/5 and 44 s, and the chunk_size of a RoFormer's config."""
+    assert f"segment            {segment}\n" in main("models", "show", name)[1]
+
+
+def test_a_segment_that_a_config_in_a_file_says_is_not_guessed(main, tmp_path):
+    (tmp_path / "my.toml").write_text("""
+    [mine]
+    like = "melband-roformer-kim"
+    options = {}
+    [[mine.files]]
+    name = "a.ckpt"
+    sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    """)
+    told = main("models", "show", "mine", "--registry", "my.toml")[1]
+    assert "segment            as its config says; planned with 4.000 s" in told
+    assert "to get them: splitfire models pull mine --registry my.toml\n" in told
+    code, told, _ = main("models", "verify", "mine", "--registry", "my.toml")
+    assert (code, told.endswith("to get it: splitfire models pull mine --registry my.toml\n")) == (6, True)
+
+
+def test_a_bag_says_which_member_is_not_cleared(main, tmp_path):
+    (tmp_path / "my.toml").write_text("""
+    [mine]
+    like = "spleeter-4stems"
+    files = []
+    members = [{ model = "htdemucs" }, { model = "spleeter-4stems" }]
+    is_commercial_ok = true
+    """)
+    told = main("models", "show", "mine", "--registry", "my.toml")[1]
+    assert "commercial use     not cleared: htdemucs\n" in told
+
+
+def test_an_ensemble_has_no_segments_of_its_own(main, tmp_path):
+    (tmp_path / "my.toml").write_text("""
+    [mine]
+    architecture = "ensemble"
+    stems = ["vocals", "other"]
+    members = [{ model = "htdemucs" }, { model = "spleeter-4stems" }]
+    code_license = "MIT"
+    weights_license = "ours"
+    license_url = ""
+    is_commercial_ok = false
+    training_data = ""
+    """)
+    told = main("models", "show", "mine", "--registry", "my.toml")[1]
+    assert "segment            each member's own\n" in told
 
 
 @pytest.mark.usefixtures("mine")
@@ -208,13 +288,17 @@ def test_offline_nothing_is_mirrored_elsewhere(main):
 
 @pytest.mark.usefixtures("mine")
 def test_verify_tells_whole_from_damaged_and_says_what_to_do(main):
-    assert main("models", "verify") == (0, "", "")
+    assert main("models", "verify") == (0, "", f"no weights are cached in {cache_folder()}\n")
     code, told, _ = main("models", "verify", "mine")
-    assert (code, told) == (6, "mine: not cached; to get it again: splitfire models pull mine\n")
+    assert (code, told) == (6, "mine: not cached; to get it: splitfire models pull mine\n")
     path = Path(main("models", "pull", "mine")[1].strip())
     assert main("models", "verify") == (0, f"mine: whole  {path}\n", "")
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, told, _ = main("models", "verify")
+    assert code == 6
+    assert told.startswith("mine: damaged, has the sha256 ")
+    assert told.endswith(f"; to get it: splitfire models pull mine  {path}\n")
     code, told, _ = main("models", "verify", "--json")
     (found,) = json.loads(told)
     assert code == 6

@@ -55,6 +55,47 @@ def test_every_field_has_an_option_with_its_docstring_as_help(command: str, sect
     assert option.help.startswith(docstrings(SECTIONS[section])[field])
 
 
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (("separate",), "[default: spleeter-2stems]"),
+        (("separate",), "[default: no-compile]"),
+        (("separate",), "[default: dither]"),
+        (("models", "list"), "[default: splitfire.toml]"),
+        (("models", "pull"), "[default: no-offline]"),
+    ],
+)
+def test_help_shows_the_defaults(args: tuple[str, ...], shown: str) -> None:
+    """Rich takes what is in brackets for markup, and leaves it out, unless it is escaped."""
+    result = CliRunner().invoke(app, [*args, "--help"], env={"COLUMNS": "300"})
+    assert shown in result.output
+
+
+OF_ONE_PROCESS = {"device", "threads", "batch", "compile", "audio_mb"}
+OF_WEIGHTS = {"registry", "weights_mirror", "offline", "require_commercial"}
+
+
+@pytest.mark.parametrize(
+    ("path", "has", "lacks"),
+    [
+        (("separate",), OF_ONE_PROCESS | OF_WEIGHTS, {"ray", "workers", "lease", "shard_s"}),
+        (("models", "list"), {"registry", "require_commercial"}, {"ray", "weights_mirror", "device"}),
+        (("models", "show"), {"registry"}, {"ray", "require_commercial"}),
+        (("models", "pull"), OF_WEIGHTS, {"ray"}),
+        (("models", "verify"), {"registry"}, {"ray", "weights_mirror"}),
+    ],
+)
+def test_a_command_has_the_settings_that_change_something_there(
+    path: tuple[str, ...], has: set[str], lacks: set[str]
+) -> None:
+    command: object = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]  # type: ignore[attr-defined]
+    names = {param.name for param in command.params}  # type: ignore[attr-defined]
+    assert has <= names
+    assert not lacks & names
+
+
 def flags_of(args: list[str]) -> Flags:
     """What a command with all sections is handed for these arguments."""
     heard: list[Flags] = []
@@ -72,6 +113,20 @@ def flags_of(args: list[str]) -> Flags:
 
 def test_only_what_was_given_is_passed_on() -> None:
     assert flags_of(["--format", "wav"]) == {**{s: {} for s in SECTIONS}, "output": {"format": "wav"}}
+
+
+def test_of_a_section_only_the_named_fields_may_be_taken() -> None:
+    heard: list[Flags] = []
+    probe = typer.Typer()
+
+    @probe.command()
+    @takes_settings("output", runtime=("batch",))
+    def command(flags: Flags) -> None:
+        heard.append(flags)
+
+    assert CliRunner().invoke(probe, ["--batch", "2"]).exit_code == 0
+    assert heard == [{"output": {}, "runtime": {"batch": 2}}]
+    assert CliRunner().invoke(probe, ["--workers", "2"]).exit_code == 2
 
 
 def test_a_truth_can_be_switched_off() -> None:
