@@ -1,8 +1,9 @@
-"""infra/prefect.yaml against a real Prefect server and worker, as an operator sets them up."""
+"""The files of infra/ for Prefect against a real server and worker, as an operator sets them up."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from tests.small_library import environment, tree, write_bad_track, write_tracks
 
 ROOT = Path(__file__).parents[1]
 PREFECT = [sys.executable, "-m", "prefect"]
+POOLS = {"nightly": "splitfire", "nightly-kubernetes": "splitfire-kubernetes"}
+"""Name of a deployment to that of its work pool."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -83,27 +86,58 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployment(home: Path, api: str, library: Path) -> dict[str, Any]:
-    """The deployment as the API has it after `prefect deploy`."""
+def deployments(home: Path, api: str, library: Path) -> dict[str, dict[str, Any]]:
+    """The deployments as the API has them after `prefect deploy`, by name."""
     prefect(home, api, "work-pool", "create", "splitfire", "--type", "process")
+    template = ("--base-job-template", "infra/kubernetes-job-template.json")
+    prefect(home, api, "work-pool", "create", "splitfire-kubernetes", "--type", "kubernetes", *template)
     places = {
         "SPLITFIRE_SOURCE": str(library / "source"),
         "SPLITFIRE_DESTINATION": str(library / "out"),
     }
     prefect(home, api, "deploy", "--prefect-file", "infra/prefect.yaml", "--all", **places)
-    found: dict[str, Any] = httpx.get(f"{api}/deployments/name/separate-catalogue/nightly").json()
-    return found
+    url = f"{api}/deployments/name/separate-catalogue"
+    return {name: httpx.get(f"{url}/{name}").json() for name in POOLS}
 
 
-def test_the_deployment_is_nightly_in_a_time_zone_and_never_runs_twice_at_once(
-    deployment: dict[str, Any],
+@pytest.fixture(scope="module")
+def deployment(deployments: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The one that a worker on a machine runs."""
+    return deployments["nightly"]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_deployment_is_nightly_in_a_time_zone_and_never_runs_twice_at_once(
+    deployments: dict[str, dict[str, Any]], name: str
 ) -> None:
+    deployment = deployments[name]
     (schedule,) = deployment["schedules"]
     assert schedule["active"]
     assert schedule["schedule"]["timezone"] == "Europe/Berlin"
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-    assert deployment["work_pool_name"] == "splitfire"
+    assert deployment["work_pool_name"] == POOLS[name]
+
+
+def test_a_server_takes_the_template_of_a_pod_and_what_a_deployment_sets_in_it(
+    deployments: dict[str, dict[str, Any]], api: str
+) -> None:
+    pool = httpx.get(f"{api}/work_pools/splitfire-kubernetes").json()
+    wanted = json.loads((ROOT / "infra/kubernetes-job-template.json").read_text())
+    assert pool["base_job_template"] == wanted
+    deployment = deployments["nightly-kubernetes"]
+    assert deployment["job_variables"].keys() <= wanted["variables"]["properties"].keys()
+    assert deployment["parameters"]["runtime"] == {"scratch_dir": "/scratch"}
+
+
+def test_every_setting_of_prefect_that_infra_names_is_one() -> None:
+    import prefect.settings
+
+    for file in ("prefect-server.env", "docker-compose.yaml"):
+        named = set(re.findall(r"^ *(PREFECT_\w+)[=:]", (ROOT / "infra" / file).read_text(), re.MULTILINE))
+        assert named
+        assert {name for name in named if not hasattr(prefect.settings, name)} == set()
+    assert not hasattr(prefect.settings, "PREFECT_SERVER_API_HOSTS")
 
 
 def test_the_deployment_takes_its_places_from_the_environment(
