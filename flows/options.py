@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -62,15 +63,17 @@ def takes_settings(*sections: str, **parts: Sequence[str]) -> Callable[[Command]
     return decorate
 
 
-def _options(section: str) -> list[tuple[str, inspect.Parameter]]:
+@cache
+def _options(section: str) -> tuple[tuple[str, inspect.Parameter], ...]:
+    """Made once for all commands: asking pydantic for the texts takes a hundredth of a second."""
     cls = SECTIONS[section]
     hints = get_type_hints(cls)
     described = TypeAdapter(cls).json_schema()["properties"]
-    return [
+    return tuple(
         (field.name, _option(field, hints[field.name], described[field.name].get("description", ""), section))
         for field in dataclasses.fields(cls)
         if field.name not in _FILE_ONLY
-    ]
+    )
 
 
 def _option(field: dataclasses.Field[Any], hint: Any, text: str, section: str) -> inspect.Parameter:
