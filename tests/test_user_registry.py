@@ -228,6 +228,10 @@ def test_what_a_model_is_like_may_stand_above_it():
         ("ours = 1", "my.toml: ours: found 1, wanted a table, one for each model"),
         ('[ours]\nlike = "passthrogh"', "my.toml: ours.like: found 'passthrogh', known are "),
         ('[ours]\nlike = "passthrogh"', "did you mean 'passthrough'?"),
+        (
+            '[ours]\nlike = "passthrough"\narchitecture = "scnet"',
+            "my.toml: ours.architecture: found 'scnet', wanted one of spleeter, passthrough, htdemucs, ",
+        ),
         ("[ours]\nlike = 3", "my.toml: ours.like: found '3', known are "),
         ('[ours]\narchitecture = "spleeter"', "my.toml: ours.stems is missing; say it, or name a model"),
         (f"{OURS}colour = 3", "my.toml: ours.colour is no key of this table; known are like, architecture, "),

@@ -15,6 +15,8 @@ from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models.members import needed_cards
 from splitfire_batch.models.registry import (
+    ARCHITECTURES,
+    ENSEMBLE,
     ModelCard,
     check_commercial,
     find_card,
@@ -35,19 +37,8 @@ if TYPE_CHECKING:
 else:  # its module imports torch; elsewhere the name stands in annotations only
     Loaded = "Loaded"
 
-ARCHITECTURES = {
-    "spleeter": "spleeter",
-    "passthrough": "passthrough",
-    "htdemucs": "htdemucs",
-    "bs_roformer": "roformer",
-    "mel_band_roformer": "roformer",
-}
-"""The module of this package that builds each of them."""
-
-ENSEMBLE = "ensemble"
-"""The architecture of a card whose members are models of any other."""
-
 __all__ = [
+    "ENSEMBLE",
     "Loaded",
     "ModelCard",
     "Supply",

@@ -110,8 +110,8 @@ def _refuse_open(card: ModelCard, file: WeightsFile) -> None:
     if not file.sha256:
         raise ConfigError(
             f"{card.name}: bring your own weights: the sha256 of {file.name} is not known here, and files "
-            "that cannot be verified are not opened; put its sha256 and where it lies into a registry of "
-            f'your own, in a table with like = "{card.name}", and name that file with --registry'
+            "that cannot be verified are not opened; say its sha256 and where it lies in your own registry, "
+            f'for a model of ours in a table with like = "{card.name}", and name that file with --registry'
         )
 
 

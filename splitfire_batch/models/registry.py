@@ -28,6 +28,18 @@ from splitfire_batch.models.cards import PublishedSdr as PublishedSdr
 from splitfire_batch.models.cards import WeightsFile as WeightsFile
 from splitfire_batch.models.registry_file import read_cards
 
+ARCHITECTURES = {
+    "spleeter": "spleeter",
+    "passthrough": "passthrough",
+    "htdemucs": "htdemucs",
+    "bs_roformer": "roformer",
+    "mel_band_roformer": "roformer",
+}
+"""The module of this package that builds each of them."""
+
+ENSEMBLE = "ensemble"
+"""The architecture of a card whose members are models of any other."""
+
 _FIRST = ("spleeter-2stems", "passthrough")
 """Older than the ids of the others: destinations hold stems under ids of their files alone."""
 

@@ -105,8 +105,7 @@ def _sections(card: ModelCard, texts: Mapping[str, str]) -> Mapping[str, Any]:
     if len(names) > 1 or (names and options):
         found = ", ".join([*names, *(f"options.{key}" for key in options)])
         raise ConfigError(
-            f"{card.name} has its config in {found}; wanted one place: with a YAML file of its own, a model "
-            "that is `like` another says options = {}"
+            f"{card.name} has its config in {found}; wanted one place; leave the file or the options out"
         )
     if names or "config" in options:
         name, text = (names[0], texts[names[0]]) if names else ("options.config", options.pop("config"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.errors import ConfigError, StorageError
 from splitfire_batch.models.cards import ModelCard
-from splitfire_batch.models.registry import add_cards, find_card
+from splitfire_batch.models.registry import ARCHITECTURES, ENSEMBLE, add_cards, find_card
 from splitfire_batch.models.registry_file import read_cards
 from splitfire_batch.storage import Options, open_store
 from splitfire_batch.storage.download import is_local
@@ -49,6 +49,11 @@ def read_registry(text: str, origin: str) -> list[ModelCard]:
     """
     cards = read_cards(text, origin, find_card)
     for card in cards:
+        if card.architecture not in (*ARCHITECTURES, ENSEMBLE):
+            raise ConfigError(
+                f"{origin}: {card.name}.architecture: found {card.architecture!r}, wanted one of "
+                f"{', '.join((*ARCHITECTURES, ENSEMBLE))}"
+            )
         for file in card.files:
             try:
                 refuse_secrets(*file.sources)
