@@ -72,8 +72,8 @@ def pool_size(config: RuntimeConfig) -> PoolSize:
     """How many actors the connected Ray has room for, and what each reserves.
 
     With GPUs one actor for each, and a share of its node's CPUs. Without, one for every two CPUs. On a
-    cluster their number follows nodes that join, unless it is set; a number that is set is asked for even
-    where no node has a GPU yet, and has the cluster grow.
+    cluster their number follows nodes that join, unless it is set; a number that is set is asked for with a
+    whole GPU each where the device is `cuda`, and has the cluster grow if it has fewer.
 
     Raises:
         ConfigError: GPUs are asked for, Ray sees none, and it is not said how many there should be.
@@ -93,9 +93,9 @@ def size_for(config: RuntimeConfig, nodes: Sequence[Node]) -> PoolSize:
         ConfigError: GPUs are asked for and there are none.
     """
     n_gpus = sum(node.n_gpus for node in nodes)
+    if config.device == "cuda" and config.ray and n_gpus < (config.workers or 0):
+        return _size_to_grow_to(config, config.workers or 0, nodes, n_gpus)
     if config.device == "cuda" and n_gpus == 0:
-        if config.ray and config.workers:
-            return PoolSize(config.workers, cpus=1, gpus=1, threads=config.threads or 1)
         raise ConfigError(
             "device: found 'cuda', and Ray sees no GPU; use 'auto' or 'cpu', or join a cluster with --ray; "
             "for one that grows and has no GPU yet, say with --workers how many there shall be"
@@ -114,6 +114,12 @@ def size_for(config: RuntimeConfig, nodes: Sequence[Node]) -> PoolSize:
     cpus = _cpus_each(places, workers)
     threads = config.threads or max(1, int(cpus))
     return PoolSize(workers, int(cpus * 10_000) / 10_000, gpus, threads)
+
+
+def _size_to_grow_to(config: RuntimeConfig, workers: int, nodes: Sequence[Node], n_gpus: int) -> PoolSize:
+    """For more workers than there are GPUs: one for each, and as many CPUs as on the nodes there are."""
+    here = size_for(replace(config, workers=n_gpus), nodes) if n_gpus else PoolSize(0, 1, 1, 1)
+    return PoolSize(workers, here.cpus, 1, config.threads or here.threads)
 
 
 def _cpus_each(places: Sequence[tuple[int, int]], workers: int) -> Fraction:

@@ -408,6 +408,13 @@ def test_a_cluster_without_gpus_grows_for_the_workers_that_are_asked_for() -> No
     assert size_for(asked, [Node(0)]) == PoolSize(64, 1, 1, 1)
 
 
+def test_workers_of_a_cluster_that_grows_do_not_share_the_gpus_that_are_there() -> None:
+    asked = RuntimeConfig(device="cuda", ray="10.0.0.1:6379", workers=8)
+    assert size_for(asked, [Node(0), Node(8, 1), Node(8, 1)]) == PoolSize(8, 8, 1, 8)
+    shared = RuntimeConfig(device="auto", ray="10.0.0.1:6379", workers=4)
+    assert size_for(shared, [Node(8, 1), Node(8, 1)]) == PoolSize(4, 4, 0.5, 4)
+
+
 @pytest.mark.parametrize(
     ("nodes", "device", "workers", "expected"),
     [
