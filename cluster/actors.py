@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from cluster.losses import Lost, read_error
+from cluster.metrics import Metrics
 from splitfire_batch.masking import mask_logs
 from splitfire_batch.records import Shard, ShardEvent
 
@@ -38,6 +39,9 @@ class ShardWorker(Protocol):
 
     def give_back(self, shard_id: str) -> None:
         """Tell by Returned which tracks of a shard will not begin here, perhaps none of it."""
+
+    def held_bytes(self) -> Mapping[str, int]:
+        """Bytes of audio in memory now, by where they wait."""
 
     def close(self) -> None:
         """End threads and children."""
@@ -68,6 +72,7 @@ class SeparatorActor:
         os.environ["OMP_NUM_THREADS"] = str(n_threads)
         self._make_worker = make_worker
         self._worker: ShardWorker | None = None
+        self._metrics = Metrics()
 
     def where(self) -> tuple[int, str]:
         """The process id, and the id of the node."""
@@ -82,7 +87,11 @@ class SeparatorActor:
     @ray.method(num_returns="streaming")
     def run_shard(self, shard: Shard) -> Iterator[ShardEvent]:
         """The worker's events, as they come."""
-        yield from self._started().run_shard(shard)
+        worker = self._started()
+        for event in worker.run_shard(shard):
+            self._metrics.note(event)
+            self._metrics.hold(worker.held_bytes())
+            yield event
 
     def stop_admitting(self) -> None:
         """Pass on that no further track may begin."""

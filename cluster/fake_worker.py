@@ -100,6 +100,10 @@ class FakeWorker:
         """Begin no further track."""
         self.stop.set()
 
+    def held_bytes(self) -> dict[str, int]:
+        """It holds no audio."""
+        return {}
+
     def close(self) -> None:
         """Nothing to end."""
 

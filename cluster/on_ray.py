@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event, current_thread, main_thread
 
+from cluster.metrics import Metrics
 from cluster.pool import Halt, run_shards
 from cluster.roster import Patience
 from cluster.session import connect, pool_size
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.job import RunShards
-from splitfire_batch.records import PoolEvent, Shard
+from splitfire_batch.records import PoolEvent, Quarantined, Shard
 from splitfire_batch.spec import WorkerSpec
 
 
@@ -35,6 +36,10 @@ def on_ray(runtime: RuntimeConfig, stop: Event, abort: Event | None = None) -> I
 
         def run(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[PoolEvent]:
             here = replace(spec, device="cuda" if size.gpus else "cpu", threads=size.threads)
-            return run_shards(shards, here, size, halt, patience, spec.recorded)
+            metrics = Metrics()
+            for event in run_shards(shards, here, size, halt, patience, spec.recorded):
+                if isinstance(event, Quarantined):  # all else is told where it happens
+                    metrics.note(event)
+                yield event
 
         yield run

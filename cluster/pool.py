@@ -30,7 +30,6 @@ from splitfire_batch.records import (
     PoolEvent,
     Returned,
     Shard,
-    ShardDone,
     ShardEvent,
     Started,
 )
@@ -237,9 +236,7 @@ class _Pool:
 
 def _log_event(event: ShardEvent) -> None:
     """Say here what nobody would see in the log of an actor."""
-    if isinstance(event, ShardDone):
-        _log.info("shard_done shard=%s wall_s=%.1f", event.shard_id, event.wall_s)
-    elif isinstance(event, Committed):
+    if isinstance(event, Committed):
         for outcome in event.outcomes:
             if outcome.code == "INTERNAL":
                 _log.warning("track_bug track=%s why=%r", outcome.track_id, outcome.message)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
+
 from splitfire_batch.failure_limit import excess
 from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.quarantine import Suspicions, record_quarantined
@@ -17,6 +20,8 @@ from splitfire_batch.records import (
 from splitfire_batch.report import Tally
 from splitfire_batch.staff import Staff
 from splitfire_batch.storage import Store
+
+_log = logging.getLogger(__name__)
 
 
 class Account:
@@ -44,10 +49,25 @@ class Account:
             self._settle(*event.outcomes)
         elif isinstance(event, ShardDone):
             self.tally.add_shard(event)
+            self._log_shard(event)
         elif isinstance(event, Started):
             self.tally.begin_work()
         elif isinstance(event, Staff):
             self.tally.workers = event.workers
+
+    def _log_shard(self, done: ShardDone) -> None:
+        """One line a shard; tracks and bytes are those of the run so far."""
+        stages = " ".join(f"{name}_s={value:.1f}" for name, value in asdict(done.seconds).items())
+        _log.info(
+            "shard_done run=%s shard=%s wall_s=%.1f busy_s=%.1f %s run_settled=%d run_planned=%d",
+            self._context.run_id,
+            done.shard_id,
+            done.wall_s,
+            done.device.busy,
+            stages,
+            self.tally.n_done + self.tally.n_failed + self.tally.n_skipped,
+            self.tally.n_planned,
+        )
 
     def _settle(self, *outcomes: Outcome) -> None:
         self.suspicions.clear(outcomes)

@@ -107,6 +107,10 @@ class Worker:
             telling, admission = opened
             admission.give_back(lambda track_ids: telling.report(Returned(shard_id, track_ids)))
 
+    def held_bytes(self) -> dict[str, int]:
+        """Bytes of audio in memory now, by where they wait: all of it is in the shares of open tracks."""
+        return {"open tracks": self._bench.budget.n_held}
+
     def run_shard(self, shard: Shard) -> Iterator[ShardEvent]:
         """Settle every track of a shard, and tell of each as it begins and once it is settled.
 

@@ -13,7 +13,18 @@ from splitfire_batch.errors import AccessDenied, ConfigError
 from splitfire_batch.failure_limit import allowed_failures
 from splitfire_batch.manifest.ledger import read_parts
 from splitfire_batch.manifest.schema import RunContext
-from splitfire_batch.records import Committed, Outcome, Quarantined, Shard, Status, Suspected, Track
+from splitfire_batch.records import (
+    Committed,
+    DeviceSeconds,
+    Outcome,
+    Quarantined,
+    Shard,
+    ShardDone,
+    StageSeconds,
+    Status,
+    Suspected,
+    Track,
+)
 from splitfire_batch.report import Tally
 from splitfire_batch.storage import Store, open_store
 
@@ -157,3 +168,17 @@ def test_a_run_has_had_enough_with_the_first_failure_beyond_the_limit(store: Sto
     assert driver.tally.stopped_by.startswith(
         "3 of 10 tracks failed, max_failures is 20% (2 tracks); most of them: NOT_AUDIO 2, EMPTY 1"
     )
+
+
+def test_a_shard_is_one_line_of_keys_and_values(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    told = account(store)
+    with caplog.at_level("INFO", "splitfire_batch.account"):
+        told.take(Committed("s1", (Outcome("t", "t.wav", "done", None, None, 30.0, 1),)))
+        told.take(ShardDone("s1", 12.34, StageSeconds(fetch=1.0, device=8.0), DeviceSeconds(busy=8.0)))
+    (line,) = caplog.messages
+    event, *pairs = line.split()
+    assert event == "shard_done"
+    found = dict(pair.split("=") for pair in pairs)
+    wanted = {"run": "run1", "shard": "s1", "wall_s": "12.3", "busy_s": "8.0", "fetch_s": "1.0"}
+    assert wanted.items() <= found.items()
+    assert (found["device_s"], found["run_settled"]) == ("8.0", "1")

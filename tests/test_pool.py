@@ -286,13 +286,10 @@ def test_workers_that_cannot_start_without_the_store_end_the_run_with_its_error(
         list(run_shards(make_shards(2, 1), store_is_away, ONE))
 
 
-def test_the_driver_says_which_shards_are_done_and_what_was_a_bug(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_the_driver_says_what_was_a_bug(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "cluster.pool"):
         list(run_shards(make_shards(1, 1), _Buggy, ONE))
     assert "track_bug track=s0t0 why='ZeroDivisionError (here.py:1, f)'" in caplog.text
-    assert "shard_done shard=s0" in caplog.text
 
 
 @dataclass(frozen=True)

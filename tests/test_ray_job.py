@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import prometheus_client.parser
@@ -209,13 +210,58 @@ def test_prometheus_finds_every_metric_of_the_list_under_its_name_with_its_label
         assert {"SessionName", *metric.labels} <= labels
 
 
+WORK = """
+import sys
+from functools import partial
+sys.path.insert(0, sys.argv[1])
+import ray
+from cluster.actors import PoolSize
+from cluster.fake_worker import FakeWorker
+from cluster.pool import run_shards
+from tests.pool_simulation import Simulation, make_shards
+
+ray.init(runtime_env={"env_vars": {"PYTHONPATH": sys.argv[1]}})
+make_worker = partial(FakeWorker, track_s=1.0, open_tracks=1)
+for _ in run_shards(make_shards(Simulation(1, 1, 5.0, 12, n_tracks=5)), make_worker, PoolSize(1, 1, 0, 1)):
+    pass
+"""
+
+
+def test_prometheus_sees_a_run_while_it_works(head: Head, tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    command = [RAY, "job", "submit", "--address", head.dashboard, "--", sys.executable, script, ROOT]
+    job = subprocess.Popen(command, env=head.variables, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 180
+        counts: dict[str, float] = {}
+        while time.monotonic() < deadline and not counts.get("done"):
+            time.sleep(1)
+            samples = [sample for family in scraped(head.metrics) for sample in family.samples]
+            counts = {s.labels["status"]: s.value for s in samples if s.name == "ray_splitfire_tracks_total"}
+    finally:
+        job.terminate()
+        job.wait(60)
+    assert 1 <= counts["done"] <= 60
+
+
+def scraped(url: str) -> list[Any]:
+    """What Prometheus would get; nothing while Ray's agent is not there yet."""
+    try:
+        text = httpx.get(url).text
+    except httpx.TransportError:
+        return []
+    return list(prometheus_client.parser.text_string_to_metric_families(text))
+
+
 def wait_for_metrics(url: str) -> dict[str, tuple[str, set[str]]]:
     """Kind and labels of whatever Ray exports, once ours are among it."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        families = prometheus_client.parser.text_string_to_metric_families(httpx.get(url).text)
         found = {
-            sample.name: (family.type, set(sample.labels)) for family in families for sample in family.samples
+            sample.name: (family.type, set(sample.labels))
+            for family in scraped(url)
+            for sample in family.samples
         }
         if any(metric.exported in found for metric in METRICS):
             return found
