@@ -44,9 +44,7 @@ def no_work(_: Iterable[Shard], __: WorkerSpec) -> Iterator[ShardEvent]:
 
 def resume(job: Job) -> Report:
     planned = story.make_plan(job, story.list_tracks(job))
-    tally = story.separate(
-        planned, no_work if len(planned.plan.tracks) else lambda *_: iter(()), lambda _: None
-    )
+    tally = story.separate(planned, no_work if planned.plan.n_tracks else lambda *_: iter(()), lambda _: None)
     return story.finalise(planned, tally)
 
 
@@ -70,7 +68,7 @@ def test_parts_without_their_settings_count_only_for_the_settings_that_made_them
     run(job)
     lose_all_but(store, "parts")
     other = replace(job, separation=SeparationConfig(model="passthrough", short_clip="reference"))
-    assert len(story.make_plan(other, story.list_tracks(other)).plan.tracks) == N_TRACKS
+    assert story.make_plan(other, story.list_tracks(other)).plan.n_tracks == N_TRACKS
 
 
 def test_plain_names_are_made_anew_when_nobody_can_say_whose_stems_lie_there(tmp_path):
@@ -80,4 +78,4 @@ def test_plain_names_are_made_anew_when_nobody_can_say_whose_stems_lie_there(tmp
     other = SeparationConfig(model=PASSTHROUGH.model, short_clip="reference")
     run(replace(first, separation=other, replace=True))
     lose_all_but(open_store(first.destination, {}), "parts")
-    assert len(story.make_plan(first, story.list_tracks(first)).plan.tracks) == 1
+    assert story.make_plan(first, story.list_tracks(first)).plan.n_tracks == 1

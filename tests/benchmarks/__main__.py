@@ -13,8 +13,8 @@ import sys
 from itertools import takewhile
 
 NAMES = ("engine", "one_shots", "short_clips", "seams", "measurements", "memory", "pipeline", "start_up")
-NAMES += ("cost_of_safety", "resume", "gpu", "htdemucs")
-WITH_OPTIONS = ("one_shots", "memory", "pipeline", "cost_of_safety", "resume", "gpu", "htdemucs")
+NAMES += ("cost_of_safety", "resume", "catalogue", "gpu", "htdemucs")
+WITH_OPTIONS = ("one_shots", "memory", "pipeline", "cost_of_safety", "resume", "catalogue", "gpu", "htdemucs")
 
 
 def main() -> None:
