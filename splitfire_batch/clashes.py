@@ -100,17 +100,16 @@ class Survey:
         if not is_in.any():
             return {}
         tracks = named_tracks(listing.taken(is_in, NAMED))
-        held = self._held_by({track.track_id for track in tracks}, np.concatenate(wanted))
+        is_held = ~self._is_kept  # who keeps a first target that is wanted is among the tracks
+        is_held[is_held] = _has(foreign, np.concatenate(wanted))
+        held = self._held_by([track.track_id for track in tracks], is_held)
         made = make_targets(tracks, self.template, self.model, held, self.stems)
         return dict(zip(np.flatnonzero(is_in).tolist(), made, strict=True))
 
-    def _held_by(self, track_ids: set[str], wanted: np.ndarray) -> dict[str, str | None]:
-        """What is held by these tracks, or has a stem's path among those that are wanted."""
-        is_held = _has(self._hashes_of(self.held.targets), wanted)
-        is_held |= pc.is_in(self.held.track_ids, value_set=pa.array(sorted(track_ids))).to_numpy(
-            zero_copy_only=False
-        )
-        mask = pa.array(is_held)
+    def _held_by(self, track_ids: list[str], is_held: np.ndarray) -> dict[str, str | None]:
+        """What is held by these tracks, and what is marked."""
+        is_theirs = pc.is_in(self.held.track_ids, value_set=pa.array(track_ids, pa.string()))
+        mask = pc.or_(is_theirs, pa.array(is_held))
         ids, targets = (
             column.filter(mask).to_pylist() for column in (self.held.track_ids, self.held.targets)
         )

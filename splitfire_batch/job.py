@@ -130,6 +130,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
         shard_cost=job.runtime.shard_s * card.x_real_time / card.segment_s,
         n_workers=n_workers,
         stems=possible_stems(card.stems),
+        overwrite=job.catalogue.overwrite,
     )
     ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
     lease = lease or unheld(new_run_id())

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.clashes import Survey, find_held
+from splitfire_batch.config import Overwrite
 from splitfire_batch.packing import Places, ShardSizes, cost_of, durations, in_shards
 from splitfire_batch.records import Shard, Track
-from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter
+from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter, rows_of
 from splitfire_batch.targets import NAMED, check_columns, first_targets
 
 _NO_TARGETS = pa.schema([("track_id", pa.string()), ("target", pa.string())])
@@ -49,6 +50,8 @@ class Ledger:
     """source_id and n_failed_runs of objects that failed in a way that stands after some runs."""
     newest_run: str = ""
     """The last run_id of all; a new one must be later."""
+    done_tracks: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    """The track_ids of `done`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class PlanSettings:
     n_workers: int = 1
     stems: tuple[str, ...] = ()
     """Every stem that the model may ever give, written or not: names do not depend on the choice."""
+    overwrite: Overwrite = "changed"
+    """Which tracks that have stems are done again; see `CatalogueConfig`."""
 
     @property
     def sizes(self) -> ShardSizes:
@@ -146,20 +151,16 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
     """
     check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
     ids = listing.table(["track_id", "source_id"])
-    source_ids = ids["source_id"]
-    is_done, is_skipped, is_failed = (
-        _numpy(pc.is_in(source_ids, value_set=known))
-        for known in (ledger.done, ledger.skipped, ledger.failed)
-    )
-    is_skipped &= ~is_done
-    is_failed &= ~(is_done | is_skipped)
+    is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
     places = in_shards(listing, ~(is_done | is_skipped | is_failed), settings.sizes)
-    held = find_held(ids["track_id"], ledger.targets)
-    survey = Survey(settings.template, settings.model, settings.stems, held)
-    pieces = _named(listing, places, survey, settings, scratch)
-    rows = _in_order(
-        pieces, survey.changed(listing), ledger.failed_runs, pa.schema([*listing.schema, *_PLANNED]), scratch
-    )
+    schema = pa.schema([*listing.schema, *_PLANNED])
+    if places.n_shards:
+        held = find_held(ids["track_id"], ledger.targets)
+        survey = Survey(settings.template, settings.model, settings.stems, held)
+        pieces = _named(listing, places, survey, settings, scratch)
+        rows = _in_order(pieces, survey.changed(listing), ledger.failed_runs, schema, scratch)
+    else:  # no stem gets a name
+        rows = rows_of([], schema, scratch)
     return Plan(
         rows=rows,
         n_listed=len(listing),
@@ -172,8 +173,19 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
     )
 
 
-def _numpy(column: pa.ChunkedArray) -> np.ndarray:
-    return np.array(column.to_numpy(), bool)
+def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.ndarray, ...]:
+    """For each listed track whether it is done, was skipped, or has a failure that stands."""
+    if overwrite == "always":
+        nobody = np.zeros(len(ids), bool)
+        return nobody, nobody, nobody
+    is_done, is_skipped, is_failed = (
+        np.array(pc.is_in(ids["source_id"], value_set=known).to_numpy(), bool)
+        for known in (ledger.done, ledger.skipped, ledger.failed)
+    )
+    if overwrite == "never":
+        is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_tracks).to_numpy()
+    is_skipped &= ~is_done
+    return is_done, is_skipped, is_failed & ~(is_done | is_skipped)
 
 
 def _named(

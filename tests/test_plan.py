@@ -108,6 +108,26 @@ def test_skipped_tracks_are_left_out_and_counted_apart():
     assert (plan.n_done, plan.n_skipped_before, plan.n_failed_before) == (2, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("overwrite", "todo", "numbers"),
+    [
+        ("changed", ["t0", "t4", "t5"], (1, 1, 1)),
+        ("never", ["t4", "t5"], (2, 1, 1)),
+        ("always", ["t0", "t1", "t2", "t3", "t4", "t5"], (0, 0, 0)),
+    ],
+)
+def test_what_is_done_again_is_what_changed_or_nothing_or_everything(overwrite, todo, numbers):
+    # the object of t0 was another when its stems were made
+    before = replace(
+        ledger(["s0 before", "s1"], ["s2"]),
+        skipped=pa.array(["s3"]),
+        done_tracks=pa.array(["t0", "t1"]),
+    )
+    plan = make_plan(listing(*[60.0] * 6), before, replace(SETTINGS, overwrite=overwrite))
+    assert sorted(ids(plan)) == todo
+    assert (plan.n_done, plan.n_skipped_before, plan.n_failed_before) == numbers
+
+
 def test_names_do_not_depend_on_what_is_already_done():
     table = listing(60.0, 60.0).set_column(3, "path", pa.array(["x.wav", "x.flac"]))
     before = make_plan(table, Ledger(), SETTINGS).rows.table()

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from splitfire_batch import job as story
-from splitfire_batch.config import SeparationConfig
+from splitfire_batch.config import CatalogueConfig, SeparationConfig
 from splitfire_batch.job import Job
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.report import Report
@@ -79,3 +79,38 @@ def test_plain_names_are_made_anew_when_nobody_can_say_whose_stems_lie_there(tmp
     run(replace(first, separation=other, replace=True))
     lose_all_but(open_store(first.destination, {}), "parts")
     assert story.make_plan(first, story.list_tracks(first)).plan.n_tracks == 1
+
+
+def test_overwrite_says_which_stems_are_made_again(tmp_path):
+    for n in range(2):
+        tone(tmp_path / f"in/{n}.wav", 220 + n)
+    job = make_job(tmp_path / "in", tmp_path / "out")
+    run(job)
+    tone(tmp_path / "in/0.wav", 440)
+    tone(tmp_path / "in/new.wav", 330)
+    never, always = (replace(job, catalogue=CatalogueConfig(overwrite=what)) for what in ("never", "always"))
+    kept = (tmp_path / "out/passthrough/0_vocals.wav").read_bytes()
+
+    report = run(never)
+    assert (report.n_done_before, report.n_done) == (2, 1)
+    assert (tmp_path / "out/passthrough/0_vocals.wav").read_bytes() == kept
+    report = run(job)
+    assert (report.n_done_before, report.n_done) == (2, 1)
+    assert (tmp_path / "out/passthrough/0_vocals.wav").read_bytes() != kept
+    report = run(always)
+    assert (report.n_done_before, report.n_done) == (0, 3)
+    assert resume(job).n_done_before == 3
+
+
+def test_never_makes_stems_again_that_are_gone(tmp_path):
+    tone(tmp_path / "in/0.wav", 220)
+    job = make_job(tmp_path / "in", tmp_path / "out")
+    run(job)
+    (tmp_path / "out/passthrough/0_vocals.wav").unlink()
+    (open_store(job.destination, {})).delete(f"_splitfire/runs/{run_ids(tmp_path / 'out')[-1]}/run.json")
+    never = replace(job, catalogue=CatalogueConfig(overwrite="never"))
+    assert run(never).n_done == 1
+
+
+def run_ids(destination: Path) -> list[str]:
+    return sorted(folder.name for folder in (destination / "_splitfire/runs").iterdir())

@@ -60,9 +60,9 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
     )
     standing = failed.filter(pc.invert(pc.fill_null(failed["is_retryable"], False)))
 
-    def source_ids(table: pa.Table) -> pa.Array:
+    def ids(table: pa.Table, name: str = "source_id") -> pa.Array:
         mine = table.filter(pc.equal(table["settings_id"], settings_id))
-        return mine["source_id"].combine_chunks()
+        return mine[name].combine_chunks()
 
     targets = done.select(["track_id", "target"])
     if plain_for is not None:
@@ -72,12 +72,13 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
     runs = failed.filter(pc.greater(pc.fill_null(failed["n_failed_runs"], 0), 0))
     runs = runs.filter(pc.equal(runs["settings_id"], settings_id)).select(["source_id", "n_failed_runs"])
     return Ledger(
-        source_ids(done),
-        source_ids(standing),
+        ids(done),
+        ids(standing),
         targets,
-        source_ids(skipped),
+        ids(skipped),
         runs,
         newest_run=pc.max(rows["run_id"]).as_py() or "",
+        done_tracks=ids(done, "track_id"),
     )
 
 
