@@ -22,6 +22,7 @@ from splitfire_batch.config import CatalogueConfig
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.globs import glob
 from splitfire_batch.identity import is_sampled
+from splitfire_batch.inventory import FILE_NAME, inventory_pages, read_manifest
 from splitfire_batch.rows import Rows, rows_of
 from splitfire_batch.sources import count, folder_pages, named_pages, object_pages
 from splitfire_batch.storage import Options, Store, Stores, open_store, parse_url
@@ -89,23 +90,27 @@ def list_tracks(
         StorageError, TransientError: the store refuses, or does not answer.
     """
     store, path = _open_source(source, options)
-    ignored: Counter[str] = Counter()
+    name, ignored = store.url, Counter[str]()
     is_table = path is not None and path.rpartition(".")[2].lower() in TABLE_EXTENSIONS
     if path is None:
         pages = folder_pages(store, destination, ignored)
+    elif path == FILE_NAME:
+        bucket = _bucket_of(store, options)
+        inventory = read_manifest(store, path, bucket, config.allow_root)
+        name, pages = inventory.root, inventory_pages(inventory, bucket, ignored, scratch)
     elif is_table:
         pages = named_pages(read_rows(store, path, config.allow_root, scratch), ignored)
     else:
         pages = object_pages(store, path)
     uris: list[np.ndarray] = []
-    taken = rows_of(_taken(pages, store.url, config, ignored, uris), OPEN, scratch)
+    taken = rows_of(_taken(pages, name, config, ignored, uris), OPEN, scratch)
     is_wanted = _limited(taken, _first_of_each(taken, uris, ignored), config.limit, ignored)
     if not is_wanted.any():
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(ignored.items()))
         what = f"found {ignored.total()} objects: {reasons}" if reasons else "found no objects at all"
         raise ConfigError(f"nothing audible under {store.uri_of(path or '')}: {what}")
     stores = Stores(options) if is_table else None
-    return Catalogue(store.url, complete(_only(taken, is_wanted), stores, scratch), dict(ignored))
+    return Catalogue(name, complete(_only(taken, is_wanted), stores, scratch), dict(ignored))
 
 
 def check_source(source: str, options: Options) -> str:
@@ -117,6 +122,15 @@ def check_source(source: str, options: Options) -> str:
         TransientError: the store does not answer.
     """
     return _open_source(source, options)[0].url
+
+
+def _bucket_of(store: Store, options: Options) -> Store:
+    """Where an inventory's files lie: their manifest's bucket, or the folder above it for a copy."""
+    if store.is_local:
+        return open_store(store.url.rpartition("/")[0] or "/", options)
+    scheme, root = parse_url(store.url)
+    url = f"{scheme}://{root.partition('/')[0]}"
+    return open_store(url, {url: matching_options(options, scheme, root)})
 
 
 def _open_source(source: str, options: Options) -> tuple[Store, str | None]:

@@ -52,6 +52,8 @@ class Ledger:
     """The last run_id of all; a new one must be later."""
     done_tracks: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     """The track_ids of `done`."""
+    archived: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    """The source_ids of objects that were skipped for lying in an archive: that may be over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,8 @@ def _tracks(batch: pa.RecordBatch) -> Iterator[Track]:
     next(ends)
     columns = (batch[name].to_pylist() for name in ("problem", "n_failed_runs", *_OWN))
     for begin, end, problem, n_failed_runs, *values in zip(begins, ends, *columns, strict=False):
-        yield Track(*values, 0, problem, tuple(pairs[begin:end]), n_failed_runs)
+        fields = (*values, 0, problem, tuple(pairs[begin:end]), n_failed_runs)
+        yield Track(*fields)
 
 
 def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: str | None = None) -> Plan:
@@ -150,7 +153,7 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
         TransientError: there is no room in `scratch`.
     """
     check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
-    ids = listing.table(["track_id", "source_id"])
+    ids = listing.table(["track_id", "source_id", "problem"])
     is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
     places = in_shards(listing, ~(is_done | is_skipped | is_failed), settings.sizes)
     schema = pa.schema([*listing.schema, *_PLANNED])
@@ -182,6 +185,9 @@ def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.nd
         np.array(pc.is_in(ids["source_id"], value_set=known).to_numpy(), bool)
         for known in (ledger.done, ledger.skipped, ledger.failed)
     )
+    is_archived = pc.fill_null(pc.starts_with(ids["problem"], "ARCHIVED: "), False)
+    was_archived = pc.is_in(ids["source_id"], value_set=ledger.archived)
+    is_skipped |= pc.and_(is_archived, was_archived).to_numpy()
     if overwrite == "never":
         is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_tracks).to_numpy()
     is_skipped &= ~is_done

@@ -21,8 +21,10 @@ AUDIO_EXTENSIONS = frozenset(
     | {"ogg", "opus", "rf64", "w64", "wav", "wave", "webm", "wma"}
 )
 """Objects of a folder that are tracks; those that nothing here decodes fail later, and say so."""
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"})
+"""Storage classes and tiers that are not read at once; GLACIER_IR is."""
 _PAGE = 10_000
-_Listed = tuple[str, str, int, str, str | None]
+Listed = tuple[str, str, int, str, str | None]
 """uri, path, n_bytes, etag and problem of an object as a listing shows it."""
 
 
@@ -33,20 +35,34 @@ def folder_pages(store: Store, destination: str | None, ignored: Counter[str]) -
     while page := list(islice(objects, _PAGE)):
         rows = []
         for found in page:
-            reason = _why_ignored(found.path)
+            reason = why_ignored(found.path)
             if reason:
                 ignored[reason] += 1
                 continue
-            problem = None
-            try:
-                check_path(found.path)
-            except ValueError as error:  # a bucket may hold such keys
-                problem = f"BAD_URI: {error}"
+            problem = problem_of(found.path, found.storage_class)
             rows.append((store.uri_of(found.path), found.path, found.n_bytes, found.etag, problem))
-        yield _page_of(rows)
+        yield page_of(rows)
 
 
-def _why_ignored(path: str) -> str | None:
+def problem_of(path: str, storage_class: str | None, access_tier: str | None = None) -> str | None:
+    """Why an object that a bucket lists cannot be read: its key, or it must be restored first; else None.
+
+    Args:
+        path: below the root.
+        storage_class: as S3 names it.
+        access_tier: of the class INTELLIGENT_TIERING, where it is told.
+    """
+    try:
+        check_path(path)
+    except ValueError as error:  # a bucket may hold such keys
+        return f"BAD_URI: {error}"
+    if storage_class in _ARCHIVES or access_tier in _ARCHIVES:
+        where = storage_class if storage_class in _ARCHIVES else access_tier
+        return f"ARCHIVED: it lies in {where}; restore it to a class that can be read, and run the job again"
+    return None
+
+
+def why_ignored(path: str) -> str | None:
     """The reason why an object of a folder is no track; None for a track."""
     *folders, name = path.split("/")
     if "_splitfire" in folders:
@@ -63,10 +79,10 @@ def _why_ignored(path: str) -> str | None:
 def object_pages(store: Store, path: str) -> Iterator[pa.RecordBatch]:
     """One object, whatever its name."""
     found = store.stat(path)
-    yield _page_of([(store.uri_of(path), path, found.n_bytes, found.etag, None)])
+    yield page_of([(store.uri_of(path), path, found.n_bytes, found.etag, None)])
 
 
-def _page_of(rows: list[_Listed]) -> pa.RecordBatch:
+def page_of(rows: list[Listed]) -> pa.RecordBatch:
     """Objects as TOLD."""
     names = ("uri", "path", "n_bytes", "etag", "problem")
     made = {

@@ -59,6 +59,7 @@ ROWS = [
     },
     {"splitfire_batch.plan", "splitfire_batch.sources"},
     {
+        "splitfire_batch.inventory",
         "splitfire_batch.children",
         "splitfire_batch.engine",
         "splitfire_batch.manifest",
@@ -140,6 +141,7 @@ HOMES = {
         "splitfire_batch.clashes",
         "splitfire_batch.failures",
         "splitfire_batch.closing",
+        "splitfire_batch.inventory",
         "splitfire_batch.manifest",
         "splitfire_batch.packing",
         "splitfire_batch.plan",

@@ -64,6 +64,7 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
         mine = table.filter(pc.equal(table["settings_id"], settings_id))
         return mine[name].combine_chunks()
 
+    is_archived = pc.fill_null(pc.equal(skipped["code"], "ARCHIVED"), False)
     targets = done.select(["track_id", "target"])
     if plain_for is not None:
         foreign = pc.binary_join_element_wise(done["model"], done["track_id"], ":")
@@ -75,10 +76,11 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
         ids(done),
         ids(standing),
         targets,
-        ids(skipped),
+        ids(skipped.filter(pc.invert(is_archived))),
         runs,
         newest_run=pc.max(rows["run_id"]).as_py() or "",
         done_tracks=ids(done, "track_id"),
+        archived=ids(skipped.filter(is_archived)),
     )
 
 

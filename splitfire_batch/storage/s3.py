@@ -130,7 +130,8 @@ class S3:
         path = key[len(self._prefix) + 1 :] if self._prefix else key
         moment = answer.get("LastModified")
         modified = moment.timestamp() if isinstance(moment, datetime) else 0.0
-        return StoredObject(path, n_bytes, plain_etag(answer.get("ETag", "")), modified)
+        storage_class = str(answer.get("StorageClass", ""))
+        return StoredObject(path, n_bytes, plain_etag(answer.get("ETag", "")), modified, storage_class)
 
 
 def plain_etag(etag: str) -> str:
