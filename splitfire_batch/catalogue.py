@@ -24,6 +24,7 @@ from splitfire_batch.globs import glob
 from splitfire_batch.identity import is_sampled
 from splitfire_batch.inventory import FILE_NAME, inventory_pages, read_manifest
 from splitfire_batch.rows import Rows, rows_of
+from splitfire_batch.selection import first_of_each, limited, only
 from splitfire_batch.sources import count, folder_pages, named_pages, object_pages
 from splitfire_batch.storage import Options, Store, Stores, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
@@ -104,13 +105,13 @@ def list_tracks(
         pages = object_pages(store, path)
     uris: list[np.ndarray] = []
     taken = rows_of(_taken(pages, name, config, ignored, uris), OPEN, scratch)
-    is_wanted = _limited(taken, _first_of_each(taken, uris, ignored), config.limit, ignored)
+    is_wanted = limited(taken, first_of_each(taken, uris, ignored), config.limit, ignored)
     if not is_wanted.any():
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(ignored.items()))
         what = f"found {ignored.total()} objects: {reasons}" if reasons else "found no objects at all"
         raise ConfigError(f"nothing audible under {store.uri_of(path or '')}: {what}")
     stores = Stores(options) if is_table else None
-    return Catalogue(name, complete(_only(taken, is_wanted), stores, scratch), dict(ignored))
+    return Catalogue(name, complete(only(taken, is_wanted), stores, scratch), dict(ignored))
 
 
 def check_source(source: str, options: Options) -> str:
@@ -196,52 +197,6 @@ def _chooser(config: CatalogueConfig) -> Callable[[str], bool] | None:
         (not include or any(matches(path) for matches in include))
         and not any(matches(path) for matches in exclude)
     )
-
-
-def _first_of_each(taken: Rows, uris: list[np.ndarray], ignored: Counter[str]) -> np.ndarray:
-    """Which rows are the first of their uri: those of equal hashes are compared."""
-    is_first = np.ones(len(taken), bool)
-    hashes = np.concatenate([np.empty(0, np.int64), *uris])
-    ordered = np.sort(hashes)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twice):
-        return is_first
-    is_candidate = np.isin(hashes, twice)
-    seen: set[str] = set()
-    for row, uri in zip(
-        np.flatnonzero(is_candidate).tolist(),
-        taken.taken(is_candidate, ["uri"])["uri"].to_pylist(),
-        strict=True,
-    ):
-        is_first[row] = uri not in seen
-        seen.add(uri)
-    n_more = len(taken) - int(is_first.sum())
-    if n_more:
-        ignored["duplicate"] += n_more
-    return is_first
-
-
-def _limited(taken: Rows, is_wanted: np.ndarray, limit: int | None, ignored: Counter[str]) -> np.ndarray:
-    """The first so many of the wanted rows, by path."""
-    n_over = int(is_wanted.sum()) - (limit or 0)
-    if limit is None or n_over <= 0:
-        return is_wanted
-    ignored["over limit"] += n_over
-    rows = np.flatnonzero(is_wanted)
-    order = pc.sort_indices(
-        taken.taken(is_wanted, ["path", "uri"]), [("path", "ascending"), ("uri", "ascending")]
-    )
-    within = np.zeros(len(is_wanted), bool)
-    within[rows[order.to_numpy()[:limit]]] = True
-    return within
-
-
-def _only(taken: Rows, is_wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
-    start = 0
-    for batch in taken.batches():
-        mask = is_wanted[start : start + len(batch)]
-        start += len(batch)
-        yield batch if mask.all() else batch.filter(pa.array(mask))
 
 
 def complete(batches: Iterable[pa.RecordBatch], stores: Stores | None, scratch: str | None = None) -> Rows:

@@ -7,10 +7,8 @@ stays in files (`rows`). Longer shards come first.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +17,9 @@ import pyarrow.compute as pc
 from splitfire_batch.clashes import Survey, find_held
 from splitfire_batch.config import Overwrite
 from splitfire_batch.packing import Places, ShardSizes, cost_of, durations, in_shards
-from splitfire_batch.records import Shard, Track
+from splitfire_batch.records import Shard
 from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter, rows_of
+from splitfire_batch.shards import shards_of
 from splitfire_batch.targets import NAMED, check_columns, first_targets
 
 _NO_TARGETS = pa.schema([("track_id", pa.string()), ("target", pa.string())])
@@ -32,8 +31,6 @@ _PLANNED = (
     pa.field("cost", pa.float64()),
     pa.field("shard", pa.int32()),
 )
-_OWN = ("track_id", "source_id", "uri", "path", "n_bytes", "etag", "target", "cost")
-"""The first fields of a Track, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,32 +105,7 @@ class Plan:
 
     def shards(self) -> Iterator[Shard]:
         """The shards, most expensive first; their ids hash the tracks in them."""
-        waiting, number = list[Track](), -1
-        for batch in self.rows.batches():
-            for of, track in zip(batch["shard"].to_pylist(), _tracks(batch), strict=True):
-                if of != number and waiting:
-                    yield _shard(waiting)
-                    waiting = []
-                number = of
-                waiting.append(track)
-        if waiting:
-            yield _shard(waiting)
-
-
-def _shard(tracks: list[Track]) -> Shard:
-    digest = blake2b("".join(t.source_id for t in tracks).encode(), digest_size=6)
-    return Shard(digest.hexdigest(), tuple(tracks))
-
-
-def _tracks(batch: pa.RecordBatch) -> Iterator[Track]:
-    metas = batch["meta"]
-    pairs = list(zip(metas.keys.to_pylist(), metas.items.to_pylist(), strict=True))
-    begins, ends = itertools.tee(metas.offsets.to_pylist())
-    next(ends)
-    columns = (batch[name].to_pylist() for name in ("problem", "n_failed_runs", *_OWN))
-    for begin, end, problem, n_failed_runs, *values in zip(begins, ends, *columns, strict=False):
-        fields = (*values, 0, problem, tuple(pairs[begin:end]), n_failed_runs)
-        yield Track(*fields)
+        return shards_of(self.rows)
 
 
 def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: str | None = None) -> Plan:
