@@ -1,4 +1,4 @@
-"""Catalogues of any size that nobody recorded: a Parquet table, an S3 Inventory, objects of a real bucket.
+"""Catalogues of any size that nobody recorded: a Parquet table, an S3 Inventory, a folder.
 
 Paths are as deep and as long as a label's (`label/artist/album (year)/01 title.flac`), and every few
 thousandth is one of those that need care: an accent, a device's name, a space at the end, a twin that only
@@ -7,13 +7,17 @@ differs by case or extension.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 PAGE = 100_000
@@ -91,5 +95,51 @@ def parquet(folder: Path, n: int) -> Iterator[str]:
     yield str(path)
 
 
-SOURCES: dict[str, Callable[[Path, int], AbstractContextManager[str]]] = {"parquet": parquet}
+@contextmanager
+def inventory(folder: Path, n: int) -> Iterator[str]:
+    """A copy of an S3 Inventory in CSV, a gzipped file for every hundred thousand objects."""
+    bucket, _, prefix = ROOT.removeprefix("s3://").partition("/")
+    (folder / "data").mkdir()
+    (folder / "2026-01-01T01-00Z").mkdir()
+    files = []
+    for number, page in enumerate(pages(n)):
+        keys = pa.array([quote_plus(f"{prefix}/{path}", safe="/") for path in page["path"].to_pylist()])
+        columns = [_joined("", bucket, pc.utf8_slice_codeunits(keys, 0, 0)), keys]
+        columns += [
+            page["n_bytes"].combine_chunks(),
+            page["etag"].combine_chunks(),
+            pa.repeat("STANDARD", len(page)),
+        ]
+        file = folder / f"data/{number}.csv.gz"
+        with pa.CompressedOutputStream(pa.OSFile(str(file), "wb"), "gzip") as stream:
+            options = pa.csv.WriteOptions(include_header=False)
+            pa.csv.write_csv(pa.table(columns, names=list("abcde")), stream, options)
+        digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        files.append({"key": f"inventories/data/{file.name}", "MD5checksum": digest})
+    told = {
+        "sourceBucket": bucket,
+        "fileFormat": "CSV",
+        "fileSchema": "Bucket, Key, Size, ETag, StorageClass",
+    }
+    manifest = folder / "2026-01-01T01-00Z/manifest.json"
+    manifest.write_text(json.dumps({**told, "files": files}))
+    yield str(manifest)
+
+
+@contextmanager
+def files(folder: Path, n: int) -> Iterator[str]:
+    """Empty files in a folder."""
+    for page in pages(n):
+        for path in page["path"].to_pylist():
+            file = folder / "music" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    yield str(folder / "music")
+
+
+SOURCES: dict[str, Callable[[Path, int], AbstractContextManager[str]]] = {
+    "parquet": parquet,
+    "inventory": inventory,
+    "folder": files,
+}
 """A folder for it and a number of tracks give the catalogue's URL, for a `with` block."""

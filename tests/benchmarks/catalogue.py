@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def _measure(source: str, url: str, destination: str, n: int) -> None:
-    first = _in_child(url, destination, "plan")
+    first = plan_in_child(url, destination)
     assert (first.n_todo, first.n_done) == (n, 0), first
     _print(source, n, "plan", first)
     settle_all(open_store(destination, {}))
-    again = _in_child(url, destination, "again")
+    again = plan_in_child(url, destination)
     assert (again.n_todo, again.n_done) == (0, n), again
     _print(source, n, "again", again)
 
@@ -94,8 +94,9 @@ def job_of(source: str, destination: str) -> Job:
     )
 
 
-def _in_child(source: str, destination: str, step: str) -> Use:
-    command = [sys.executable, "-m", "tests.benchmarks.catalogue", source, destination, step]
+def plan_in_child(source: str, destination: str) -> Use:
+    """`plan_here` in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.catalogue", source, destination]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return Use(**json.loads(done.stdout))
 
