@@ -15,6 +15,7 @@ from fsspec.asyn import sync
 
 from splitfire_batch.storage.faults import RetryBudget, http_status
 from splitfire_batch.storage.folder import StoredObject
+from splitfire_batch.storage.listings import speed_up
 
 
 class S3:
@@ -36,6 +37,7 @@ class S3:
             nonlocal is_done
             if is_done:
                 return None
+            speed_up(self._fs.s3)
             try:
                 answer = self._fs.call_s3("list_objects_v2", **request)
                 # A key that ends in "/" stands for an empty folder in some browsers; it is no object here.
