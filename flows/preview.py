@@ -16,12 +16,12 @@ def preview(source: str, destination: str, settings: Settings, replace: bool, as
     plan = run.plan
     numbers = {
         "tracks": plan.n_listed,
-        "todo": len(plan.tracks),
+        "todo": plan.n_tracks,
         "done_before": plan.n_done,
         "skipped_before": plan.n_skipped_before,
         "failed_before": plan.n_failed_before,
         "ignored": run.ignored,
-        "shards": sum(1 for _ in plan.shards()),
+        "shards": plan.n_shards,
         "bytes_in": plan.n_bytes,
         "estimated_audio_s": round(plan.audio_s, 1),
         "model": run.context.model,

@@ -83,7 +83,7 @@ def separate_catalogue(
     with story.leased(job, _say) as lease:
         run = plan(job, list_tracks(job), lease)
         _name_flow_run(one_line(f"{run.context.catalogue} {run.context.run_id}"))
-        tally = separate(run) if len(run.plan.tracks) else Tally(0, 0.0)
+        tally = separate(run) if run.plan.n_tracks else Tally(0, 0.0)
         report = finalise(run, tally)
     return _final_state(report)
 
@@ -92,7 +92,7 @@ def separate_catalogue(
 def list_tracks(job: Job) -> Catalogue:
     """Every track of the source."""
     catalogue = story.list_tracks(job)
-    get_run_logger().info("listed tracks=%d ignored=%s", len(catalogue.tracks), catalogue.ignored)
+    get_run_logger().info("listed tracks=%d ignored=%s", len(catalogue.rows), catalogue.ignored)
     return catalogue
 
 
@@ -100,12 +100,12 @@ def list_tracks(job: Job) -> Catalogue:
 def plan(job: Job, catalogue: Catalogue, lease: Lease) -> Run:
     """What is not done yet, in shards, stored beside the rows that are to come."""
     run = story.make_plan(job, catalogue, n_workers=expected_workers(job.runtime), lease=lease)
-    if len(run.plan.tracks):
+    if run.plan.n_tracks:
         story.save_plan(run)
     get_run_logger().info(
         "planned run=%s todo=%d done=%d failed_before=%d",
         run.context.run_id,
-        len(run.plan.tracks),
+        run.plan.n_tracks,
         run.plan.n_done,
         run.plan.n_failed_before,
     )

@@ -56,7 +56,7 @@ def _planned(run: Run, store: Store) -> tuple[pa.Table, pa.Table]:
     """The row of each planned track that has one, from the parts of the run; the failed ones whole."""
     paths = part_paths(store, run.context.settings_id, run.context.run_id)
     rows = read_latest(store, paths, schema_of((*KEYS, "source_id")))
-    source_ids = run.plan.tracks["source_id"].combine_chunks()
+    source_ids = run.plan.source_ids()
     rows = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
     return rows, whole_rows(store, paths, rows.filter(pc.equal(rows["status"], "failed")))
 
@@ -76,7 +76,7 @@ def _report(run: Run, tally: Tally, destination: str, statuses: pa.ChunkedArray)
         ignored=run.ignored,
         n_done_before=run.plan.n_done,
         n_failed_before=run.plan.n_failed_before,
-        n_planned=len(run.plan.tracks),
+        n_planned=run.plan.n_tracks,
         n_skipped_before=run.plan.n_skipped_before,
         n_done=len(statuses) - n_failed - n_skipped,
         n_skipped=n_skipped,

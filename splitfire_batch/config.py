@@ -23,6 +23,9 @@ LOSSY_FORMATS = frozenset({"ogg", "opus", "mp3"})
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Floating point in the networks; what is around them is float32 always."""
 
+Overwrite = Literal["never", "changed", "always"]
+"""Which tracks that have stems already are done again."""
+
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
@@ -116,6 +119,9 @@ class CatalogueConfig:
     """Only this many percent of the tracks, chosen by their track_id: always the same ones."""
     allow_root: tuple[str, ...] = ()
     """URLs below which a catalogue table may name objects; empty for the folder the table lies in."""
+    overwrite: Overwrite = "changed"
+    """Which tracks that have stems are done again: those whose object changed, none, or all of them. With
+    `always` a run that was cut off begins anew."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

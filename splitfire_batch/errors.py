@@ -132,9 +132,10 @@ FAILURE_CODES = {
 }
 
 SKIP_CODES = {
+    "ARCHIVED": "the object lies in an archive and was not fetched",
     "NO_VOCALS": "the vocals hold less of the energy than skip_without_vocals asks for",
 }
-"""Why a track was separated and its stems were not written, as the operator wished: settled, no failure."""
+"""Why a track has no stems though nothing is wrong with it: settled, no failure."""
 
 
 class TrackError(SplitfireError):

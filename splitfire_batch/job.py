@@ -8,7 +8,9 @@ destination, so a job that was cut off anywhere goes on when it is run again.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from threading import Event
 
 from splitfire_batch.account import Account
@@ -22,7 +24,7 @@ from splitfire_batch.lease import Lease, unheld
 from splitfire_batch.manifest.holdings import choose_holding, record_holding
 from splitfire_batch.manifest.ledger import read_ledger
 from splitfire_batch.manifest.reconcile import without_changed
-from splitfire_batch.manifest.schema import RunContext, parquet_bytes
+from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.models import (
     check_commercial,
     fetch_weights,
@@ -39,6 +41,7 @@ from splitfire_batch.plan import make_plan as plan_tracks
 from splitfire_batch.records import PoolEvent, Shard
 from splitfire_batch.report import Progress, Tally
 from splitfire_batch.retries import Retry, ledger_for, list_failed, names_record
+from splitfire_batch.rows import write_parquet
 from splitfire_batch.runs import Run as Run
 from splitfire_batch.runs import check_lease, destination_of, needs_offers, new_run_id
 from splitfire_batch.runs import is_immutable as is_immutable
@@ -94,7 +97,13 @@ def list_tracks(job: Job) -> Catalogue:
             retry = Retry(job.source, job.separation, job.output, job.retry, job.catalogue.allow_root)
             return list_failed(destination, retry, job.runtime.storage)
         skipped = destination.url if destination.is_local else None
-        return list_source(job.source, job.catalogue, job.runtime.storage, destination=skipped)
+        return list_source(
+            job.source,
+            job.catalogue,
+            job.runtime.storage,
+            destination=skipped,
+            scratch=job.runtime.scratch_dir,
+        )
     except AccessDenied as error:
         raise ConfigError(f"cannot read the source {error}") from error
 
@@ -122,6 +131,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
         shard_cost=job.runtime.shard_s * card.x_real_time / card.segment_s,
         n_workers=n_workers,
         stems=possible_stems(card.stems),
+        overwrite=job.catalogue.overwrite,
     )
     ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
     lease = lease or unheld(new_run_id())
@@ -135,7 +145,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
     )
     ledger = ledger if is_immutable(job) else without_changed(store, ledger, holding.settings_id)
     ledger = ledger if catalogue.held is None else ledger_for(ledger, catalogue.held)
-    plan = plan_tracks(catalogue.tracks, ledger, plan_settings)
+    plan = plan_tracks(catalogue.rows, ledger, plan_settings, job.runtime.scratch_dir)
     return Run(job, plan, holding, context, catalogue.ignored, lease)
 
 
@@ -157,7 +167,9 @@ def save_plan(run: Run) -> None:
     record_holding(store, run.holding)
     names = "immutable" if is_immutable(run.job) else "plain"
     store.write(f"{run.store_path}/job.json", names_record(names, run.job.output))
-    store.write(f"{run.store_path}/plan/tracks.parquet", parquet_bytes(run.plan.tracks))
+    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=run.job.runtime.scratch_dir) as folder:
+        file = write_parquet(run.plan.rows, Path(folder, "tracks.parquet"))
+        store.write(f"{run.store_path}/plan/tracks.parquet", file)
 
 
 def _provide_weights(run: Run) -> tuple[str, ...]:
@@ -178,7 +190,7 @@ def separate(
         LeaseLost: another run took over the destination; the pool ends when `run.lease.is_lost` is set.
     """
     store = destination_of(run.job)
-    tally = Tally(len(run.plan.tracks), run.plan.audio_s)
+    tally = Tally(run.plan.n_tracks, run.plan.audio_s)
     account = Account(store, run.context, tally, run.job.runtime.max_failures)
     spec = WorkerSpec(
         destination=store.url,
@@ -189,7 +201,7 @@ def separate(
         is_immutable=is_immutable(run.job),
         nonce=run.lease.nonce,
         cards=added_cards(),
-        weights=_provide_weights(run) if needs_offers(run.job) and len(run.plan.tracks) else (),
+        weights=_provide_weights(run) if needs_offers(run.job) and run.plan.n_tracks else (),
     )
     for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
         account.take(event)

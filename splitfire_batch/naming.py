@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +19,13 @@ import numpy as np
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.spelling import OPEN_TOKENS, folded, safe_folder, safe_part, shortened
 
-_MAX_NAME_BYTES = 200  # of 255: room for the stem, a hash and the extension
-_MAX_FOLDER_BYTES = 640  # of the 1,024 of a key: room for the name, and for the destination's own prefix
+MAX_NAME_BYTES = 200  # of 255: room for the stem, a hash and the extension
+MAX_FOLDER_BYTES = 640  # of the 1,024 of a key: room for the name, and for the destination's own prefix
 _MAX_EXTENSION_BYTES = 16
 _MIN_VALUE_BYTES = 16
 _OWN_FOLDER = "_splitfire"
+BUILT_IN_TOKENS = frozenset({"model", "dir", "name", "track_id"})
+OPEN_NAMES = frozenset({"stem", "ext"})
 _TOKEN = re.compile(r"\{([^{}]*)\}")
 NO_NAMES: Mapping[str, str | None] = {}
 
@@ -61,7 +64,8 @@ def make_targets(
         ConfigError: the template has a token that is neither known nor a column of the catalogue, or two
             tracks have the same track_id.
     """
-    _check_tokens(template, tracks)
+    if tracks:
+        check_tokens(template, set.intersection(*(set(track.meta) for track in tracks)))
     owners = {folded(target): track_id for track_id, target in held.items() if target}
     targets, kept = _first_choice(tracks, template, model, held)
     keys = [folded(target) for target in targets]
@@ -89,7 +93,7 @@ def _first_choice(
     kept = set()
     for i, track in enumerate(tracks):
         own = held.get(track.track_id)
-        if own and own in {_fill(template, model, track, suffix(track)) for suffix in _SUFFIXES}:
+        if own and own in spellings(track, template, model):
             targets[i] = own
             kept.add(i)
     return targets, kept
@@ -127,21 +131,35 @@ def stem_path(target: str, stem: str, ext: str, digest: str | None) -> str:
     return path.replace(".{ext}", f"-{digest[:16]}.{ext}" if digest else f".{ext}")
 
 
-def _check_tokens(template: str, tracks: Sequence[NamedTrack]) -> None:
-    known = {"model", "dir", "name", "stem", "ext", "track_id"}
-    known |= set.intersection(*(set(track.meta) for track in tracks)) if tracks else set()
-    unknown = sorted(set(_TOKEN.findall(template)) - known)
-    if unknown and tracks:
+def check_tokens(template: str, columns: AbstractSet[str]) -> None:
+    """Refuse tokens that are neither known nor among the `columns` that every track has.
+
+    Raises:
+        ConfigError: the first such token; the message lists the known ones.
+    """
+    known = {*BUILT_IN_TOKENS, *OPEN_NAMES, *columns}
+    unknown = sorted(tokens_of(template) - known)
+    if unknown:
         raise ConfigError(
             f"template {template!r} has the token {{{unknown[0]}}}; known here are {', '.join(sorted(known))}"
         )
+
+
+def tokens_of(template: str) -> set[str]:
+    """The names in braces."""
+    return set(_TOKEN.findall(template))
+
+
+def spellings(track: NamedTrack, template: str, model: str) -> tuple[str, ...]:
+    """Every target that the track may get, by preference."""
+    return tuple(_fill(template, model, track, suffix(track)) for suffix in _SUFFIXES)
 
 
 def _fill(template: str, model: str, track: NamedTrack, suffix: str) -> str:
     folder, _, file_name = track.path.rpartition("/")
     name = file_name.rpartition(".")[0] or file_name
     has_name = "{name}" in template
-    room = _room(template.rpartition("/")[2], "" if has_name else suffix)
+    room = room_of(template, "" if has_name else suffix)
     parts = [shortened(safe_part(part), room) for part in folder.split("/") if part]
     values = {
         **{
@@ -149,7 +167,7 @@ def _fill(template: str, model: str, track: NamedTrack, suffix: str) -> str:
             for column, value in track.meta.items()
         },
         "model": model,
-        "dir": shortened("/".join(parts), _MAX_FOLDER_BYTES),
+        "dir": shortened("/".join(parts), MAX_FOLDER_BYTES),
         "name": shortened(safe_part(name), room, suffix),
         "track_id": track.track_id,
     }
@@ -166,15 +184,16 @@ def _fill(template: str, model: str, track: NamedTrack, suffix: str) -> str:
 def _folder(part: str) -> str:
     """One folder of a filled template; cut around open tokens, which must stay."""
     texts = re.split(r"(\{stem\}|\{ext\})", part)
-    room = _MAX_NAME_BYTES // (len(texts) // 2 + 1)
+    room = MAX_NAME_BYTES // (len(texts) // 2 + 1)
     return safe_folder("".join(text if text in OPEN_TOKENS else shortened(text, room) for text in texts))
 
 
-def _room(file_template: str, suffix: str) -> int:
+def room_of(template: str, suffix: str = "") -> int:
     """Bytes for each value, so that all values and the template's own text fit into the file's name."""
+    file_template = template.rpartition("/")[2]
     n_values = sum(token not in OPEN_TOKENS for token in re.findall(r"\{[^{}]*\}", file_template))
     text = _TOKEN.sub("", file_template) + suffix
-    return max(_MIN_VALUE_BYTES, (_MAX_NAME_BYTES - len(text.encode())) // max(1, n_values))
+    return max(_MIN_VALUE_BYTES, (MAX_NAME_BYTES - len(text.encode())) // max(1, n_values))
 
 
 def _extension(track: NamedTrack) -> str:

@@ -1,31 +1,36 @@
 """The plan: what is listed, minus what is done, packed into shards of about equal cost.
 
-Pure: the same listing, ledger and settings give the same plan, down to the names of shards and stems. It
-works on Arrow columns, so that a million tracks cost no million Python objects. Longer shards come first.
+The same listing, ledger and settings give the same plan, down to the names of shards and stems. It works on
+Arrow columns, a batch of rows at a time: in memory are a few numbers for each track, and its ids; the rest
+stays in files (`rows`). Longer shards come first.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from splitfire_batch.naming import NamedTrack, make_targets
-from splitfire_batch.records import Shard, Track
+from splitfire_batch.clashes import Survey, find_held
+from splitfire_batch.config import Overwrite
+from splitfire_batch.packing import Places, ShardSizes, cost_of, durations, in_shards
+from splitfire_batch.records import Shard
+from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter, rows_of
+from splitfire_batch.shards import shards_of
+from splitfire_batch.targets import NAMED, check_columns, first_targets
 
-MAX_SHARD_TRACKS = 2000
 _NO_TARGETS = pa.schema([("track_id", pa.string()), ("target", pa.string())])
 _NO_RUNS = pa.schema([("source_id", pa.string()), ("n_failed_runs", pa.int16())])
-_MIN_COST = 0.02  # of a full segment: fetching, opening and writing a one-shot
-_BYTES_PER_SECOND = {"flac": 100_000, "mp3": 28_000, "m4a": 28_000, "aac": 20_000, "mp4": 28_000}
-_BYTES_PER_SECOND |= {"ogg": 20_000, "oga": 20_000, "opus": 16_000, "wma": 20_000}
-_PCM_BYTES_PER_SECOND = 176_400
+_PIECE = 250_000
+_PLANNED = (
+    pa.field("target", pa.string()),
+    pa.field("n_failed_runs", pa.int16()),
+    pa.field("cost", pa.float64()),
+    pa.field("shard", pa.int32()),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,10 @@ class Ledger:
     """source_id and n_failed_runs of objects that failed in a way that stands after some runs."""
     newest_run: str = ""
     """The last run_id of all; a new one must be later."""
+    done_tracks: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    """The track_ids of `done`."""
+    archived: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    """The source_ids of objects that were skipped for lying in an archive: that may be over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +66,20 @@ class PlanSettings:
     n_workers: int = 1
     stems: tuple[str, ...] = ()
     """Every stem that the model may ever give, written or not: names do not depend on the choice."""
+    overwrite: Overwrite = "changed"
+    """Which tracks that have stems are done again; see `CatalogueConfig`."""
+
+    @property
+    def sizes(self) -> ShardSizes:
+        """How shards are made."""
+        return ShardSizes(self.segment_s, self.shard_cost, self.n_workers)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Tracks to do, in shards, and the numbers of what is not to do."""
 
-    tracks: pa.Table
+    rows: Rows
     """The listing's columns plus target, n_failed_runs, cost and shard (int32, ascending)."""
     n_listed: int
     n_done: int
@@ -72,28 +88,27 @@ class Plan:
     """Listed tracks that a committed row says got no stems, as the settings wish."""
     n_failed_before: int
     """Listed tracks whose failure stands: unchanged, and not worth another try."""
+    n_shards: int = 0
+    audio_s: float = 0.0
+    """Estimated seconds of audio to do."""
+    n_bytes: int = 0
+    """Bytes of the objects to do."""
 
     @property
-    def audio_s(self) -> float:
-        """Estimated seconds of audio to do."""
-        return float(pc.sum(self.tracks["duration_s"]).as_py() or 0.0)
+    def n_tracks(self) -> int:
+        """Tracks to do."""
+        return len(self.rows)
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the objects to do."""
-        return int(pc.sum(self.tracks["n_bytes"]).as_py() or 0)
+    def source_ids(self) -> pa.Array:
+        """Of the tracks to do."""
+        return self.rows.table(["source_id"])["source_id"].combine_chunks()
 
     def shards(self) -> Iterator[Shard]:
         """The shards, most expensive first; their ids hash the tracks in them."""
-        numbers = self.tracks["shard"].to_numpy()
-        bounds = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(numbers)]
-        for begin, end in pairwise(bounds):
-            tracks = tuple(_track(row) for row in self.tracks.slice(begin, end - begin).to_pylist())
-            digest = blake2b("".join(t.source_id for t in tracks).encode(), digest_size=6)
-            yield Shard(digest.hexdigest(), tracks)
+        return shards_of(self.rows)
 
 
-def make_plan(listing: pa.Table, ledger: Ledger, settings: PlanSettings) -> Plan:
+def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: str | None = None) -> Plan:
     """Listing minus ledger, in shards.
 
     Names are given over the whole listing and what the destination holds, so that no track's stems are
@@ -103,81 +118,109 @@ def make_plan(listing: pa.Table, ledger: Ledger, settings: PlanSettings) -> Plan
         listing: `catalogue.LISTING` columns, every track_id once.
         ledger: what is settled under the same settings_id.
         settings: model, names and shard size.
+        scratch: folder for the plan; the system's own for temporary files if None.
+
+    Raises:
+        ConfigError: a template that does not fit the listing.
+        TransientError: there is no room in `scratch`.
     """
-    listing = _with_durations(listing, settings)
-    listing = listing.append_column(
-        "target", pa.array(_targets(listing, ledger.targets, settings), pa.string())
-    )
-    listing = listing.append_column("n_failed_runs", _failed_runs(listing, ledger.failed_runs))
-    is_done = pc.is_in(listing["source_id"], value_set=ledger.done)
-    is_skipped = pc.and_not(pc.is_in(listing["source_id"], value_set=ledger.skipped), is_done)
-    is_settled = pc.or_(is_done, is_skipped)
-    is_failed = pc.and_not(pc.is_in(listing["source_id"], value_set=ledger.failed), is_settled)
-    todo = listing.filter(pc.invert(pc.or_(is_settled, is_failed)))
+    check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
+    ids = listing.table(["track_id", "source_id", "problem"])
+    is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
+    places = in_shards(listing, ~(is_done | is_skipped | is_failed), settings.sizes)
+    schema = pa.schema([*listing.schema, *_PLANNED])
+    if places.n_shards:
+        held = find_held(ids["track_id"], ledger.targets)
+        survey = Survey(settings.template, settings.model, settings.stems, held)
+        pieces = _named(listing, places, survey, settings, scratch)
+        rows = _in_order(pieces, survey.changed(listing), ledger.failed_runs, schema, scratch)
+    else:  # no stem gets a name
+        rows = rows_of([], schema, scratch)
     return Plan(
-        tracks=_in_shards(todo, settings),
+        rows=rows,
         n_listed=len(listing),
-        n_done=pc.sum(is_done).as_py() or 0,
-        n_skipped_before=pc.sum(is_skipped).as_py() or 0,
-        n_failed_before=pc.sum(is_failed).as_py() or 0,
+        n_done=int(is_done.sum()),
+        n_skipped_before=int(is_skipped.sum()),
+        n_failed_before=int(is_failed.sum()),
+        n_shards=places.n_shards,
+        audio_s=places.audio_s,
+        n_bytes=sum(pc.sum(batch["n_bytes"]).as_py() for batch in rows.batches(["n_bytes"])),
     )
 
 
-def _with_durations(listing: pa.Table, settings: PlanSettings) -> pa.Table:
-    """Durations where the catalogue has none, from size and extension, and the cost in segments."""
-    extensions = [path.rpartition(".")[2].lower() for path in listing["path"].to_pylist()]
-    rates = np.array([_BYTES_PER_SECOND.get(ext, _PCM_BYTES_PER_SECOND) for ext in extensions], float)
-    guessed = pa.array(listing["n_bytes"].to_numpy() / rates if len(rates) else rates)
-    told = listing["duration_s"]  # a catalogue may say -1 or NaN for "unknown"
-    told = pc.if_else(pc.and_(pc.is_finite(told), pc.greater_equal(told, 0)), told, None)
-    durations = pc.coalesce(told, pa.chunked_array([guessed]))
-    cost = pc.add(pc.divide(durations, settings.segment_s), _MIN_COST)
-    listing = listing.set_column(listing.schema.get_field_index("duration_s"), "duration_s", durations)
-    return listing.append_column("cost", cost)
-
-
-def _failed_runs(listing: pa.Table, known: pa.Table) -> pa.ChunkedArray:
-    """How often each object failed before, 0 for nearly all."""
-    at = pc.index_in(listing["source_id"], value_set=known["source_id"].combine_chunks())
-    return pc.fill_null(known["n_failed_runs"].take(at), 0)
-
-
-def _targets(listing: pa.Table, held: pa.Table, settings: PlanSettings) -> list[str]:
-    columns = zip(*(listing[name].to_pylist() for name in ("path", "track_id", "meta")), strict=True)
-    tracks = [NamedTrack(path, track_id, dict(meta or ())) for path, track_id, meta in columns]
-    owned = dict(zip(held["track_id"].to_pylist(), held["target"].to_pylist(), strict=True))
-    return make_targets(tracks, settings.template, settings.model, owned, settings.stems)
-
-
-def _in_shards(todo: pa.Table, settings: PlanSettings) -> pa.Table:
-    """Fill shards by falling cost, each until the next track would pass the limit; dearest shards first."""
-    todo = todo.sort_by([("cost", "descending"), ("path", "ascending")])
-    total = pc.sum(todo["cost"]).as_py() or 0.0
-    # a small job is cut finer, so that every worker gets several shards
-    limit = min(settings.shard_cost, max(total / (4 * settings.n_workers), 1.0))
-    numbers = np.zeros(len(todo), np.int32)
-    number, in_shard, cost = -1, 0, math.inf
-    for index, track_cost in enumerate(todo["cost"].to_pylist()):
-        if cost + track_cost > limit or in_shard == MAX_SHARD_TRACKS:
-            number, in_shard, cost = number + 1, 0, 0.0
-        numbers[index] = number
-        in_shard, cost = in_shard + 1, cost + track_cost
-    by_cost = np.argsort(-np.bincount(numbers, weights=todo["cost"].to_numpy()), kind="stable")
-    numbers = np.argsort(by_cost).astype(np.int32)[numbers]
-    return todo.append_column("shard", pa.array(numbers)).take(np.argsort(numbers, kind="stable"))
-
-
-def _track(row: dict[str, object]) -> Track:
-    own = (
-        "track_id",
-        "source_id",
-        "uri",
-        "path",
-        "n_bytes",
-        "etag",
-        "target",
-        "cost",
-        "problem",
-        "n_failed_runs",
+def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.ndarray, ...]:
+    """For each listed track whether it is done, was skipped, or has a failure that stands."""
+    if overwrite == "always":
+        nobody = np.zeros(len(ids), bool)
+        return nobody, nobody, nobody
+    is_done, is_skipped, is_failed = (
+        np.array(pc.is_in(ids["source_id"], value_set=known).to_numpy(), bool)
+        for known in (ledger.done, ledger.skipped, ledger.failed)
     )
-    return Track(**{name: row[name] for name in own}, meta=tuple(row["meta"] or ()))  # type: ignore[arg-type]
+    is_archived = pc.fill_null(pc.starts_with(ids["problem"], "ARCHIVED: "), False)
+    was_archived = pc.is_in(ids["source_id"], value_set=ledger.archived)
+    is_skipped |= pc.and_(is_archived, was_archived).to_numpy()
+    if overwrite == "never":
+        is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_tracks).to_numpy()
+    is_skipped &= ~is_done
+    return is_done, is_skipped, is_failed & ~(is_done | is_skipped)
+
+
+def _named(
+    listing: Rows, places: Places, survey: Survey, settings: PlanSettings, scratch: str | None
+) -> list[Rows]:
+    """What is to be done with its first target, in pieces of so many places each.
+
+    Only a piece at a time fits into memory to be put in order.
+    """
+    schema = pa.schema([*listing.schema, *_PLANNED, ("row", pa.int64()), ("place", pa.int64())])
+    pieces = [RowWriter(schema, scratch) for _ in range(0, len(places.shards), _PIECE)]
+    n_before = 0
+    for batch in listing.batches():
+        targets = first_targets(batch, settings.template, settings.model)
+        survey.add(batch.select(list(NAMED)), targets)
+        row = np.arange(n_before, n_before + len(batch))
+        place = places.at[row]
+        n_before += len(batch)
+        lengths_s = durations(batch)
+        values = {
+            "duration_s": lengths_s,
+            "target": targets,
+            "cost": pa.array(cost_of(lengths_s.to_numpy(), settings.segment_s)),
+            "row": pa.array(row),
+            "place": pa.array(place),
+            "shard": pa.array(places.shards[place] if len(places.shards) else np.zeros(len(row), np.int32)),
+            "n_failed_runs": pa.array(np.zeros(len(row), np.int16)),
+        }
+        columns = [values[name] if name in values else batch[name] for name in schema.names]
+        full = pa.RecordBatch.from_arrays(columns, schema=schema)
+        for piece in np.unique(place[place >= 0] // _PIECE).tolist():
+            pieces[piece].write(full.filter(pa.array((place >= 0) & (place // _PIECE == piece))))
+    return [piece.rows() for piece in pieces]
+
+
+def _in_order(
+    pieces: list[Rows],
+    changed: dict[int, str],
+    failed_runs: pa.Table,
+    schema: pa.Schema,
+    scratch: str | None,
+) -> Rows:
+    """All pieces, each sorted by place, with what only the whole listing tells."""
+    writer = RowWriter(schema, scratch)
+    rows_changed = pa.array(list(changed), pa.int64())
+    targets = pa.array(list(changed.values()), pa.string())
+    known = failed_runs["source_id"].combine_chunks()
+    for piece in pieces:
+        table = piece.table()
+        table = table.take(pc.sort_indices(table["place"]))
+        target = targets.take(pc.index_in(table["row"], value_set=rows_changed))
+        n_failed_runs = failed_runs["n_failed_runs"].take(pc.index_in(table["source_id"], value_set=known))
+        values = {
+            "target": pc.coalesce(target, table["target"]),
+            "n_failed_runs": pc.fill_null(n_failed_runs, 0),
+        }
+        columns = [values.get(name, table[name]) for name in schema.names]
+        for batch in pa.table(columns, schema=schema).to_batches(BATCH_ROWS):
+            writer.write(batch)
+    return writer.rows()

@@ -34,6 +34,7 @@ from splitfire_batch.tables import locate, plain_url
 OUTSIDE = "outside the source and allow_root"
 """Why a failed track is not run again."""
 
+_PAGE = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -148,7 +149,7 @@ def list_failed(store: Store, retry: Retry, options: Options) -> Catalogue:
     n_outside = placed.count(None)
     return Catalogue(
         name,
-        complete(tracks.sort_by([("path", "ascending"), ("uri", "ascending")]), Stores(options)),
+        complete(tracks.to_batches(_PAGE), Stores(options)),
         {OUTSIDE: n_outside} if n_outside else {},
         rows.select(["track_id", "target"]),
     )

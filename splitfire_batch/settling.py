@@ -16,6 +16,7 @@ from pathlib import Path
 from splitfire_batch.audio import choose_output, losses
 from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
+    SKIP_CODES,
     AccessDenied,
     ConfigError,
     CredentialsExpired,
@@ -79,6 +80,8 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
     track = row.track
     if track.problem:
         code, _, why = track.problem.partition(": ")
+        if code in SKIP_CODES:
+            return replace(row, status="skipped", code=code, message=f"{track.path}: {why}")
         raise TrackError(code, why)
     if track.n_bytes > bench.max_bytes:
         raise TrackError(

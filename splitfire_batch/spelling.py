@@ -26,6 +26,14 @@ _DIRECTION_MARKS = {
     *map(chr, range(0x2066, 0x206A)),
 }
 
+UNSAFE_PATTERN = (
+    r"\x00-\x1f\x7f-\x9f\x{2028}\x{2029}"
+    r"\x{061c}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2066}-\x{2069}"
+)
+"""In the brackets of a regular expression of Arrow (RE2): the letters that `safe_part` replaces."""
+DEVICE_PATTERN = r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9¹²³]"
+"""In such an expression: the names of devices, where case does not count."""
+
 
 def is_text(path: str) -> bool:
     """Whether a name was UTF-8: Python spells bytes that it cannot decode as lone surrogates."""

@@ -7,9 +7,9 @@ looked at before anything is unfolded, and only a page is at a time. Which rows 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from io import BytesIO
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +25,8 @@ MAX_PAGE_BYTES = 64 * 2**20
 MAX_LINE_BYTES = 2**20
 _WIDEST = 4_096
 _PAGE = 1_000
+_BATCH = 65_536
+"""Rows of a Parquet table that share a dictionary: for each page it would be copied."""
 _TYPES = {"uri": pa.string(), "n_bytes": pa.int64(), "etag": pa.string(), "duration_s": pa.float64()}
 
 
@@ -32,60 +34,63 @@ class Unfit(Exception):
     """The table is none for us; the text says why."""
 
 
-def pages(extension: str, data: bytes) -> Iterator[list[dict[str, Any]]]:
+def pages(extension: str, file: Path) -> Iterator[pa.RecordBatch]:
     """A thousand rows at a time, our columns in our types and the others as text.
 
     Args:
         extension: csv, parquet, jsonl or ndjson.
-        data: the whole object.
+        file: the whole table.
 
     Raises:
         Unfit: it is no such table, a damaged one, or unfolds to too much.
     """
     n_rows = 0
     try:
-        for page in _json_pages(data) if extension in ("jsonl", "ndjson") else _arrow_pages(extension, data):
+        for page in _json_pages(file) if extension in ("jsonl", "ndjson") else _arrow_pages(extension, file):
             n_rows += len(page)
             if n_rows > MAX_ROWS:
                 raise Unfit(f"it has more than {MAX_ROWS:,} rows; split it")
+            page.validate(full=True)  # text that is no UTF-8
             yield page
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # Arrow's, and text that is none
         raise Unfit(str(error)) from error
 
 
-def _arrow_pages(extension: str, data: bytes) -> Iterator[list[dict[str, Any]]]:
-    for batch in _parquet_batches(data) if extension == "parquet" else _csv_batches(data):
+def _arrow_pages(extension: str, file: Path) -> Iterator[pa.RecordBatch]:
+    for batch in _parquet_batches(file) if extension == "parquet" else _csv_batches(file):
+        last_of = {name: index for index, name in enumerate(batch.schema.names)}
         for start in range(0, batch.num_rows, _PAGE):
             page = batch.slice(start, _PAGE)
             _check_size(sum(map(_n_bytes, page.columns)))
-            wanted = pa.schema([(name, _TYPES.get(name, pa.string())) for name in page.schema.names])
-            yield page.cast(wanted).to_pylist()
+            wanted = pa.schema([(name, _TYPES.get(name, pa.string())) for name in last_of])
+            columns = [page.column(index).cast(wanted.field(name).type) for name, index in last_of.items()]
+            yield pa.RecordBatch.from_arrays(columns, schema=wanted)
 
 
-def _csv_batches(data: bytes) -> Iterator[pa.RecordBatch]:
+def _csv_batches(file: Path) -> Iterator[pa.RecordBatch]:
     """Everything as text, so that the id 007 stays 007; `cast` finds the numbers in our own columns."""
     layout = pa.csv.ParseOptions(newlines_in_values=True)
-    with pa.csv.open_csv(pa.BufferReader(data), parse_options=layout) as reader:
+    with pa.csv.open_csv(file, parse_options=layout) as reader:
         names = reader.schema.names
     _check_columns(names)
     options = pa.csv.ConvertOptions(
         column_types={name: pa.string() for name in names}, null_values=[""], strings_can_be_null=True
     )
-    with pa.csv.open_csv(pa.BufferReader(data), parse_options=layout, convert_options=options) as reader:
+    with pa.csv.open_csv(file, parse_options=layout, convert_options=options) as reader:
         yield from reader
 
 
-def _parquet_batches(data: bytes) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
     """Plain columns only; what is text stays a dictionary, so that a word repeated a million times is one."""
-    with pa.parquet.ParquetFile(pa.BufferReader(data)) as file:
-        names = [field.name for field in file.schema_arrow if _is_plain(field.type)]
-        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    with pa.parquet.ParquetFile(file) as parquet:
+        names = [field.name for field in parquet.schema_arrow if _is_plain(field.type)]
+        groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
     _check_columns(names)
     largest = max((group.total_byte_size for group in groups), default=0)
     if largest > MAX_BYTES:
         raise Unfit(f"a row group unfolds to {largest} bytes, the limit is {MAX_BYTES}; write smaller ones")
-    with pa.parquet.ParquetFile(pa.BufferReader(data), read_dictionary=names) as file:
-        yield from file.iter_batches(_PAGE, columns=names)
+    with pa.parquet.ParquetFile(file, read_dictionary=names) as parquet:
+        yield from parquet.iter_batches(_BATCH, columns=names)
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -114,22 +119,33 @@ def _n_bytes(column: pa.Array) -> int:
     return int(column.nbytes)
 
 
-def _json_pages(data: bytes) -> Iterator[list[dict[str, Any]]]:
+def _json_pages(file: Path) -> Iterator[pa.RecordBatch]:
     """Line by line: as columns, lines with a key of their own each would unfold without end."""
     page: list[dict[str, Any]] = []
-    n_bytes, keys = 0, set[str]()
-    for number, line in enumerate(BytesIO(data), 1):
-        if not line.strip():
-            continue
-        page.append(_json_row(number, line))
-        keys |= page[-1].keys()
-        _check_size(n_bytes := n_bytes + len(line))
-        if len(page) == _PAGE or len(keys) > MAX_COLUMNS:
-            _check_columns(sorted(keys))
-            yield page
-            page, n_bytes = [], 0
+    n_bytes, keys = 0, dict[str, None]()
+    with file.open("rb") as lines:
+        for number, line in enumerate(_lines(lines), 1):
+            if not line.strip():
+                continue
+            page.append(_json_row(number, line))
+            keys |= dict.fromkeys(page[-1])
+            _check_size(n_bytes := n_bytes + len(line))
+            if len(page) == _PAGE or len(keys) > MAX_COLUMNS:
+                yield _json_page(page, keys)
+                page, n_bytes = [], 0
+    yield _json_page(page, keys)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines, each cut just beyond the limit: nobody wants the rest of a longer one."""
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        yield line
+
+
+def _json_page(page: list[dict[str, Any]], keys: Iterable[str]) -> pa.RecordBatch:
     _check_columns(sorted(keys))
-    yield page
+    schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in keys])
+    return pa.RecordBatch.from_pylist(page, schema)
 
 
 def _json_row(number: int, line: bytes) -> dict[str, Any]:

@@ -65,11 +65,11 @@ def listed(source: str, **config: object) -> Catalogue:
 
 
 def paths(catalogue: Catalogue) -> list[str]:
-    return catalogue.tracks["path"].to_pylist()
+    return catalogue.table()["path"].to_pylist()
 
 
 def column(catalogue: Catalogue, name: str) -> dict[str, object]:
-    return dict(zip(paths(catalogue), catalogue.tracks[name].to_pylist(), strict=True))
+    return dict(zip(paths(catalogue), catalogue.table()[name].to_pylist(), strict=True))
 
 
 def test_a_folder_lists_what_is_audible_sorted_by_path(store: Store) -> None:
@@ -78,7 +78,7 @@ def test_a_folder_lists_what_is_audible_sorted_by_path(store: Store) -> None:
     found = listed(store.url)
 
     assert found.name == store.url
-    assert found.tracks.schema == LISTING
+    assert found.table().schema == LISTING
     assert paths(found) == TRACKS
     assert column(found, "n_bytes") == {path: len(TREE[path]) for path in TRACKS}
     assert column(found, "uri") == {path: store.uri_of(path) for path in TRACKS}
@@ -93,7 +93,7 @@ def test_one_object_is_a_catalogue_of_one(store: Store) -> None:
 
     assert paths(one) == ["one.wav"]
     assert one.name == store.uri_of("a")
-    assert one.tracks["uri"].to_pylist() == [store.uri_of("a/one.wav")]
+    assert one.table()["uri"].to_pylist() == [store.uri_of("a/one.wav")]
 
 
 def test_a_table_lists_the_same_tracks_with_the_same_ids(store: Store) -> None:
@@ -102,7 +102,7 @@ def test_a_table_lists_the_same_tracks_with_the_same_ids(store: Store) -> None:
 
     by_table, by_folder = listed(store.uri_of("list.csv")), listed(store.url)
 
-    assert by_table.tracks.equals(by_folder.tracks)
+    assert by_table.table().equals(by_folder.table())
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "ndjson"])
@@ -150,7 +150,7 @@ def test_an_etag_of_a_table_means_the_same_in_every_spelling(bucket: str, spelli
     found = listed(store.uri_of("list.jsonl"))
 
     assert column(found, "etag") == {"x.wav": etag}
-    assert found.tracks["source_id"] == listed(store.url).tracks["source_id"]
+    assert found.table()["source_id"] == listed(store.url).table()["source_id"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_one_bad_row_spoils_no_other(
 def test_a_table_may_not_name_objects_elsewhere(folder: Store, uri: str) -> None:
     folder.write("list.csv", f"uri\n{uri}\n".encode())
 
-    (problem,) = listed(folder.uri_of("list.csv")).tracks["problem"].to_pylist()
+    (problem,) = listed(folder.uri_of("list.csv")).table()["problem"].to_pylist()
 
     assert problem.startswith("BAD_URI: ")
 
@@ -190,7 +190,7 @@ def test_a_table_may_not_name_objects_elsewhere(folder: Store, uri: str) -> None
 def test_a_sibling_with_the_same_beginning_is_elsewhere(folder: Store) -> None:
     folder.write("list.csv", f"uri\n{folder.url}-private/x.wav\n".encode())
 
-    assert listed(folder.uri_of("list.csv")).tracks["problem"][0].is_valid
+    assert listed(folder.uri_of("list.csv")).table()["problem"][0].is_valid
 
 
 def test_allow_root_opens_another_place(folder: Store, tmp_path: Path) -> None:
@@ -274,24 +274,24 @@ def test_a_larger_sample_holds_the_smaller_one(folder: Store) -> None:
     few, more = listed(folder.url, sample=10), listed(folder.url, sample=50)
 
     assert set(paths(few)) < set(paths(more))
-    assert 15 < few.tracks.num_rows < 70  # 40 expected, standard deviation 6
-    assert 150 < more.tracks.num_rows < 250  # 200 expected, standard deviation 10
-    assert few.ignored["not sampled"] == 400 - few.tracks.num_rows
+    assert 15 < len(few.rows) < 70  # 40 expected, standard deviation 6
+    assert 150 < len(more.rows) < 250  # 200 expected, standard deviation 10
+    assert few.ignored["not sampled"] == 400 - len(few.rows)
 
 
 def test_a_track_keeps_its_id_when_its_bytes_change(store: Store) -> None:
     store.write("x.wav", b"old")
-    before = listed(store.url).tracks
+    before = listed(store.url).table()
     store.write("x.wav", b"new")
 
-    after = listed(store.url).tracks
+    after = listed(store.url).table()
 
     assert after["track_id"] == before["track_id"]
     assert after["source_id"] != before["source_id"]
 
 
 def test_ids_of_different_tracks_differ(folder: Store) -> None:
-    tracks = listed(fill(folder).url).tracks
+    tracks = listed(fill(folder).url).table()
 
     for name in ("track_id", "source_id"):
         assert len(set(tracks[name].to_pylist())) == len(TRACKS)
@@ -388,7 +388,7 @@ def test_names_that_are_no_text_are_counted(folder: Store) -> None:
 def test_a_secret_in_a_row_is_refused_and_not_repeated(folder: Store, uri: str) -> None:
     folder.write("list.jsonl", json.dumps({"uri": uri, "source": f"see {uri}"}).encode())
 
-    (row,) = listed(folder.uri_of("list.jsonl")).tracks.to_pylist()
+    (row,) = listed(folder.uri_of("list.jsonl")).table().to_pylist()
 
     assert row["problem"].startswith("BAD_URI: found ")
     assert "hunter2" not in str(row)
@@ -407,7 +407,7 @@ def test_an_endless_name_is_a_failed_row_and_no_longer_endless(folder: Store) ->
     fill(folder, {"good.wav": b"1"})
     folder.write("list.csv", f"uri\n{'x' * 900_000}.wav\ngood.wav\n".encode())
 
-    rows = {row["path"]: row["problem"] for row in listed(folder.uri_of("list.csv")).tracks.to_pylist()}
+    rows = {row["path"]: row["problem"] for row in listed(folder.uri_of("list.csv")).table().to_pylist()}
 
     assert rows.pop("good.wav") is None
     ((path, problem),) = rows.items()
@@ -432,7 +432,7 @@ def test_a_link_below_the_root_is_followed_as_in_a_listing(folder: Store, tmp_pa
 def test_a_table_larger_than_the_limit_is_not_read(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write("list.csv", b"uri\nx.wav\n")
     monkeypatch.setattr("splitfire_batch.tables.MAX_BYTES", 5)
-    monkeypatch.setattr(Store, "read", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(Store, "fetch", lambda *_: pytest.fail("it was fetched"))
 
     with pytest.raises(ConfigError, match="has 10 bytes, the limit is 5; split it"):
         listed(folder.uri_of("list.csv"))

@@ -31,7 +31,7 @@ BAD = [
         "template": "{name}.{ext}", "skip_silent_stems": 1, "skip_without_vocals": "yes",
     }.items()),
     *((CatalogueConfig, name, value) for name, value in {
-        "include": 1, "exclude": "*.wav", "limit": 0, "sample": 101, "allow_root": 2,
+        "include": 1, "exclude": "*.wav", "limit": 0, "sample": 101, "allow_root": 2, "overwrite": "maybe",
     }.items()),
     *((RuntimeConfig, name, value) for name, value in {
         "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "audio_mb": 0,

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flows.failures import csv_chunks, table_lines
@@ -204,12 +205,12 @@ def test_the_csv_is_a_catalogue_of_the_very_same_objects(
     table = folder / "failures.csv"
     table.write_bytes(text.encode())
     try:
-        listed = list_tracks(str(table), CatalogueConfig(allow_root=(str(source),)), {}).tracks.to_pylist()
+        listed = list_tracks(str(table), CatalogueConfig(allow_root=(str(source),)), {}).table().to_pylist()
     finally:
         table.unlink()
     assert {(row["uri"], row["path"]) for row in listed} == {(row["uri"], row["path"]) for row in rows}
     assert [row["problem"] for row in listed] == [None] * len(rows)
-    before = {row["uri"]: row for row in list_tracks(str(source), CatalogueConfig(), {}).tracks.to_pylist()}
+    before = {row["uri"]: row for row in list_tracks(str(source), CatalogueConfig(), {}).table().to_pylist()}
     for row in listed:
         assert row["source_id"] == before[row["uri"]]["source_id"]
         assert (row["track_id"] == before[row["uri"]]["track_id"]) is is_inside
@@ -242,7 +243,7 @@ def test_columns_of_the_catalogue_go_first_and_formulas_are_disarmed(tmp_path: P
     assert (row["code"], row["splitfire_code"], row["gain"]) == ("CAT-1", "EMPTY", "-3.5")
     assert row["note"] == '\'=HYPERLINK("http://x")'
     (source / "failures.csv").write_text(text)
-    listed = list_tracks(str(source / "failures.csv"), CatalogueConfig(), {}).tracks.to_pylist()
+    listed = list_tracks(str(source / "failures.csv"), CatalogueConfig(), {}).table().to_pylist()
     (meta,) = [dict(track["meta"]) for track in listed]
     assert (meta["isrc"], meta["code"], meta["gain"]) == ("USRC17607839", "CAT-1", "-3.5")
     (record,) = records(main("failures", tmp_path / "out", "--json")[1])
@@ -255,8 +256,9 @@ def test_line_breaks_in_cells_break_no_large_table(tmp_path: Path) -> None:
     text = "uri,note\n" + "".join(row % (number, "a\nb\n" * 20) for number in range(13_000))
     (tmp_path / "list.csv").write_text(text)
     rows = list(read_rows(open_store(str(tmp_path), {}), "list.csv", ("/in",)))
-    assert [row.path for row in rows if row] == [f"{number:06}.wav" for number in range(13_000)]
-    assert {row.meta for row in rows if row} == {(("note", "a\nb\n" * 20),)}
+    table = pa.Table.from_batches(rows)
+    assert table["path"].to_pylist() == [f"{number:06}.wav" for number in range(13_000)]
+    assert {tuple(meta) for meta in table["meta"].to_pylist()} == {(("note", "a\nb\n" * 20),)}
 
 
 def test_an_address_that_was_refused_stays_refused(tmp_path: Path, main: Main) -> None:
@@ -267,7 +269,7 @@ def test_an_address_that_was_refused_stays_refused(tmp_path: Path, main: Main) -
     rows = records(main("failures", tmp_path / "out", "--json")[1])
     assert {row["code"] for row in rows} == {"BAD_URI"}
     (source / "failures.csv").write_bytes(main("failures", tmp_path / "out", "--csv")[1].encode())
-    listed = list_tracks(str(source / "failures.csv"), CatalogueConfig(), {}).tracks.to_pylist()
+    listed = list_tracks(str(source / "failures.csv"), CatalogueConfig(), {}).table().to_pylist()
     assert len(listed) == len(refused)
     assert all(track["problem"].startswith("BAD_URI: ") for track in listed)
 
@@ -277,11 +279,11 @@ def test_hostile_keys_of_a_bucket_come_back_as_themselves(bucket: str, main: Mai
     for number, key in enumerate(HOSTILE_KEYS):
         source.write(key, f"no audio {number}".encode())
     run(make_job(source.url, f"{bucket}/out"))
-    before = list_tracks(source.url, CatalogueConfig(), {}).tracks.to_pylist()
+    before = list_tracks(source.url, CatalogueConfig(), {}).table().to_pylist()
     code, text, _ = main("failures", f"{bucket}/out", "--csv")
     assert code == 0
     source.write("failures.csv", text.encode())
-    after = list_tracks(f"{source.url}/failures.csv", CatalogueConfig(), {}).tracks.to_pylist()
+    after = list_tracks(f"{source.url}/failures.csv", CatalogueConfig(), {}).table().to_pylist()
     keys = ("track_id", "source_id", "uri", "path", "problem")
     assert [[row[key] for key in keys] for row in after] == [[row[key] for key in keys] for row in before]
     assert len(after) == len(HOSTILE_KEYS)

@@ -48,7 +48,7 @@ def run(job: Job) -> Report:
     """The four steps of the flow, in this process."""
     story.check(job)
     planned = story.make_plan(job, story.list_tracks(job))
-    if len(planned.plan.tracks):
+    if planned.plan.n_tracks:
         story.save_plan(planned)
     tally = story.separate(planned, here, lambda _: None)
     return story.finalise(planned, tally)
@@ -157,7 +157,7 @@ def test_another_model_does_not_write_over_stems_where_the_template_names_no_mod
     spleeter = make_job(tmp_path / "in", tmp_path / "out", output=output, separation=SeparationConfig())
 
     def targets(job: Job) -> list[str]:
-        found = story.make_plan(job, story.list_tracks(job)).plan.tracks["target"].to_pylist()
+        found = story.make_plan(job, story.list_tracks(job)).plan.rows.table()["target"].to_pylist()
         return [str(target) for target in found]
 
     assert targets(spleeter) == ["a.wav_{stem}.{ext}"]

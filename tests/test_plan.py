@@ -11,10 +11,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 from hypothesis import given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from splitfire_batch.catalogue import LISTING
-from splitfire_batch.plan import MAX_SHARD_TRACKS, Ledger, Plan, PlanSettings, make_plan
+from splitfire_batch.packing import MAX_SHARD_TRACKS
+from splitfire_batch.plan import Ledger, Plan, PlanSettings
+from splitfire_batch.plan import make_plan as plan_rows
+from splitfire_batch.rows import rows_of
 
 SETTINGS = PlanSettings("m", "{model}/{dir}/{name}_{stem}.{ext}", segment_s=12.0, shard_cost=800.0)
 durations = st.none() | st.floats(0, 7_200)
@@ -39,6 +43,10 @@ def listing(*lengths_s: float | None, **columns: object) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=LISTING)
 
 
+def make_plan(table: pa.Table, ledger: Ledger, settings: PlanSettings) -> Plan:
+    return plan_rows(rows_of(table.to_batches(), table.schema), ledger, settings)
+
+
 def ledger(done: list[str], failed: list[str]) -> Ledger:
     return Ledger(pa.array(done, pa.string()), pa.array(failed, pa.string()))
 
@@ -52,6 +60,7 @@ def ids(plan: Plan) -> list[str]:
     return [track.track_id for shard in plan.shards() for track in shard.tracks]
 
 
+@trials(deadline=None, max_examples=50)
 @given(st.lists(durations, max_size=60), st.floats(1, 900), st.integers(1, 9))
 def test_every_track_is_in_exactly_one_shard_and_costly_shards_come_first(lengths, shard_cost, n_workers):
     plan = make_plan(listing(*lengths), Ledger(), settings(shard_cost=shard_cost, n_workers=n_workers))
@@ -61,10 +70,11 @@ def test_every_track_is_in_exactly_one_shard_and_costly_shards_come_first(length
     costs = [shard.cost for shard in shards]
     assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(costs))
     assert all(shard.cost <= shard_cost + 1e-9 or len(shard.tracks) == 1 for shard in shards)
-    numbers = plan.tracks["shard"].to_pylist()
+    numbers = plan.rows.table()["shard"].to_pylist()
     assert numbers == sorted(numbers)
 
 
+@trials(deadline=None, max_examples=50)
 @given(st.lists(durations, max_size=30), st.randoms(use_true_random=False))
 def test_the_same_tracks_give_the_same_plan_in_whatever_order_they_are_listed(lengths, chance):
     table = listing(*lengths)
@@ -98,10 +108,30 @@ def test_skipped_tracks_are_left_out_and_counted_apart():
     assert (plan.n_done, plan.n_skipped_before, plan.n_failed_before) == (2, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("overwrite", "todo", "numbers"),
+    [
+        ("changed", ["t0", "t4", "t5"], (1, 1, 1)),
+        ("never", ["t4", "t5"], (2, 1, 1)),
+        ("always", ["t0", "t1", "t2", "t3", "t4", "t5"], (0, 0, 0)),
+    ],
+)
+def test_what_is_done_again_is_what_changed_or_nothing_or_everything(overwrite, todo, numbers):
+    # the object of t0 was another when its stems were made
+    before = replace(
+        ledger(["s0 before", "s1"], ["s2"]),
+        skipped=pa.array(["s3"]),
+        done_tracks=pa.array(["t0", "t1"]),
+    )
+    plan = make_plan(listing(*[60.0] * 6), before, replace(SETTINGS, overwrite=overwrite))
+    assert sorted(ids(plan)) == todo
+    assert (plan.n_done, plan.n_skipped_before, plan.n_failed_before) == numbers
+
+
 def test_names_do_not_depend_on_what_is_already_done():
     table = listing(60.0, 60.0).set_column(3, "path", pa.array(["x.wav", "x.flac"]))
-    before = make_plan(table, Ledger(), SETTINGS).tracks
-    after = make_plan(table, ledger(["s0"], []), SETTINGS).tracks
+    before = make_plan(table, Ledger(), SETTINGS).rows.table()
+    after = make_plan(table, ledger(["s0"], []), SETTINGS).rows.table()
     assert after["target"].to_pylist() == ["m/x.flac_{stem}.{ext}"]
     assert after["target"][0] in before["target"].combine_chunks()
 
@@ -171,4 +201,4 @@ def test_a_hundred_thousand_tracks_are_planned_within_five_cpu_seconds():
     begin = time.process_time()
     plan = make_plan(table, Ledger(), SETTINGS)
     assert time.process_time() - begin < 5
-    assert len(plan.tracks) == n
+    assert plan.n_tracks == n

@@ -330,7 +330,7 @@ def test_a_stop_before_the_start_begins_no_track() -> None:
 def test_an_abort_kills_the_actors_and_ends_the_events_at_once() -> None:
     abort = threading.Event()
     events = run_shards(make_shards(1, 4), partial(FakeWorker, track_s=60), ONE, Halt(abort=abort))
-    assert isinstance(next(events), Started)
+    assert any(isinstance(event, Started) for event in events)
     begin = time.monotonic()
     abort.set()
     assert not any(isinstance(event, Committed | Quarantined) for event in events)

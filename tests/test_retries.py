@@ -53,7 +53,7 @@ def run(job: Job, run_shards: Any = here) -> Report:
     """The steps of the flow, in this process."""
     story.check(job)
     planned = story.make_plan(job, story.list_tracks(job))
-    if len(planned.plan.tracks):
+    if planned.plan.n_tracks:
         story.save_plan(planned)
     return story.finalise(planned, story.separate(planned, run_shards, lambda _: None))
 

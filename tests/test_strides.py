@@ -15,6 +15,7 @@ from splitfire_batch.here import card_here, separate_files
 from splitfire_batch.job import Job
 from splitfire_batch.models import ModelCard, find_card
 from splitfire_batch.models.strides import OVERLAPS, check_obeyed, segment_s
+from splitfire_batch.rows import rows_of
 from tests.demucs_networks import SMALL
 from tests.roformers import make_small
 
@@ -79,9 +80,10 @@ def test_the_plan_costs_a_track_by_its_segments(song, tmp_path):
         separation = SeparationConfig(model="htdemucs", overlap=overlap)
         job = Job(str(song.parent), str(tmp_path / "out"), separation, runtime=RuntimeConfig())
         tracks = story.list_tracks(job)
-        column = tracks.tracks.schema.get_field_index("duration_s")
-        longer = tracks.tracks.set_column(column, "duration_s", [[5_850.0]])
-        return story.make_plan(job, replace(tracks, tracks=longer)).plan.tracks["cost"][0].as_py()
+        column = tracks.rows.schema.get_field_index("duration_s")
+        longer = tracks.table().set_column(column, "duration_s", [[5_850.0]])
+        rows = rows_of(longer.to_batches(), longer.schema)
+        return story.make_plan(job, replace(tracks, rows=rows)).plan.rows.table()["cost"][0].as_py()
 
     assert cost(0.75) == pytest.approx(3 * cost(None), rel=1e-3)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -27,7 +29,9 @@ def parquet(table: pa.Table, **how: object) -> bytes:
 
 
 def rows(kind: str, data: bytes) -> list[dict[str, object]]:
-    return [row for page in pages(kind, data) for row in page]
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(data)
+        return [row for page in pages(kind, Path(file.name)) for row in page.to_pylist()]
 
 
 @contextmanager

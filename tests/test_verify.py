@@ -323,7 +323,7 @@ def test_a_sample_is_the_same_tracks_that_a_job_would_take(tmp_path: Path) -> No
         write(tmp_path / f"in/{number}.wav", noise(50, seed=number))
     run(str(tmp_path / "in"), str(tmp_path / "out"))
     few = CatalogueConfig(sample=20)
-    taken = story.list_tracks(Job(str(tmp_path / "in"), str(tmp_path / "out"), catalogue=few)).tracks
+    taken = story.list_tracks(Job(str(tmp_path / "in"), str(tmp_path / "out"), catalogue=few)).table()
     names = {path.removesuffix(".wav") for path in taken["path"].to_pylist()}
     for file in (tmp_path / "out/passthrough").iterdir():
         file.unlink()

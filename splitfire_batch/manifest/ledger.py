@@ -60,10 +60,11 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
     )
     standing = failed.filter(pc.invert(pc.fill_null(failed["is_retryable"], False)))
 
-    def source_ids(table: pa.Table) -> pa.Array:
+    def ids(table: pa.Table, name: str = "source_id") -> pa.Array:
         mine = table.filter(pc.equal(table["settings_id"], settings_id))
-        return mine["source_id"].combine_chunks()
+        return mine[name].combine_chunks()
 
+    is_archived = pc.fill_null(pc.equal(skipped["code"], "ARCHIVED"), False)
     targets = done.select(["track_id", "target"])
     if plain_for is not None:
         foreign = pc.binary_join_element_wise(done["model"], done["track_id"], ":")
@@ -72,12 +73,14 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
     runs = failed.filter(pc.greater(pc.fill_null(failed["n_failed_runs"], 0), 0))
     runs = runs.filter(pc.equal(runs["settings_id"], settings_id)).select(["source_id", "n_failed_runs"])
     return Ledger(
-        source_ids(done),
-        source_ids(standing),
+        ids(done),
+        ids(standing),
         targets,
-        source_ids(skipped),
+        ids(skipped.filter(pc.invert(is_archived))),
         runs,
         newest_run=pc.max(rows["run_id"]).as_py() or "",
+        done_tracks=ids(done, "track_id"),
+        archived=ids(skipped.filter(is_archived)),
     )
 
 

@@ -47,7 +47,15 @@ def without_changed(store: Store, ledger: Ledger, settings_id: str) -> Ledger:
     changed = changed_rows(store, unchecked_rows(store, settings_id))
     if not len(changed):
         return ledger
-    return replace(ledger, done=ledger.done.filter(pc.invert(pc.is_in(ledger.done, changed["source_id"]))))
+    return replace(
+        ledger,
+        done=_without(ledger.done, changed["source_id"]),
+        done_tracks=_without(ledger.done_tracks, changed["track_id"]),
+    )
+
+
+def _without(ids: pa.Array, others: pa.ChunkedArray) -> pa.Array:
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=others.combine_chunks())))
 
 
 def revoke_changed(

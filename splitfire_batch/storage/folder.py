@@ -41,6 +41,8 @@ class StoredObject:
     """Changes whenever the object is replaced; "" for a link that leads nowhere."""
     modified: float
     """Seconds since 1970-01-01 UTC."""
+    storage_class: str = ""
+    """As S3 names it in listings; "" elsewhere."""
 
 
 class Folder:

@@ -17,6 +17,7 @@ from fsspec.asyn import sync
 
 from splitfire_batch.storage.faults import RetryBudget, http_status
 from splitfire_batch.storage.folder import StoredObject
+from splitfire_batch.storage.listings import speed_up
 
 
 class S3:
@@ -38,6 +39,7 @@ class S3:
             nonlocal is_done
             if is_done:
                 return None
+            speed_up(self._fs.s3)
             try:
                 answer = self._fs.call_s3("list_objects_v2", **request)
                 # A key that ends in "/" stands for an empty folder in some browsers; it is no object here.
@@ -132,7 +134,8 @@ class S3:
         path = key[len(self._prefix) + 1 :] if self._prefix else key
         moment = answer.get("LastModified")
         modified = moment.timestamp() if isinstance(moment, datetime) else 0.0
-        return StoredObject(path, n_bytes, plain_etag(answer.get("ETag", "")), modified)
+        storage_class = str(answer.get("StorageClass", ""))
+        return StoredObject(path, n_bytes, plain_etag(answer.get("ETag", "")), modified, storage_class)
 
 
 def plain_etag(etag: str) -> str:

@@ -1,0 +1,45 @@
+"""Shards as they are read back from the rows of a plan, one at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import pyarrow as pa
+
+from splitfire_batch.records import Shard, Track
+from splitfire_batch.rows import Rows
+
+_OWN = ("track_id", "source_id", "uri", "path", "n_bytes", "etag", "target", "cost")
+"""The first fields of a Track, in their order."""
+
+
+def shards_of(rows: Rows) -> Iterator[Shard]:
+    """The shards of a plan's rows, in their order; their ids hash the tracks in them."""
+    waiting, number = list[Track](), -1
+    for batch in rows.batches():
+        for of, track in zip(batch["shard"].to_pylist(), _tracks(batch), strict=True):
+            if of != number and waiting:
+                yield _shard(waiting)
+                waiting = []
+            number = of
+            waiting.append(track)
+    if waiting:
+        yield _shard(waiting)
+
+
+def _shard(tracks: list[Track]) -> Shard:
+    digest = blake2b("".join(t.source_id for t in tracks).encode(), digest_size=6)
+    return Shard(digest.hexdigest(), tuple(tracks))
+
+
+def _tracks(batch: pa.RecordBatch) -> Iterator[Track]:
+    metas = batch["meta"]
+    pairs = list(zip(metas.keys.to_pylist(), metas.items.to_pylist(), strict=True))
+    begins, ends = itertools.tee(metas.offsets.to_pylist())
+    next(ends)
+    columns = (batch[name].to_pylist() for name in ("problem", "n_failed_runs", *_OWN))
+    for begin, end, problem, n_failed_runs, *values in zip(begins, ends, *columns, strict=False):
+        fields = (*values, 0, problem, tuple(pairs[begin:end]), n_failed_runs)
+        yield Track(*fields)
