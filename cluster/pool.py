@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from threading import Event
 
+from cluster import seats
 from cluster.actors import MakeWorker, News, PoolSize, close_all, wait_for_news
 from cluster.ledger import Blame, Ledger
 from cluster.losses import Lost
 from cluster.roster import Patience, Roster
-from cluster.seats import MAX_FALSE_STARTS, Seat
+from cluster.seats import Seat
 from cluster.staff import StaffTeller
 from cluster.tail import Tail
 from splitfire_batch.errors import TransientError
@@ -215,7 +216,7 @@ class _Pool:
         yield from events
         if self.has_more() and not roster.seats:
             raise TransientError(
-                f"workers were lost {MAX_FALSE_STARTS} times in a row before they began a track; "
+                f"workers were lost {seats.MAX_FALSE_STARTS} times in a row before they began a track; "
                 f"the last one said: {lost.why}"
             )
 

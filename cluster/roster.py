@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from cluster import seats
 from cluster.actors import MakeWorker, PoolSize, RemoteWorker
 from cluster.ledger import Assignment
 from cluster.losses import Lost
 from cluster.nodes import LOOK_S, are_any_alive, count_places, draining_nodes
-from cluster.seats import MAX_FALSE_STARTS, Seat
+from cluster.seats import Seat
 from cluster.watchdog import Watchdog
 from splitfire_batch.errors import TransientError
 
@@ -88,7 +89,7 @@ class Roster:
         """Start another for one that was lost, unless that comes of it too often."""
         n_false_starts = seat.false_starts()
         self.dismiss(seat)
-        if n_false_starts < MAX_FALSE_STARTS:
+        if n_false_starts < seats.MAX_FALSE_STARTS:
             self.refill(n_false_starts)
         else:
             self._n_wanted -= 1

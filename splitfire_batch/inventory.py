@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.sources import Listed, page_of, problem_of, why_ignored
 from splitfire_batch.storage import Store, plain_etag
 from splitfire_batch.tables import plain_url
@@ -111,9 +111,9 @@ def inventory_pages(
     """
     for path, md5 in inventory.files:
         uri = bucket.uri_of(path)
-        with tempfile.TemporaryDirectory(prefix="splitfire-", dir=scratch) as folder:
+        with scratch_folder(scratch) as folder:
             try:
-                file = bucket.fetch(path, Path(folder) / "file")
+                file = bucket.fetch(path, folder / "file")
                 _check_md5(uri, file, md5)
                 for batch in _csv(file, inventory) if inventory.is_csv else _parquet(file):
                     yield page_of(list(_rows(batch, inventory, ignored)))

@@ -8,9 +8,7 @@ destination, so a job that was cut off anywhere goes on when it is run again.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from threading import Event
 
 from splitfire_batch.account import Account
@@ -46,6 +44,7 @@ from splitfire_batch.runs import Run as Run
 from splitfire_batch.runs import check_lease, destination_of, needs_offers, new_run_id
 from splitfire_batch.runs import is_immutable as is_immutable
 from splitfire_batch.runs import leased as leased
+from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems, with_judged
@@ -167,8 +166,8 @@ def save_plan(run: Run) -> None:
     record_holding(store, run.holding)
     names = "immutable" if is_immutable(run.job) else "plain"
     store.write(f"{run.store_path}/job.json", names_record(names, run.job.output))
-    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=run.job.runtime.scratch_dir) as folder:
-        file = write_parquet(run.plan.rows, Path(folder, "tracks.parquet"))
+    with scratch_folder(run.job.runtime.scratch_dir) as folder:
+        file = write_parquet(run.plan.rows, folder / "tracks.parquet")
         store.write(f"{run.store_path}/plan/tracks.parquet", file)
 
 

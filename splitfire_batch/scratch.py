@@ -23,7 +23,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
-def scratch_folder(parent: Path | None) -> Iterator[Path]:
+def scratch_folder(parent: Path | str | None) -> Iterator[Path]:
     """A new folder below `parent`, or the system's for None; removed at the end of the block.
 
     Raises:
@@ -52,7 +52,7 @@ def sweep(parent: Path | None) -> int:
     return n_removed
 
 
-def _locked_folder(parent: Path | None) -> tuple[Path, int]:
+def _locked_folder(parent: Path | str | None) -> tuple[Path, int]:
     """Between its making and its locking somebody may sweep it away: then another is made."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{'-'.join(_here())}-", dir=parent))

@@ -13,10 +13,8 @@ found by regular expressions, some of them needlessly, and are then gone through
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +22,7 @@ import pyarrow.compute as pc
 
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing, StorageError
 from splitfire_batch.masking import holds_secret, masked, without_secret
+from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spelling import shortened
 from splitfire_batch.storage import Store, Stores, check_path, parse_url, plain_etag
 from splitfire_batch.table_pages import MAX_BYTES, Unfit, pages
@@ -74,8 +73,8 @@ def read_rows(
     if n_bytes > MAX_BYTES:
         raise ConfigError(f"{table_uri} has {n_bytes} bytes, the limit is {MAX_BYTES}; split it")
     roots = [store.url, *(plain_url(root) for root in allow_root)]
-    with tempfile.TemporaryDirectory(prefix="splitfire-", dir=scratch) as folder:
-        file = store.fetch(path, Path(folder) / "table")
+    with scratch_folder(scratch) as folder:
+        file = store.fetch(path, folder / "table")
         try:
             for page in pages(path.rpartition(".")[2].lower(), file):
                 yield _told(page, roots)

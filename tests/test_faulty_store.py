@@ -85,6 +85,7 @@ def run_under_faults(trial: Trial, proxy: FaultProxy, n_runs: int) -> int:
     return sum(proxy.faults().values())
 
 
+@pytest.mark.slow
 def test_a_job_over_a_store_that_fails_one_request_in_ten_ends_right(trial: Trial, proxy: FaultProxy) -> None:
     assert run_under_faults(trial, proxy, n_runs=3) >= 5
 

@@ -91,7 +91,12 @@ def lengths(case: Case) -> list[int]:
     return sorted({1, 2} | {border + step for border in borders(case) for step in (-1, 0, 1)})
 
 
-ALL_LENGTHS = [pytest.param(case, n, id=f"{case}-{n}") for case in cases() for n in lengths(case)]
+ALL_LENGTHS = [
+    pytest.param(case, n, id=f"{case}-{n}", marks=[] if n in borders(case) else pytest.mark.slow)
+    for case in cases()
+    for n in lengths(case)
+]
+"""The neighbours of the borders are for the long tier."""
 
 
 # What it says of itself

@@ -16,9 +16,10 @@ from typing import Literal
 import pytest
 import ray
 
+from cluster import pool, seats
 from cluster.actors import PoolSize, RemoteWorker
 from cluster.fake_worker import FakeWorker
-from cluster.pool import MAX_OUTAGES, Halt, run_shards
+from cluster.pool import Halt, run_shards
 from cluster.session import Node, connect, knock, pool_size, size_for
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.errors import ConfigError, StorageError, TransientError
@@ -39,6 +40,8 @@ from splitfire_batch.records import (
 from splitfire_batch.staff import Staff
 
 Events = list[PoolEvent]
+FEW = 2
+"""In place of five, how often workers may be lost in a row: each takes Ray a process to start."""
 TWO = PoolSize(workers=2, cpus=1, gpus=0, threads=1)
 ONE = PoolSize(workers=1, cpus=1, gpus=0, threads=3)
 
@@ -47,6 +50,12 @@ ONE = PoolSize(workers=1, cpus=1, gpus=0, threads=3)
 def local_ray() -> Iterator[None]:
     with connect(n_cpus=2):
         yield
+
+
+@pytest.fixture(autouse=True)
+def soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MAX_OUTAGES", FEW)
+    monkeypatch.setattr(seats, "MAX_FALSE_STARTS", FEW)
 
 
 def make_shards(n_shards: int, n_tracks: int) -> list[Shard]:
@@ -258,7 +267,7 @@ def test_a_store_that_stays_away_ends_the_run_with_its_error_and_blames_no_track
     with pytest.raises(TransientError, match=r"^the store is away$"):
         events.extend(run_shards(make_shards(2, 2), _Storeless, ONE))
     assert not any(isinstance(event, Quarantined) for event in events)
-    assert len(starts(events)) == MAX_OUTAGES
+    assert len(starts(events)) == FEW
 
 
 @dataclass(frozen=True)
@@ -270,8 +279,11 @@ class _Hiccups(FakeWorker):
         yield from FakeWorker.run_shard(self, shard)
 
 
-def test_a_store_that_fails_now_and_then_ends_no_run_and_charges_no_track() -> None:
-    shards = make_shards(MAX_OUTAGES + 1, 1)
+def test_a_store_that_fails_now_and_then_ends_no_run_and_charges_no_track(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "MAX_OUTAGES", 4)
+    shards = make_shards(5, 1)
     events = list(run_shards(shards, _Hiccups, ONE))
     assert settled(events) == ids(shards)
     assert not any(isinstance(event, Quarantined) for event in events)

@@ -188,7 +188,7 @@ _ANY = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 class TestProtocol(Protocol.TestCase):  # type: ignore[name-defined,misc]
     """The same steps each time."""
 
-    settings = settings(max_examples=15, stateful_step_count=20, derandomize=True, database=None, **_ANY)
+    settings = settings(max_examples=8, stateful_step_count=20, derandomize=True, database=None, **_ANY)
 
 
 @pytest.mark.chaos

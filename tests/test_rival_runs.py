@@ -87,6 +87,7 @@ def test_runs_frozen_anywhere_do_no_harm(
         a_frozen_run_does_no_harm(trial, chance.randrange(_EVENTS), has_lease=number % 2 == 0)
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_without_a_lease_both_end_and_the_tables_are_right(
     forks: Forks, one_shot_library: Library, bucket: str, tmp_path: Path
 ) -> None:

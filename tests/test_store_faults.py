@@ -218,7 +218,7 @@ def run_storm(
 
 
 @pytest.mark.parametrize(
-    ("n_trials", "n_wanted"), [(450, 300), pytest.param(4500, 3000, marks=pytest.mark.slow)]
+    ("n_trials", "n_wanted"), [(300, 200), pytest.param(4500, 3000, marks=pytest.mark.slow)]
 )
 def test_no_fault_makes_a_wrong_outcome(
     s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], n_trials: int, n_wanted: int

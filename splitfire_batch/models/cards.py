@@ -159,7 +159,7 @@ class ModelCard:
     def _are_plain(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """They are hashed as JSON, and travel to workers: TOML has dates and infinities besides."""
         for place, value in _leaves(options):
-            if not isinstance(value, str | bool | int) and not (
+            if not isinstance(value, str | bool | int | None) and not (
                 isinstance(value, float) and math.isfinite(value)
             ):
                 wanted = "text, a number, true, false, a list or a table"
