@@ -123,6 +123,8 @@ def test_a_library_with_bad_files_is_separated_once_and_only_once(
     assert (second.report["n_planned"], second.report["n_done_before"]) == (0, n_good)
     assert second.report["n_failed_before"] == 3
 
+    if step > 1:
+        return  # the long tier goes on: what changes is done again
     changed = "samples/bd_808.flac"
     source.write(changed, good["samples/drum_cowbell.flac"])
     third = _run(source.url, destination.url, tmp_path / "prefect")

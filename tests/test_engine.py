@@ -406,6 +406,7 @@ def test_a_long_track_holds_a_bounded_number_of_frames(block_frames):
     assert max(sizes) <= 8 * 50_000 * (8 + 16) + 4 * block_frames * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_tracks", [1, 3, 12])
 def test_what_is_told_to_be_held_is_not_passed_however_many_tracks_are_open(n_tracks):
     """Tensors only: the caller's copies of finished frames are part of what is told, too."""

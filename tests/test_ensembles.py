@@ -165,6 +165,7 @@ def bytes_in_tensors() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_tracks", [1, 3])
 def test_what_is_held_is_bounded_and_no_more_than_told(n_tracks):
     short, long = Member(length=2_000, stride=1_500), Member(length=60_000, stride=45_000)

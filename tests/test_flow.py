@@ -230,6 +230,7 @@ def test_replace_writes_over_the_stems(library: Path, tmp_path: Path) -> None:
     assert {soundfile.info(stem).subtype for stem in stems} == {"PCM_24"}
 
 
+@pytest.mark.slow
 def test_failed_tracks_run_again_through_the_flow_and_no_name_reaches_a_page_unescaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +275,7 @@ def run_here(job: Job) -> None:
     story.finalise(planned, story.separate(planned, here, lambda _: None))
 
 
+@pytest.mark.slow
 def test_a_run_with_too_many_failures_stops_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
     source = write_tracks(tmp_path / "source", 30, 0.2)
     for number in range(12):

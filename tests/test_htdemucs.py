@@ -144,6 +144,7 @@ def test_at_full_size_it_takes_the_tensors_that_were_published(network, n_bytes)
 # Its segments
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(("tail", "overlap"), [("lean", None), ("reference", 0.75)])
 def test_streamed_equals_whole(network, tail, overlap):

@@ -84,6 +84,7 @@ def test_tags_say_nothing_of_the_file_itself(tmp_path):
     assert read_tags(tmp_path / "a") == ((("TITLE", "T"), ("A", "1"), ("A", "2")), None)
 
 
+@pytest.mark.slow
 @pytest.mark.apt
 def test_real_samples_keep_their_loops():
     kits = assets.hydrogen_drumkits() / "Audiophob"

@@ -84,6 +84,7 @@ def torch_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_track_among_a_hundred_others_is_bit_equal_to_the_track_alone(spleeter, clips):
     track = music(14)
     with Engine(spleeter) as engine:

@@ -222,6 +222,7 @@ def test_where_the_reference_tail_is_the_communitys_and_where_it_is_not(
     assert least_db < snr_db < most_db
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["lean", "reference"])
 @pytest.mark.parametrize("overlap", [None, 0.1, 0.8])
 @pytest.mark.parametrize("n_frames", [1, 201, 400, 1337])

@@ -132,6 +132,7 @@ def slow_stems(weights: dict[str, Tensor], mix: NDArray[np.float64], n_pad: int)
     return stems[..., 4096 : 4096 + n_frames]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("short_clip", "n_pad"), [("adaptive", 64), ("reference", 512)])
 def test_segments_add_up_to_the_whole_track(published, short_clip, n_pad):
     mix = example().repeat(1, 2)[:, :900_000]  # a full block and one of 371 columns

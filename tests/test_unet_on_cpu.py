@@ -75,6 +75,7 @@ def test_it_is_the_same_function(request, weights, columns):
     assert agreement_db(request.getfixturevalue(weights), magnitudes(1, columns)) > 95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [32, 96, 512])
 @pytest.mark.parametrize("weights", ["elu_net", "logits_net"])
 def test_it_is_the_same_function_with_elu_and_without_sigmoid(request, weights, columns):
@@ -95,6 +96,7 @@ def agreement_db(net: UNet, x: Tensor) -> float:
         return snr_db(exact.double()(x.double()), UNetOnCpu(net, Workspace())(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weights", "columns"),
     [*(("published", columns) for columns in WIDTHS), *(("elu_net", columns) for columns in (32, 96, 192))],
