@@ -24,7 +24,7 @@ from splitfire_batch.globs import glob
 from splitfire_batch.identity import is_sampled
 from splitfire_batch.inventory import FILE_NAME, inventory_pages, read_manifest
 from splitfire_batch.rows import Rows, rows_of
-from splitfire_batch.selection import first_of_each, limited, only
+from splitfire_batch.selection import first_of_each, limited
 from splitfire_batch.sources import count, folder_pages, named_pages, object_pages
 from splitfire_batch.storage import Options, Store, Stores, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
@@ -111,7 +111,7 @@ def list_tracks(
         what = f"found {ignored.total()} objects: {reasons}" if reasons else "found no objects at all"
         raise ConfigError(f"nothing audible under {store.uri_of(path or '')}: {what}")
     stores = Stores(options) if is_table else None
-    return Catalogue(name, complete(only(taken, is_wanted), stores, scratch), dict(ignored))
+    return Catalogue(name, complete(taken.only(is_wanted), stores, scratch), dict(ignored))
 
 
 def check_source(source: str, options: Options) -> str:

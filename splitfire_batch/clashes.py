@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from splitfire_batch.naming import make_targets, spellings
 from splitfire_batch.rows import Rows
+from splitfire_batch.selection import repeated
 from splitfire_batch.targets import NAMED, folded_all, named_tracks
 
 
@@ -88,7 +89,7 @@ class Survey:
         hashes = np.concatenate([np.empty((0, max(1, len(self.stems))), np.int64), *self._hashes])
         self._hashes.clear()
         foreign = self._hashes_of(self.held.targets.filter(pa.array(~self._is_kept)))
-        is_new = _has(hashes, np.concatenate([_twice(hashes), foreign.ravel()]))
+        is_new = _has(hashes, np.concatenate([repeated(hashes), foreign.ravel()]))
         is_new[self._moved] = True
         is_in, wanted = np.zeros(len(hashes), bool), [np.empty(0, np.int64)]
         while is_new.any():
@@ -123,11 +124,6 @@ class Survey:
             paths = pc.replace_substring(keys, "{stem}", stem)
             found[:, index] = np.fromiter(map(hash, paths.to_pylist()), np.int64, len(keys))
         return found
-
-
-def _twice(hashes: np.ndarray) -> np.ndarray:
-    ordered = np.sort(hashes, axis=None)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _has(hashes: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -54,13 +54,19 @@ class Rows:
             wanted: a truth for every row.
             columns: of the result.
         """
-        schema, start, batches = pa.schema([self.schema.field(name) for name in columns]), 0, []
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        return pa.Table.from_batches(self.only(wanted, columns), schema)
+
+    def only(self, wanted: np.ndarray, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """As `taken`, a batch at a time; with all columns for None."""
+        start = 0
         for batch in self.batches(columns):
             mask = wanted[start : start + len(batch)]
             start += len(batch)
-            if mask.any():
-                batches.append(batch.filter(pa.array(mask)))
-        return pa.Table.from_batches(batches, schema)
+            if mask.all():
+                yield batch
+            elif mask.any():
+                yield batch.filter(pa.array(mask))
 
 
 class RowWriter:

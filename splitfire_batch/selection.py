@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.rows import Rows
+
+
+def repeated(hashes: np.ndarray) -> np.ndarray:
+    """Those that are there more than once, each once, ascending."""
+    ordered = np.sort(hashes, axis=None)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def first_of_each(taken: Rows, uris: list[np.ndarray], ignored: Counter[str]) -> np.ndarray:
     """Which rows are the first of their uri: those of equal hashes are compared."""
     is_first = np.ones(len(taken), bool)
     hashes = np.concatenate([np.empty(0, np.int64), *uris])
-    ordered = np.sort(hashes)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    twice = repeated(hashes)
     if not len(twice):
         return is_first
     is_candidate = np.isin(hashes, twice)
@@ -48,12 +51,3 @@ def limited(taken: Rows, is_wanted: np.ndarray, limit: int | None, ignored: Coun
     within = np.zeros(len(is_wanted), bool)
     within[rows[order.to_numpy()[:limit]]] = True
     return within
-
-
-def only(taken: Rows, is_wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """The wanted rows, a batch at a time."""
-    start = 0
-    for batch in taken.batches():
-        mask = is_wanted[start : start + len(batch)]
-        start += len(batch)
-        yield batch if mask.all() else batch.filter(pa.array(mask))
