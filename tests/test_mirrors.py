@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.runs import needs_offers
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import open_store
+from tests.elsewhere import run_elsewhere
 from tests.fault_proxy import FaultProxy, Rule
 from tests.s3_server import S3Server
 from tests.small_library import write_registry
@@ -45,17 +45,6 @@ def alone(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
-ELSEWHERE = """
-import pickle, sys
-shards, spec = pickle.loads(sys.stdin.buffer.read())
-worker = spec()
-for shard in shards:
-    for event in worker.run_shard(shard):
-        pass
-worker.close()
-"""
-
-
 def test_workers_of_a_cluster_have_the_weights_from_the_destination(bucket, tmp_path):
     """Also those of a registry's own file, which lies on the driver's machine alone."""
     file = write_registry(tmp_path)
@@ -64,9 +53,7 @@ def test_workers_of_a_cluster_have_the_weights_from_the_destination(bucket, tmp_
     def elsewhere(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:
         (tmp_path / "a.safetensors").unlink()
         file.unlink()
-        environment = {**os.environ, "SPLITFIRE_CACHE": str(tmp_path / "another machine")}
-        made = pickle.dumps((list(shards), spec))
-        subprocess.run([sys.executable, "-c", ELSEWHERE], input=made, env=environment, check=True)
+        run_elsewhere(shards, spec, SPLITFIRE_CACHE=str(tmp_path / "another machine"))
         yield from ()
 
     runtime = RuntimeConfig(registry=str(file), ray=CLUSTER)

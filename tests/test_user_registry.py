@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +28,7 @@ from splitfire_batch.models.weights import fetch_weights
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import open_store
+from tests.elsewhere import run_elsewhere
 from tests.small_library import run_main
 from tests.test_job import here, tone
 
@@ -418,27 +416,14 @@ def test_a_run_that_requires_cleared_models_begins_nothing(source, tmp_path, mon
         next(rows)
 
 
-ELSEWHERE = """
-import pickle, sys
-from pathlib import Path
-shards, spec = pickle.loads(sys.stdin.buffer.read())
-assert not Path(spec.runtime.registry).exists()
-worker = spec()
-for shard in shards:
-    for event in worker.run_shard(shard):
-        pass
-worker.close()
-"""
-
-
 def elsewhere(file: Path) -> Any:
     """Runs shards in a process that knows nothing of the registry, with its file gone."""
 
     def run_shards(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:
         text = file.read_text()
         file.unlink()
-        made = pickle.dumps((list(shards), spec))
-        subprocess.run([sys.executable, "-c", ELSEWHERE], input=made, check=True)
+        assert not Path(str(spec.runtime.registry)).exists()
+        run_elsewhere(shards, spec)
         file.write_text(text)
         yield from ()
 
