@@ -137,12 +137,12 @@ class Ledger:
         return tuple(outcome for outcome in outcomes if outcome.track_id in unsettled)
 
     def in_flight(self, shard_ids: Collection[str]) -> list[str]:
-        """Tracks of these shards that have begun and have no row yet."""
-        return [track.track_id for shard_id in shard_ids for track in self._open[shard_id].in_flight()]
+        """The track_ids of tracks of these shards that have begun and have no row yet."""
+        return [track.track_id for track in self.tracks_in_flight(shard_ids)]
 
-    def paths_in_flight(self, shard_ids: Collection[str]) -> list[str]:
-        """Names of the tracks of these shards that have begun and have no row yet, as people know them."""
-        return [track.path for shard_id in shard_ids for track in self._open[shard_id].in_flight()]
+    def tracks_in_flight(self, shard_ids: Collection[str]) -> list[Track]:
+        """As `in_flight`, with all that is known of them; those that were first in a shard first."""
+        return [track for shard_id in shard_ids for track in self._open[shard_id].in_flight()]
 
     def close(self, shard_id: str) -> None:
         """Forget a shard that was sent; tracks without a row stay without one."""

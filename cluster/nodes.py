@@ -19,9 +19,8 @@ def are_any_alive() -> bool:
     return any(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
-def count_places(cpus: float, gpus: float) -> int:
-    """How many actors with these reservations the machines have room for that are there to stay."""
-    draining = draining_nodes()
+def count_places(cpus: float, gpus: float, draining: frozenset[str]) -> int:
+    """How many actors with these reservations the machines have room for, but for those that are drained."""
     alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]  # type: ignore[no-untyped-call]
     wanted = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each}
     rooms = ((node["Resources"].get(name, 0.0) / each for name, each in wanted.items()) for node in alive)

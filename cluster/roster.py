@@ -117,10 +117,10 @@ class Roster:
         self._look_at = now + LOOK_S
         if not any(worker.has_started for worker in self.seats):
             self._see_to_nodes(now)
-        if self._size.grows:
-            self._grow()
-        self.watchdog.look(now)
         draining = draining_nodes()
+        if self._size.grows:
+            self._grow(draining)
+        self.watchdog.look(now)
         for seat in list(self.seats.values()):
             if seat.lost is None and seat.worker.node_id in draining and not seat.is_leaving:
                 self._send_off(seat)
@@ -141,9 +141,9 @@ class Roster:
             self.dismiss(seat)
         self.refill()
 
-    def _grow(self) -> None:
+    def _grow(self, draining: frozenset[str]) -> None:
         """Start more actors when nodes have joined; those of nodes that left may come back with others."""
-        n_places = count_places(self._size.cpus, self._size.gpus) - self._n_given_up
+        n_places = count_places(self._size.cpus, self._size.gpus, draining) - self._n_given_up
         if n_places > self._n_wanted and self._has_more():
             _log.info("cluster_grew actors=%d before=%d", n_places, self._n_wanted)
             self.open(n_places)

@@ -33,14 +33,14 @@ class StaffTeller:
 
     def _state(self, seat: Seat) -> WorkerState:
         worker = seat.worker
-        paths = self._ledger.paths_in_flight(worker.shard_ids)
+        tracks = self._ledger.tracks_in_flight(worker.shard_ids)
         return WorkerState(
             node=(worker.node_id or "")[:8],
             pid=worker.pid,
             phase=_phase(seat),
             n_settled=seat.n_settled,
-            n_in_flight=len(paths),
-            path=paths[0] if paths else "",
+            n_in_flight=len(tracks),
+            path=tracks[0].path if tracks else "",
         )
 
 

@@ -29,11 +29,12 @@ class Tail:
             return
         held = [(seat, shard_id) for seat in seats if not seat.lost for shard_id in seat.worker.shard_ids]
         n_asked = sum(shard_id in self._asked for _, shard_id in held)
+        if n_asked >= n_idle:
+            return
         known = self._asked | self._has_no_more
-        cost = {shard_id: self._ledger.waiting_cost(shard_id) for _, shard_id in held}
-        able = [(seat, shard_id) for seat, shard_id in held if cost[shard_id] and shard_id not in known]
-        able.sort(key=lambda item: cost[item[1]], reverse=True)
-        for seat, shard_id in able[: max(0, n_idle - n_asked)]:
+        costs = [(self._ledger.waiting_cost(item[1]), *item) for item in held if item[1] not in known]
+        able = sorted((item for item in costs if item[0]), key=lambda item: item[0], reverse=True)
+        for _, seat, shard_id in able[: n_idle - n_asked]:
             self._asked.add(shard_id)
             seat.worker.give_back(shard_id)
 

@@ -56,7 +56,7 @@ class Account:
             self.tally.workers = event.workers
 
     def _log_shard(self, done: ShardDone) -> None:
-        """One line a shard; tracks and bytes are those of the run so far."""
+        """One line a shard; the tracks are those of the run so far."""
         stages = " ".join(f"{name}_s={value:.1f}" for name, value in asdict(done.seconds).items())
         _log.info(
             "shard_done run=%s shard=%s wall_s=%.1f busy_s=%.1f %s run_settled=%d run_planned=%d",
@@ -65,7 +65,7 @@ class Account:
             done.wall_s,
             done.device.busy,
             stages,
-            self.tally.n_done + self.tally.n_failed + self.tally.n_skipped,
+            self.tally.progress().n_settled,
             self.tally.n_planned,
         )
 
