@@ -101,7 +101,7 @@ def plan(job: Job, catalogue: Catalogue, lease: Lease) -> Run:
     """What is not done yet, in shards, stored beside the rows that are to come."""
     run = story.make_plan(job, catalogue, n_workers=expected_workers(job.runtime), lease=lease)
     if run.plan.n_tracks:
-        story.save_plan(run)
+        run = story.save_plan(run)
     get_run_logger().info(
         "planned run=%s todo=%d done=%d failed_before=%d",
         run.context.run_id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from threading import Event
 
 from splitfire_batch.account import Account
@@ -148,11 +149,11 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
     return Run(job, plan, holding, context, catalogue.ignored, lease)
 
 
-def save_plan(run: Run) -> None:
+def save_plan(run: Run) -> Run:
     """Store the plan and the settings beside the rows that are to come; the plan never changes again.
 
     The model's weights are fetched first, and stored where workers on other machines find them: without them
-    no row would come.
+    no row would come. The run that is returned knows where.
 
     Raises:
         ConfigError: the weights cannot be had.
@@ -160,7 +161,7 @@ def save_plan(run: Run) -> None:
         LeaseLost: another run took over the destination; nothing was written.
     """
     run.lease.confirm()
-    _provide_weights(run)
+    weights = _provide_weights(run.job)
     run.lease.confirm()  # that may take minutes; and a record of settings may replace those of another run
     store = destination_of(run.job)
     record_holding(store, run.holding)
@@ -169,11 +170,11 @@ def save_plan(run: Run) -> None:
     with scratch_folder(run.job.runtime.scratch_dir) as folder:
         file = write_parquet(run.plan.rows, folder / "tracks.parquet")
         store.write(f"{run.store_path}/plan/tracks.parquet", file)
+    return replace(run, weights=weights)
 
 
-def _provide_weights(run: Run) -> tuple[str, ...]:
+def _provide_weights(job: Job) -> tuple[str, ...]:
     """Have the weights in this machine's cache, and where workers without it find them; their URLs there."""
-    job = run.job
     paths = fetch_weights(with_judged(job.separation, job.output), supply_of(job.runtime))
     return offer_weights(paths, destination_of(job)) if needs_offers(job) else ()
 
@@ -181,7 +182,7 @@ def _provide_weights(run: Run) -> tuple[str, ...]:
 def separate(
     run: Run, run_shards: RunShards, watch: Callable[[Progress], None], stop: Event | None = None
 ) -> Tally:
-    """Have every shard done, and tell `watch` how far it is after each event.
+    """Have every shard of a run that `save_plan` gave done, and tell `watch` how far it is after each event.
 
     `stop` is set when more tracks fail than `max_failures` allows; whoever runs the shards should heed it.
 
@@ -200,7 +201,7 @@ def separate(
         is_immutable=is_immutable(run.job),
         nonce=run.lease.nonce,
         cards=added_cards(),
-        weights=_provide_weights(run) if needs_offers(run.job) and run.plan.n_tracks else (),
+        weights=run.weights,
     )
     for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
         account.take(event)

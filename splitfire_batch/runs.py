@@ -32,6 +32,8 @@ class Run:
     ignored: dict[str, int]
     lease: Lease = field(default_factory=unheld)
     """What the run holds its destination by; without one it trusts that it is alone."""
+    weights: tuple[str, ...] = ()
+    """URLs of the weights in the destination, for workers on other machines; known once the plan is saved."""
 
     @property
     def store_path(self) -> str:

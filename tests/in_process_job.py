@@ -139,7 +139,7 @@ def run(job: Job, journal: Journal, run_shards: story.RunShards) -> Report:
         planned = story.make_plan(job, story.list_tracks(job), lease=lease)
         journal.note(event="planned", tracks=planned.plan.rows.table()["track_id"].to_pylist())
         if planned.plan.n_tracks:
-            story.save_plan(planned)
+            planned = story.save_plan(planned)
         tally = story.separate(planned, until_lost(heard, lease), lambda _: None)
         return story.finalise(planned, tally)
 

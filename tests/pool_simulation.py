@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.fake_worker import FakeWorker
-from splitfire_batch.records import Committed, Shard, Started, Track
+from splitfire_batch.records import Committed, Shard, Started
+from tests.pool_drills import STORE_BYTES, make_track
 
-STORE_BYTES = 80_000_000
 START_S = 300.0
 
 
@@ -78,8 +78,7 @@ def simulate(simulation: Simulation) -> Outcome:
 def make_shards(simulation: Simulation) -> Iterator[Shard]:
     """As they are asked for."""
     for s in range(simulation.n_shards):
-        ids = (f"s{s}t{t}" for t in range(simulation.n_tracks))
-        yield Shard(f"s{s}", tuple(Track(i, i, f"mem://{i}", i, 1, "", "{stem}.{ext}") for i in ids))
+        yield Shard(f"s{s}", tuple(make_track(f"s{s}t{t}") for t in range(simulation.n_tracks)))
 
 
 def start_together(folder: str, n_actors: int, **settings: Any) -> FakeWorker:

@@ -60,7 +60,7 @@ def test_workers_of_a_cluster_have_the_weights_from_the_destination(bucket, tmp_
     job = Job(str(tmp_path / "in"), f"{bucket}/out", SeparationConfig("weighed"), runtime=runtime)
     story.check(job)
     planned = story.make_plan(job, story.list_tracks(job))
-    story.save_plan(planned)
+    planned = story.save_plan(planned)
     report = story.finalise(planned, story.separate(planned, elsewhere, lambda _: None))
     assert (report.n_done, report.n_failed) == (1, 0)
     (cached,) = cache_folder().glob("*.safetensors")
