@@ -7,6 +7,7 @@ sums over processes count every page once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -39,11 +40,13 @@ def pss_by_role(pid: int, role: Callable[[str], str]) -> dict[str, float]:
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        tasks = list((_PROC / str(pid) / "task").iterdir())
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    """What its threads have started; one that ends meanwhile leaves its children to the first, read last."""
+    found: dict[int, None] = {}
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in sorted((_PROC / str(pid) / "task").iterdir(), key=lambda task: -int(task.name)):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found |= dict.fromkeys(map(int, (task / "children").read_text().split()))
+    return list(found)
 
 
 def _command_line(pid: int) -> str:
