@@ -29,6 +29,7 @@ from flows.verify import verify
 from splitfire_batch import __version__, errors
 from splitfire_batch.escapes import one_line
 from splitfire_batch.masking import mask_logs
+from splitfire_batch.records import TrackRow
 
 EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY, EXIT_INTERRUPTED = 2, 3, 75, 130
 
@@ -135,29 +136,39 @@ def separate(
 ) -> None:
     """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
     from flows.downloading import showing_downloads
-    from splitfire_batch.here import separate_files, stem_uri
+    from flows.separating import showing_files
+    from splitfire_batch.headway import Headway
+    from splitfire_batch.here import separate_files
     from splitfire_batch.storage.urls import refuse_secrets
 
     settings = load_settings(flags, config)
     refuse_secrets(out, settings.runtime.weights_mirror)
     runtime = dataclasses.replace(settings.runtime, measure="basic")  # nothing of it is shown
     n_failed = 0
+    headway = Headway()
     with showing_downloads(quiet):
-        rows = separate_files(files, out, settings.separation, settings.output, runtime)
-        first = next(rows, None)  # it comes once the weights are there
-    for row in () if first is None else (first, *rows):
-        n_failed += row.status == "failed"
-        if as_json:
-            paths = {stem.stem: stem_uri(out, stem) for stem in row.stems if stem.path}
-            record = {"file": row.track.path, "status": row.status, "code": row.code, "message": row.message}
-            typer.echo(json.dumps({**record, "gain_db": row.gain_db, "stems": paths}))
-        elif row.status != "done":
-            typer.echo(one_line(f"{row.status} {row.code}: {row.message}"), err=True)
-        else:
-            for stem in row.stems:
-                if stem.path:
-                    typer.echo(stem_uri(out, stem))
+        rows = separate_files(files, out, settings.separation, settings.output, runtime, headway)
+    with showing_files(headway, quiet) as aside:
+        for row in rows:
+            n_failed += row.status == "failed"
+            with aside():
+                _print_row(row, out, as_json)
     raise typer.Exit(EXIT_FAILED_TRACKS if n_failed else 0)
+
+
+def _print_row(row: TrackRow, out: str, as_json: bool) -> None:
+    """What became of a file: the stems' paths on stdout, or on stderr why there are none."""
+    from splitfire_batch.here import stem_uri
+
+    paths = {stem.stem: stem_uri(out, stem) for stem in row.stems if stem.path}
+    if as_json:
+        record = {"file": row.track.path, "status": row.status, "code": row.code, "message": row.message}
+        typer.echo(json.dumps({**record, "gain_db": row.gain_db, "stems": paths}))
+    elif row.status != "done":
+        typer.echo(one_line(f"{row.status} {row.code}: {row.message}"), err=True)
+    else:
+        for path in paths.values():
+            typer.echo(path)
 
 
 @app.command()

@@ -102,6 +102,7 @@ def show_lines(card: ModelCard, registry: str | None = None) -> Iterator[str]:
         "stems": ", ".join(card.stems),
         "sample rate": f"{card.sample_rate} Hz, {card.n_channels} channels",
         "segment": _segment(card),
+        "planned speed": _speed(card),
         "code licence": f"{card.code_license}  {card.code_url}".rstrip(),
         "weights licence": f"{card.weights_license}  {card.license_url}".rstrip(),
         "": card.license_note,
@@ -141,6 +142,11 @@ def _segment(card: ModelCard) -> str:
     if not card.options and card.files:
         return f"as its config says; planned with {card.segment_s:.3f} s from one to the next"
     return f"{card.segment_s / (1 - overlap(card)):.3f} s, {card.segment_s:.3f} s from one to the next"
+
+
+def _speed(card: ModelCard) -> str:
+    """What shards are made by, and where that is from."""
+    return f"{card.x_real_time:g} x real time, {card.x_real_time_from or 'assumed, not measured'}"
 
 
 def _commercial_use(card: ModelCard) -> str:

@@ -11,6 +11,7 @@ import typer
 from flows.options import WEIGHTS, Config, Flags, Json, Quiet, takes_settings
 from flows.settings import load_settings
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.escapes import one_line
 
 if TYPE_CHECKING:
     from splitfire_batch.models import ModelCard, Supply
@@ -106,7 +107,10 @@ def _pulled(card: ModelCard, to: str | None, supply: Supply) -> Iterator[str]:
         if not card.members:
             typer.echo(f"{card.name} needs no weights", err=True)
     elif to is None:
+        damaged = [found for found in weights.inspect_cached(card) if found.damage]
         yield str(weights.fetch_weights(card, supply))
+        for found in damaged:
+            typer.echo(one_line(f"{found.path} was damaged ({found.damage}); fetched anew"), err=True)
     else:
         yield from weights.mirror_weights(card, to, supply)
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError, TransientError
+from splitfire_batch.headway import Headway
 from splitfire_batch.models import (
     Loaded,
     ModelCard,
@@ -30,6 +32,7 @@ from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.settling import settle
 from splitfire_batch.stems import make_recipes, with_judged
+from splitfire_batch.storage import refuse_file
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import find_tuning
 from splitfire_batch.workbench import Workbench, open_bench
@@ -41,8 +44,11 @@ def separate_files(
     separation: SeparationConfig,
     output: OutputConfig,
     runtime: RuntimeConfig,
+    headway: Headway | None = None,
 ) -> Iterator[TrackRow]:
     """Settle each file; a bad one becomes a failed row and the others go on.
+
+    The model is there when this returns; files are settled as rows are asked for.
 
     Args:
         files: audio files, each settled once, some at a time; rows come in their order. Their folders do not
@@ -51,36 +57,48 @@ def separate_files(
         separation: how the stems sound.
         output: how they are written.
         runtime: device, threads and limits.
+        headway: is told of each file, for whoever wants to look.
 
     Raises:
-        ConfigError: a file that is missing or a folder, an unknown model or stem, no scratch folder.
+        ConfigError: a file that is missing or a folder, an `out` that is a file, an unknown model or stem, no
+            scratch folder.
         TransientError: the device failed, or a source of the weights does not answer.
     """
     make_recipes(separation, card_here(separation, runtime).stems)
+    refuse_file(out)
+    headway = headway or Headway()
     tracks = _tracks(files, separation, output)
+    headway.expect(len(tracks))
     model, batch = load_here(with_judged(separation, output), runtime)
     runtime = replace(runtime, batch=batch, open_tracks=1)
     bench = open_bench(model, out, separation, output, runtime, is_immutable=output.names == "immutable")
-    with closing(bench):
-        try:
-            yield from _settled(tracks, bench)
-        except DeviceLost as error:
-            raise TransientError(f"{error}; run the same command again") from error
+    return _settled(tracks, bench, headway)
 
 
-def _settled(tracks: Sequence[Track], bench: Workbench) -> Iterator[TrackRow]:
+def _settled(tracks: Sequence[Track], bench: Workbench, headway: Headway) -> Iterator[TrackRow]:
     """Rows in the tracks' order; as many tracks at a time as the model has cores."""
     pool = ThreadPoolExecutor(bench.engine.n_servers, "track")
-    try:
-        running: deque[Future[TrackRow]] = deque()
-        for track in tracks:
-            running.append(pool.submit(settle, track, bench))
-            if len(running) == bench.engine.n_servers:
+    with closing(bench):
+        try:
+            running: deque[Future[TrackRow]] = deque()
+            for track in tracks:
+                running.append(pool.submit(_settle, track, bench, headway))
+                if len(running) == bench.engine.n_servers:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        except DeviceLost as error:
+            raise TransientError(f"{error}; run the same command again") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _settle(track: Track, bench: Workbench, headway: Headway) -> TrackRow:
+    """Settle one, and tell of it."""
+    limits = replace(bench.limits, begin=partial(headway.begin, track.path))
+    row = settle(track, replace(bench, limits=limits))
+    headway.settle(row)
+    return row
 
 
 def stem_uri(out: str, stem: StemFile) -> str:

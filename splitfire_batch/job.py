@@ -49,7 +49,7 @@ from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems, with_judged
-from splitfire_batch.storage import Store, open_store
+from splitfire_batch.storage import Store, open_store, refuse_file
 
 RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
 """Where the work is done: `cluster` does it on Ray."""
@@ -61,7 +61,7 @@ def check(job: Job, is_dry: bool = False) -> None:
     Raises:
         ConfigError: an unknown model, stem or code, a model that may not be used or does not obey a setting,
             a registry that is wrong, a
-            missing source, a destination in the source, no lease where one is needed.
+            missing source, a destination that is a file or lies in the source, no lease where one is needed.
         TransientError: a store does not answer.
     """
     use_registry(job.runtime)
@@ -81,6 +81,7 @@ def check(job: Job, is_dry: bool = False) -> None:
             f"the destination {destination.url} lies in the source {source.url}: the next run would take "
             "stems for tracks; choose a folder outside it"
         )
+    refuse_file(job.destination)
     try:
         check_source(job.source, job.runtime.storage)
         if not is_dry:

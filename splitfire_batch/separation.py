@@ -41,6 +41,8 @@ class Limits:
     scratch: Path | None = None
     codecs: Codecs = field(default_factory=Inline)
     """Who decodes it."""
+    begin: Callable[[Separated], None] = lambda _: None
+    """Gets what its audio is kept in, as that begins to be read."""
 
 
 def _in_memory(_: AudioFormat) -> int:
@@ -96,6 +98,11 @@ class Separated:
         """Frames of the mix so far."""
         return self._mix.n_frames
 
+    @property
+    def n_estimated(self) -> int:
+        """Frames of which every estimate is there."""
+        return min(spool.n_frames for spool in self._estimates.values())
+
     def mix_blocks(self) -> Iterator[np.ndarray]:
         """The mix (n, C), as decoded."""
         return self._mix.blocks(BLOCK_FRAMES)
@@ -121,7 +128,7 @@ def separate_file(
         path: a local file.
         engine: may serve other tracks in other threads at the same time.
         stems: names of the model's stems; the others are not kept.
-        limits: duration, scratch folder.
+        limits: duration, scratch folder, and who is told that it begins.
         watch: gets the seconds of each stage.
         accept: sees the file's header before any audio is decoded, and gives the bytes that each spool (the
             mix, or one estimate) may keep in memory; the rest goes to disk. What it raises ends the track.
@@ -140,6 +147,7 @@ def separate_file(
             for _ in range(1 + len(stems))
         )
         separated = Separated(decoder.format, mix, dict(zip(stems, kept, strict=True)), spools)
+        limits.begin(separated)
         with closing(_estimate_blocks(decoder, engine, separated, stems, watch)) as blocks:
             for name, block in blocks:
                 with watch.measure("encode"):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.models.htdemucs import Demucs
 from splitfire_batch.models.precision import Arithmetic
-from splitfire_batch.models.registry import ModelCard
+from splitfire_batch.models.registry import ModelCard, find_card
 
 FOUR = ("drums", "bass", "other", "vocals")
 SIX = (*FOUR, "guitar", "piano")
@@ -120,3 +120,10 @@ SMALL_V3 = Network(
 )  # fmt: skip
 FULL = Network("htdemucs-at-full-size", _PUBLISHED)
 FULL_SIX = Network("htdemucs-6s-at-full-size", {**_PUBLISHED, "bottom_channels": 0}, SIX)
+FULL_V3 = Network(
+    "hdemucs-mmi-at-full-size",
+    {**find_card("hdemucs_mmi").options["kwargs"], "segment": "44"},
+    made_by="HDemucs",
+    seed=3,
+)
+"""As our registry says, since no list of its arguments was at hand."""

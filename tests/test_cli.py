@@ -68,6 +68,7 @@ def assert_one_line(result: tuple[int, str, str], code: int, *words: str) -> Non
     ("args", "words"),
     [
         (("--model", "spleter-2stems"), ("'spleter-2stems'", "did you mean 'spleeter-2stems'")),
+        (("--model", "SCNet"), ("known are spleeter-2stems", "SCNet and MDX23C are not offered yet")),
         (("--stems", "drums"), ("'drums'", "vocals, accompaniment")),
         (("--template", "{model}/x.wav"), ("output: template", "{stem}")),
         (("--config", "nowhere.toml"), ("nowhere.toml",)),
@@ -101,7 +102,9 @@ def test_a_destination_whose_name_begins_like_the_source_is_fine(source: Path, m
 
 def test_a_file_in_the_way_of_the_destination_is_named(source: Path, tmp_path: Path, main: Main) -> None:
     (tmp_path / "taken").write_text("mine")
-    assert_one_line(main("run", source, tmp_path / "taken", *QUICK), 2, "taken")
+    words = (f"found the file {tmp_path}/taken, wanted a folder",)
+    for command in ("run", "plan"):
+        assert_one_line(main(command, source, tmp_path / "taken", *QUICK), 2, *words)
     assert (tmp_path / "taken").read_text() == "mine"
 
 
@@ -285,7 +288,7 @@ def test_a_model_without_weights_has_nothing_to_pull(main: Main) -> None:
 
 
 def test_pulling_an_unknown_model_offers_the_closest(main: Main) -> None:
-    assert_one_line(main("models", "pull", "spleeter"), 2, "did you mean 'spleeter-5stems'")
+    assert_one_line(main("models", "pull", "spleeter"), 2, "did you mean 'spleeter-2stems'")
 
 
 def test_pull_prints_where_the_weights_are(main: Main) -> None:

@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.headway import Counted, FilesProgress, Headway
 from splitfire_batch.here import pick_device, separate_files
 from splitfire_batch.models.passthrough import Passthrough
 from splitfire_batch.records import TrackRow
@@ -130,6 +131,48 @@ def test_scratch_is_used_and_left_empty(tmp_path):
 
 def test_the_device_is_the_one_asked_for():
     assert pick_device(RuntimeConfig(device="cpu")) == "cpu"
+
+
+class Looking(Headway):
+    """Looks whenever it is told something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[str] = []
+        self.seen: list[FilesProgress] = []
+
+    def begin(self, path: str, audio: Counted) -> None:
+        super().begin(path, audio)
+        self.begun.append(path)
+        self.seen.append(self.now())
+
+    def settle(self, row: TrackRow) -> None:
+        self.seen.append(self.now())
+        super().settle(row)
+
+
+def test_whoever_looks_sees_how_far_a_file_is_and_nothing_tells_it_in_between(tmp_path):
+    file = write(tmp_path / "a.wav", noise(441_000))
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"")
+    headway = Looking()
+    files, out = [file, file, bad], str(tmp_path / "out")
+    rows = separate_files(files, out, PASSTHROUGH, OutputConfig(), RuntimeConfig(threads=1), headway)
+    assert headway.now().n_files == 2
+    assert [row.status for row in rows] == ["done", "failed"]
+    assert headway.begun == [str(file)]
+    first, second = ([each for each in seen.open if each.path == str(file)] for seen in headway.seen[:2])
+    assert [(each.audio_s, each.duration_s, each.is_separated) for each in first] == [(0.0, 10.0, False)]
+    assert [(each.audio_s, each.duration_s, each.is_separated) for each in second] == [(10.0, 10.0, True)]
+    end = headway.now()
+    assert (end.n_settled, end.audio_s, end.open) == (2, 10.0, ())
+
+
+def test_a_file_in_place_of_the_folder_for_stems_stops_before_anything_is_done(tmp_path):
+    file = write(tmp_path / "a.wav", noise(500))
+    for taken in (file, file / "stems"):
+        with pytest.raises(ConfigError, match=rf"found the file {file}, wanted a folder"):
+            rows_of([file], taken)
 
 
 def test_many_files_come_in_their_order_whichever_is_ready_first(tmp_path, monkeypatch):

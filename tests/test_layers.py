@@ -26,6 +26,7 @@ ROWS = [
         "splitfire_batch.config",
         "splitfire_batch.findings",
         "splitfire_batch.globs",
+        "splitfire_batch.headway",
         "splitfire_batch.naming",
         "splitfire_batch.report",
         "splitfire_batch.rows",

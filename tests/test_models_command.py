@@ -278,6 +278,21 @@ def test_a_mirror_with_other_bytes_is_not_written_over(main, tmp_path):
     assert other.read_bytes() == b"something else"
 
 
+@pytest.mark.parametrize("below", ["", "weights"])
+@pytest.mark.usefixtures("mine")
+def test_a_file_is_no_mirror(main, tmp_path, below):
+    taken = tmp_path / "a.safetensors"
+    before = taken.read_bytes()
+    code, told, said = main("models", "pull", "mine", "--to", taken / below)
+    assert (code, told) == (2, "")
+    assert said == (
+        f"splitfire: found the file {taken}, wanted a folder to write into, or a URL such as "
+        "s3://bucket/prefix; name another place, or move the file away\n"
+    )
+    assert taken.read_bytes() == before
+    assert not cache_folder().exists()
+
+
 @pytest.mark.usefixtures("mine")
 def test_offline_nothing_is_mirrored_elsewhere(main):
     code, _, said = main("models", "pull", "mine", "--to", "s3://nowhere/weights", "--offline")
@@ -302,9 +317,13 @@ def test_verify_tells_whole_from_damaged_and_says_what_to_do(main):
     assert code == 6
     assert found["condition"].startswith("has the sha256 ")
     assert (found["model"], found["remedy"]) == ("mine", "splitfire models pull mine")
-    assert main("models", "pull", "mine")[0] == 0
+    code, told, said = main("models", "pull", "mine")
+    assert (code, told) == (0, f"{path}\n")
+    assert said.startswith(f"{path} was damaged (has the sha256 ")
+    assert said.endswith("); fetched anew\n")
     assert main("models", "verify")[0] == 0
     assert path.read_bytes() == content
+    assert main("models", "pull", "mine") == (0, f"{path}\n", "")
 
 
 @pytest.mark.slow

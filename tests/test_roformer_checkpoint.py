@@ -127,9 +127,11 @@ def compare(name: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_agrees_with_the_package_at_full_size(name):
+def test_agrees_with_the_package_at_full_size(name, capsys):
     done = subprocess.run([sys.executable, "-c", MEASURE, name], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     snr_db, peak_kib = done.stdout.split()
+    with capsys.disabled():
+        print(f"{name}: {float(snr_db):.2f} dB SNR, {int(peak_kib) / 1024:.0f} MiB")
     assert float(snr_db) > 110  # float32 rounding, through up to 24 layers of attention
     assert int(peak_kib) < 4 * 2**20

@@ -127,6 +127,8 @@ class ModelCard:
     """Seconds of audio from one full segment to the next: the unit of a track's cost."""
     x_real_time: float = 30.0
     """Seconds of audio that a worker is taken to separate in one second, for the size of shards."""
+    x_real_time_from: str = ""
+    """What that was measured on and by; empty where it is assumed."""
     code_url: str = ""
     """Of the code's licence."""
     license_note: str = ""

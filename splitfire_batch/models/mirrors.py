@@ -16,7 +16,7 @@ from splitfire_batch.models.cache import folder_for, partials_of, sha256_of, tur
 from splitfire_batch.models.cards import ModelCard, WeightsFile
 from splitfire_batch.models.downloads import get_file
 from splitfire_batch.models.supply import NOTHING_SET, Supply
-from splitfire_batch.storage import Store, StoredObject, open_store
+from splitfire_batch.storage import Store, StoredObject, open_store, refuse_file
 from splitfire_batch.storage.download import is_local
 
 OFFERED = "_splitfire/weights"
@@ -34,12 +34,13 @@ def mirror_weights(card: ModelCard, to: str, supply: Supply = NOTHING_SET) -> It
         supply: where the files may come from, and the options of the stores.
 
     Raises:
-        ConfigError: as `weights.fetch_weights`; the mirror has another file of the name.
+        ConfigError: as `weights.fetch_weights`; `to` is a file, or the mirror has another file of the name.
         StorageError: the mirror refuses.
         TransientError: the mirror, or a source, does not answer.
     """
     if supply.is_offline and not is_local(to):
         raise ConfigError(f"offline: {to} is not on this machine, and no connection may be opened")
+    refuse_file(to)
     store = open_store(to, supply.options)
     for file in card.files:
         path = f"{card.name}/{file.name}"

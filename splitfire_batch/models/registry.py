@@ -10,7 +10,6 @@ is enough. Nothing removes them; a process that works for several users must not
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -26,6 +25,7 @@ from splitfire_batch.models.cards import Member as Member
 from splitfire_batch.models.cards import ModelCard as ModelCard
 from splitfire_batch.models.cards import PublishedSdr as PublishedSdr
 from splitfire_batch.models.cards import WeightsFile as WeightsFile
+from splitfire_batch.models.foreign_names import hint
 from splitfire_batch.models.registry_file import read_cards
 
 ARCHITECTURES = {
@@ -141,7 +141,7 @@ def find_card(name: str) -> ModelCard:
     """The model of that name.
 
     Raises:
-        ConfigError: there is none; the message lists the known ones and the closest match.
+        ConfigError: there is none; the message lists the known ones and what may have been meant.
     """
     cards = {card.name: card for card in model_cards()}
     if name in cards:
@@ -150,9 +150,8 @@ def find_card(name: str) -> ModelCard:
 
 
 def _unknown(name: str, known: Mapping[str, ModelCard]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"found {name!r}, known are {', '.join(known)}{hint}"
+    meant = hint(name, known)
+    return f"found {name!r}, known are {', '.join(known)}{f'; {meant}' if meant else ''}"
 
 
 def with_members(card: ModelCard) -> Iterator[ModelCard]:

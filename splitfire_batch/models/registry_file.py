@@ -92,7 +92,7 @@ def _model_like(like: str, name: str, find: Callable[[str], ModelCard], origin: 
     except ConfigError as error:
         raise ConfigError(f"{origin}: {name}.like: {str(error).removeprefix('model: ')}") from None
     entry: dict[str, Any] = _adapter().dump_python(card)
-    return {**entry, "published_sdr": [], "parity": [], "provenance": ""}
+    return {**entry, "published_sdr": [], "parity": [], "provenance": "", "x_real_time_from": ""}
 
 
 def _has_same_weights(given: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from splitfire_batch.storage.faults import SCHEMES, Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, StoredObject
 from splitfire_batch.storage.s3 import S3, plain_etag
 from splitfire_batch.storage.store import Store
-from splitfire_batch.storage.urls import Options, check_path, matching_options, parse_url
+from splitfire_batch.storage.urls import Options, check_path, matching_options, parse_url, refuse_file
 
 __all__ = [
     "PATIENCE_S",
@@ -29,6 +29,7 @@ __all__ = [
     "open_store",
     "parse_url",
     "plain_etag",
+    "refuse_file",
 ]
 
 PATIENCE_S = 60.0

@@ -80,6 +80,21 @@ def refuse_secrets(*urls: str | None) -> None:
             )
 
 
+def refuse_file(url: str) -> None:
+    """Refuse a file of this machine where a folder is wanted to write into; the folder need not be there.
+
+    Raises:
+        ConfigError: the path, or a part of it, is a file.
+    """
+    scheme, root = parse_url(url)
+    for place in (Path(root), *Path(root).parents) if scheme == "file" else ():
+        if os.path.isfile(place):  # noqa: PTH113  (is_file raises where a folder above may not be read)
+            raise ConfigError(
+                f"found the file {place}, wanted a folder to write into, or a URL such as "
+                "s3://bucket/prefix; name another place, or move the file away"
+            )
+
+
 def matching_options(options: Options, scheme: str, root: str) -> Mapping[str, str]:
     """The options of the longest URL prefix."""
     url = f"{scheme}://{root}"
