@@ -24,6 +24,7 @@ from flows.models import models_app
 from flows.options import WEIGHTS, Config, Destination, Flags, Json, Quiet, takes_settings
 from flows.retry import retry
 from flows.settings import Settings, load_settings
+from flows.signals import EXIT_INTERRUPTED
 from flows.vacuum import vacuum
 from flows.verify import verify
 from splitfire_batch import __version__, errors
@@ -31,7 +32,7 @@ from splitfire_batch.escapes import one_line
 from splitfire_batch.masking import mask_logs
 from splitfire_batch.records import TrackRow
 
-EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY, EXIT_INTERRUPTED = 2, 3, 75, 130
+EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY = 2, 3, 75
 
 app = typer.Typer(
     name="splitfire",
@@ -137,6 +138,7 @@ def separate(
     """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
     from flows.downloading import showing_downloads
     from flows.separating import showing_files
+    from flows.signals import ending_at_once
     from splitfire_batch.headway import Headway
     from splitfire_batch.here import separate_files
     from splitfire_batch.storage.urls import refuse_secrets
@@ -148,7 +150,7 @@ def separate(
     headway = Headway()
     with showing_downloads(quiet):
         rows = separate_files(files, out, settings.separation, settings.output, runtime, headway)
-    with showing_files(headway, quiet) as aside:
+    with showing_files(headway, quiet) as aside, ending_at_once(aside):
         for row in rows:
             n_failed += row.status == "failed"
             with aside():

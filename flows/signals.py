@@ -1,13 +1,16 @@
-"""Ctrl-C and SIGTERM: the first asks for an orderly end, a second Ctrl-C ends at once."""
+"""Ctrl-C and SIGTERM: of a run the first asks for an orderly end, of a few files it ends them at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+
+EXIT_INTERRUPTED = 130
 
 STOPPED_BY: list[int] = []
 """Signals that asked this process to stop, in order."""
@@ -37,3 +40,34 @@ def draining() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ending_at_once(aside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Inside the block Ctrl-C ends this process, and nobody waits for its threads.
+
+    Outside the main thread signals cannot be caught, and everything stays as it is.
+
+    A thread that separates hours of audio could not be told otherwise. Nothing is lost that a kill would not
+    lose: stems are put whole, codecs end with this process, the next one sweeps its scratch.
+
+    Args:
+        aside: clears the screen for what is printed inside it.
+    """
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        with aside():
+            print("interrupted; files without stems have to be separated again", file=sys.stderr)  # noqa: T201
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -79,10 +79,6 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         "bs_roformer",
         {**_BIG, "dim": 256, "depth": 12, "num_stems": 6, "stft_hop_length": 512, "mlp_expansion_factor": 4},
     ),
-    "musdb18": (
-        "bs_roformer",
-        {**_BIG, "dim": 384, "depth": 8, "num_stems": 4, "freqs_per_bands": BANDS, "mlp_expansion_factor": 2},
-    ),
 }
 """Architecture and constructor's arguments of models that people use."""
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from flows.separating import MAX_FILES_SHOWN, showing_files, view
 from splitfire_batch.headway import FilesProgress, Headway, OpenFile
 from tests.small_library import run_main, write_bad_track, write_tracks
+from tests.test_headway import Kept, audio
 
 SONG = OpenFile("music/song.wav", audio_s=90.0, duration_s=225.0, seconds=10.0)
 NOW = FilesProgress(n_files=12, n_settled=3, audio_s=840.0, seconds=100.0, open=(SONG,))
@@ -77,7 +78,10 @@ def test_on_a_terminal_it_moves_and_what_is_printed_stays_whole(monkeypatch, cap
 def test_what_is_printed_is_not_erased(monkeypatch, capsys) -> None:
     """On a terminal both streams meet: after a line is printed no more lines are erased than were drawn."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with showing_files(Headway(), is_quiet=False) as aside:
+    headway = Headway()
+    for name in ("a.wav", "b.wav"):
+        headway.begin(name, Kept(audio(10)))
+    with showing_files(headway, is_quiet=False) as aside:
         time.sleep(0.6)
         with aside():
             capsys.readouterr()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from flows.signals import STOPPED_BY, draining
+from flows.signals import EXIT_INTERRUPTED, STOPPED_BY, draining
+from tests.benchmarks.library import write_long_track
+from tests.benchmarks.processes import tree
+from tests.children import is_alive, wait_until
 from tests.small_library import COMMAND, environment, write_tracks
 
 N_TRACKS = 60
@@ -41,6 +45,52 @@ def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not() -> None:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+ENDLESS = """
+import contextlib, signal, threading, time
+from flows.signals import ending_at_once
+pool = threading.Thread(target=time.sleep, args=(600,))
+pool.start()
+try:
+    with ending_at_once(contextlib.nullcontext):
+        print("working")
+        signal.raise_signal(signal.SIGINT)
+        pool.join()
+finally:
+    print("waiting")
+"""
+
+
+def test_a_few_files_are_ended_at_once_whatever_their_threads_are_at() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (EXIT_INTERRUPTED, "working\n")
+    assert done.stderr == "interrupted; files without stems have to be separated again\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_separate_within_seconds_and_the_next_one_sweeps(tmp_path: Path) -> None:
+    """The real model and an hour of audio; what it left is removed, and no stem is there in part."""
+    song, scratch = tmp_path / "song.wav", tmp_path / "scratch"
+    scratch.mkdir()
+    write_long_track(song, 3600)
+    command = [*COMMAND, "separate", "-o", str(tmp_path / "out"), "--scratch-dir", str(scratch)]
+    variables = environment(tmp_path / "home")
+    with subprocess.Popen([*command, str(song)], env=variables, start_new_session=True) as process:
+        deadline = time.monotonic() + 300
+        while not list(scratch.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(5)
+        children = tree(process.pid)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(10) == EXIT_INTERRUPTED
+    wait_until(lambda: not any(map(is_alive, children)), 10)
+    assert not list((tmp_path / "out").rglob("*.*"))
+    assert list(scratch.iterdir())
+    short = write_tracks(tmp_path / "in", 1) / "tone 00.wav"
+    subprocess.run([*command, str(short)], env=variables, check=True)
+    assert not list(scratch.iterdir())
 
 
 def test_handlers_are_given_back() -> None:

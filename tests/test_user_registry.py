@@ -193,6 +193,13 @@ def test_other_weights_do_not_have_the_terms_of_the_model_they_are_like():
     assert terms(read_registry(like + "x_real_time = 1.0", "my.toml")[0]) == terms(theirs)
 
 
+def test_a_speed_that_was_measured_of_another_model_is_called_assumed():
+    (card,) = read_registry('[mine]\nlike = "htdemucs"\n', "my.toml")
+    theirs = find_card("htdemucs")
+    assert card.x_real_time == theirs.x_real_time
+    assert (bool(theirs.x_real_time_from), card.x_real_time_from) == (True, "")
+
+
 def test_other_members_do_not_have_the_terms_of_the_bag_they_are_like():
     theirs = find_card("htdemucs_ft")
     names = [member.model for member in theirs.members]
