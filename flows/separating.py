@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -15,6 +16,8 @@ from flows.summary import duration
 from splitfire_batch.escapes import one_line
 from splitfire_batch.headway import FilesProgress, Headway, OpenFile
 
+LOOK_S = 0.25
+"""Seconds between two looks; rows that come faster are news enough, and nothing is drawn for them."""
 MAX_FILES_SHOWN = 12
 
 Aside = Callable[[], AbstractContextManager[None]]
@@ -45,12 +48,19 @@ def showing_files(headway: Headway, is_quiet: bool) -> Iterator[Aside]:
 
 
 def _begun(console: Console, headway: Headway) -> Live:
-    """A display that looks by itself, four times a second."""
+    """A display that looks by itself."""
+    begin = time.monotonic()
+
+    def look() -> RenderableType:
+        is_new = time.monotonic() - begin < LOOK_S / 2  # it is only drawn because it is taken away again
+        return "" if is_new else view(headway.now())
+
     live = Live(
         console=console,
         transient=True,
+        refresh_per_second=1 / LOOK_S,
         redirect_stdout=False,  # its text belongs to whoever reads stdout
-        get_renderable=lambda: view(headway.now()),
+        get_renderable=look,
     )
     live.start()
     return live
