@@ -319,7 +319,7 @@ def test_verify_tells_whole_from_damaged_and_says_what_to_do(main):
     assert (found["model"], found["remedy"]) == ("mine", "splitfire models pull mine")
     code, told, said = main("models", "pull", "mine")
     assert (code, told) == (0, f"{path}\n")
-    assert said.startswith(f"{path} was damaged (has the sha256 ")
+    assert f"\n{path} was damaged (has the sha256 " in said
     assert said.endswith("); fetched anew\n")
     assert main("models", "verify")[0] == 0
     assert path.read_bytes() == content
