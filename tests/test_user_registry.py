@@ -418,9 +418,8 @@ def test_a_run_that_requires_cleared_models_begins_nothing(source, tmp_path, mon
     assert "require_commercial: htdemucs is not cleared" in said
     assert not out.exists()
     runtime = RuntimeConfig(require_commercial=True)
-    rows = separate_files([source / "a.wav"], str(out), SeparationConfig("htdemucs"), OutputConfig(), runtime)
     with pytest.raises(ConfigError, match="not cleared"):
-        next(rows)
+        separate_files([source / "a.wav"], str(out), SeparationConfig("htdemucs"), OutputConfig(), runtime)
 
 
 def elsewhere(file: Path) -> Any:
