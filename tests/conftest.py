@@ -14,6 +14,10 @@ from tests.forks import Forks
 from tests.s3_server import S3Server
 from tests.small_library import Library, write_one_shots
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Read when torch is loaded. Several processes share the cores here, and OpenMP's threads are not to wait for
+work by turning: with that, tests of networks take two thirds of the time."""
+
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:

@@ -182,7 +182,7 @@ print(end, n_frames, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - befor
     [
         (True, 600, ("TOO_LONG", 0)),
         (False, 600, ("TOO_LONG", 403 * 65_536)),
-        (True, 86_400, ("whole", 65_535 * 1_495)),
+        pytest.param(True, 86_400, ("whole", 65_535 * 1_495), marks=pytest.mark.slow),
     ],
     ids=["its header says", "it does not say", "it is allowed"],
 )

@@ -20,7 +20,7 @@ from splitfire_batch.storage.s3 import S3
 from tests.s3_server import S3Server
 from tests.small_library import tree
 
-N_KEYS, N_RIVALS, CHUNK = 200, 4, 20
+N_RIVALS, CHUNK = 4, 20
 
 
 @pytest.fixture
@@ -120,15 +120,16 @@ def race(
         return dict(zip(rivals, won, strict=True))
 
 
-def test_of_four_processes_exactly_one_creates_each_of_200_objects(
-    pool: ProcessPoolExecutor, url: str, store: Store
+@pytest.mark.parametrize("n_keys", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_of_four_processes_exactly_one_creates_each_object(
+    pool: ProcessPoolExecutor, url: str, store: Store, n_keys: int
 ) -> None:
-    paths = [f"raced/{n}" for n in range(N_KEYS)]
+    paths = [f"raced/{n}" for n in range(n_keys)]
 
     won = race(pool, create_in_step, url, paths, N_RIVALS)
 
     assert find_false_winner(store, paths, won) == ""
-    assert sum(map(len, won.values())) == N_KEYS
+    assert sum(map(len, won.values())) == n_keys
     assert sorted(each.path for each in store.list()) == sorted(paths)
 
 
