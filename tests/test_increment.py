@@ -1,0 +1,411 @@
+"""`--checksum` and `--dedupe` from end to end: real one-shots, the real model, folders and a real S3 server.
+
+Rules that no model has part in are tested with the passthrough one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from splitfire_batch import contents
+from splitfire_batch import job as story
+from splitfire_batch.config import CatalogueConfig, OutputConfig, SeparationConfig
+from splitfire_batch.job import Job
+from splitfire_batch.lease import hold
+from splitfire_batch.manifest.ledger import current_rows
+from splitfire_batch.records import Shard, ShardEvent
+from splitfire_batch.report import Report
+from splitfire_batch.spec import WorkerSpec
+from splitfire_batch.storage import Store, open_store
+from splitfire_batch.vacuum import vacuum
+from splitfire_batch.verify import Checks, verify
+from tests.assets import one_shots
+from tests.test_audio_essence import tagged
+from tests.test_job import here, make_job, run, tone
+
+CHECKSUM, DEDUPE = CatalogueConfig(checksum=True), CatalogueConfig(dedupe=True)
+SPLEETER = SeparationConfig()
+IMMUTABLE = OutputConfig(names="immutable")
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of objects that were read whole."""
+    seen: list[str] = []
+    true_read = contents.Reader._content
+
+    def read(self: contents.Reader, uri: str, n_bytes: int, etag: str) -> contents.Content | None:
+        seen.append(uri.rpartition("/")[2])
+        return true_read(self, uri, n_bytes, etag)
+
+    monkeypatch.setattr(contents.Reader, "_content", read)
+    return seen
+
+
+def rows_of(store: Store) -> dict[str, Row]:
+    """The rows that count, by path."""
+    return {row["path"]: row for row in current_rows(store).to_pylist()}
+
+
+def check_sound(store: Store, n_tracks: int) -> dict[str, Row]:
+    """One row a track, every stem there and whole, and all stems sum to their own sources."""
+    found = verify(store.url, {}, Checks("deep"), lambda _: None)
+    assert found.findings == ()
+    assert found.n_summed == found.n_tracks
+    rows = rows_of(store)
+    assert len(current_rows(store)) == len(rows) == n_tracks
+    return rows
+
+
+def touch(file: Path) -> None:
+    """The same bytes in another file, at another time."""
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(data)
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+
+
+def not_called(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:  # noqa: ARG001
+    raise AssertionError("nothing was to be separated")
+
+
+def run_without_workers(job: Job) -> Report:
+    """The four steps, in a run that has nothing to separate."""
+    planned = story.make_plan(job, story.list_tracks(job))
+    if planned.plan.n_tracks:
+        planned = story.save_plan(planned)
+    return story.finalise(planned, story.separate(planned, not_called, lambda _: None))
+
+
+def sum_of_stems(out: Store, row: Row) -> np.ndarray:
+    stems = [soundfile.read(Path(out.url, stem["path"]))[0] for stem in row["stems"]]
+    return np.sum(stems, axis=0)
+
+
+# --checksum
+
+
+def test_touched_files_are_not_separated_again_nor_read_twice(tmp_path: Path, reads: list[str]) -> None:
+    sources, (changed, untouched, *touched) = tmp_path / "in", one_shots()[:5]
+    sources.mkdir()
+    for file in (changed, untouched, *touched):
+        shutil.copy(file, sources)
+    job = make_job(sources, tmp_path / "out", separation=SPLEETER, catalogue=CHECKSUM)
+    out = open_store(job.destination, {})
+    assert (run(job).n_done, reads) == (5, [])
+    before = rows_of(out)
+
+    for file in touched:
+        touch(sources / file.name)
+    data = bytearray((sources / changed.name).read_bytes())
+    data[-4:] = b"\x01\x02\x03\x04"
+    (sources / changed.name).write_bytes(data)
+    report = run(job)
+    assert (report.n_planned, report.n_done, report.n_done_before) == (1, 1, 4)
+    assert report.n_unchanged == len(touched)
+    assert sorted(reads) == sorted([changed.name, *(file.name for file in touched)])
+    after = check_sound(out, 5)
+    for file in touched:
+        old, new = before[file.name], after[file.name]
+        assert new["etag"] != old["etag"]
+        assert (new["stems"], new["content_id"]) == (old["stems"], old["content_id"])
+
+    reads.clear()
+    assert (run(job).n_planned, reads) == (0, [])
+    assert run(replace(job, catalogue=CatalogueConfig())).n_planned == 0  # the rows say so to every run
+
+
+def test_an_object_of_a_bucket_that_was_uploaded_again_in_parts_is_unchanged(
+    bucket: str, tmp_path: Path, reads: list[str]
+) -> None:
+    source, out = open_store(f"{bucket}/in", {}), open_store(f"{bucket}/out", {})
+    files = one_shots()[:2]
+    for file in files:
+        source.write(f"sfx/{file.name}", file)
+    job = make_job(tmp_path, tmp_path, separation=SPLEETER, catalogue=CHECKSUM)
+    job = replace(job, source=source.url, destination=out.url)
+    assert run(job).n_done == 2
+    path = f"sfx/{files[0].name}"
+    etag = source.stat(path).etag
+    upload_in_parts(source, path, files[0].read_bytes())
+    assert source.stat(path).etag != etag
+
+    assert run(replace(job, catalogue=CatalogueConfig(checksum=True, limit=2))).n_unchanged == 1
+    assert reads == [files[0].name]
+    check_sound(out, 2)
+    assert run(job).n_planned == 0
+    assert len(reads) == 1
+
+
+def upload_in_parts(store: Store, path: str, data: bytes) -> None:
+    """As many tools do with objects of some megabytes: the etag is no MD5 then."""
+    backend = store._backend
+    where = backend._where(path)  # type: ignore[union-attr]
+    call = backend._fs.call_s3  # type: ignore[union-attr]
+    upload = call("create_multipart_upload", **where)["UploadId"]
+    part = call("upload_part", **where, UploadId=upload, PartNumber=1, Body=data)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    call("complete_multipart_upload", **where, UploadId=upload, MultipartUpload=parts)
+
+
+def test_only_what_may_be_unchanged_is_read(tmp_path: Path, reads: list[str]) -> None:
+    for name, seconds in (("a", 0.2), ("b", 0.2), ("c", 0.2)):
+        tone(tmp_path / f"in/{name}.wav", 220, seconds)
+    job = make_job(tmp_path / "in", tmp_path / "out", catalogue=CHECKSUM)
+    run(job)
+    tone(tmp_path / "in/a.wav", 220, 0.3)  # another length
+    tone(tmp_path / "in/new.wav", 220, 0.2)  # another track
+    touch(tmp_path / "in/b.wav")
+    report = run(job)
+    assert (report.n_planned, report.n_unchanged, reads) == (2, 1, ["b.wav"])
+    touch(tmp_path / "in/b.wav")
+    assert run(replace(job, catalogue=CatalogueConfig())).n_planned == 1
+    assert reads == ["b.wav"]
+
+
+def test_a_dry_plan_counts_unchanged_objects_and_writes_nothing(tmp_path: Path) -> None:
+    tone(tmp_path / "in/a.wav", 220)
+    job = make_job(tmp_path / "in", tmp_path / "out", catalogue=CHECKSUM)
+    run(job)
+    touch(tmp_path / "in/a.wav")
+    before = sorted(tmp_path.rglob("out/**/*"))
+    planned = story.make_plan(job, story.list_tracks(job))
+    assert (planned.plan.n_tracks, planned.plan.n_done, planned.n_unchanged) == (0, 1, 1)
+    assert sorted(tmp_path.rglob("out/**/*")) == before
+
+
+def test_what_was_unchanged_is_known_though_the_run_is_killed_while_it_separates(
+    tmp_path: Path, reads: list[str]
+) -> None:
+    tone(tmp_path / "in/a.wav", 220)
+    job = make_job(tmp_path / "in", tmp_path / "out", catalogue=CHECKSUM)
+    run(job)
+    touch(tmp_path / "in/a.wav")
+    tone(tmp_path / "in/b.wav", 330)
+    story.save_plan(story.make_plan(job, story.list_tracks(job)))  # and killed
+    report = run(job)
+    assert (report.n_planned, report.n_done_before, report.n_unchanged) == (1, 1, 0)
+    assert reads == ["a.wav"]
+    check_sound(open_store(job.destination, {}), 2)
+
+
+def test_a_track_that_was_skipped_stays_so_when_it_is_touched(tmp_path: Path) -> None:
+    shutil.copytree(one_shots()[0].parent, tmp_path / "in", ignore=lambda _, names: names[1:])
+    skips = OutputConfig(skip_without_vocals=0.0)
+    job = make_job(tmp_path / "in", tmp_path / "out", separation=SPLEETER, output=skips, catalogue=CHECKSUM)
+    assert run(job).n_skipped == 1
+    touch(next((tmp_path / "in").iterdir()))
+    report = run(job)
+    assert (report.n_planned, report.n_skipped_before, report.n_unchanged) == (0, 1, 1)
+
+
+# --dedupe
+
+
+@pytest.fixture
+def doubles(tmp_path: Path) -> Path:
+    """Two one-shots; of one a copy, and one with a chunk of its own."""
+    sources = tmp_path / "in"
+    (sources / "b").mkdir(parents=True)
+    first, second = one_shots()[:2]
+    shutil.copy(first, sources / "a.wav")
+    shutil.copy(first, sources / "b/same.wav")
+    shutil.copy(tagged(Path(shutil.copy(first, tmp_path / "t.wav")), "WAV"), sources / "b/tagged.wav")
+    shutil.copy(second, sources / "c.wav")
+    return sources
+
+
+def test_duplicates_are_separated_once_and_have_stems_beside_their_own_names(
+    doubles: Path, tmp_path: Path
+) -> None:
+    job = make_job(doubles, tmp_path / "out", separation=SPLEETER, catalogue=DEDUPE)
+    separated: list[str] = []
+
+    def watched(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:
+        for shard in shards:
+            separated.extend(track.path for track in shard.tracks)
+            yield from here([shard], spec)
+
+    planned = story.save_plan(story.make_plan(job, story.list_tracks(job)))
+    assert (planned.plan.n_tracks, planned.plan.n_duplicates) == (4, 2)
+    report = story.finalise(planned, story.separate(planned, watched, lambda _: None))
+    assert sorted(separated) == ["a.wav", "c.wav"]
+    assert (report.n_done, report.n_failed, report.n_duplicates) == (4, 0, 2)
+
+    out = open_store(job.destination, {})
+    rows = check_sound(out, 4)
+    assert {path: row["duplicate_of"] for path, row in rows.items()} == {
+        "a.wav": None,
+        "b/same.wav": rows["a.wav"]["track_id"],
+        "b/tagged.wav": rows["a.wav"]["track_id"],
+        "c.wav": None,
+    }
+    paths = [stem["path"] for row in rows.values() for stem in row["stems"]]
+    assert len(set(paths)) == len(paths) == 8
+    assert "spleeter-2stems/b/same_vocals.wav" in paths
+    for path in ("b/same.wav", "b/tagged.wav"):
+        hashes = [stem["sha256"] for stem in rows[path]["stems"]]
+        assert hashes == [stem["sha256"] for stem in rows["a.wav"]["stems"]]
+    assert any("carry the tags of a.wav" in text for text in rows["b/tagged.wav"]["warnings"])
+    assert run(job).n_planned == 0
+    assert run(replace(job, catalogue=CatalogueConfig())).n_planned == 0
+
+
+def test_a_duplicate_in_a_bucket_refers_to_stems_that_stay_when_its_original_changes(
+    bucket: str, doubles: Path, tmp_path: Path
+) -> None:
+    source, out = open_store(f"{bucket}/in", {}), open_store(f"{bucket}/out", {})
+    for file in doubles.rglob("*.wav"):
+        source.write(str(file.relative_to(doubles)), file)
+    job = make_job(tmp_path, tmp_path, separation=SPLEETER, catalogue=DEDUPE)
+    job = replace(job, source=source.url, destination=out.url)
+    assert run(job).n_duplicates == 2
+    rows = check_sound(out, 4)
+    assert rows["b/same.wav"]["stems"] == rows["a.wav"]["stems"]
+
+    source.write("a.wav", one_shots()[2])
+    report = run(job)
+    assert (report.n_planned, report.n_duplicates) == (1, 0)
+    after = check_sound(out, 4)
+    assert after["b/same.wav"] == rows["b/same.wav"]
+    with hold(out, "vacuum", is_needed=False) as lease:
+        vacuum(out, lease, 0.0, is_dry=False)
+    assert check_sound(out, 4) == after
+
+
+@pytest.mark.parametrize("fate", ["changes", "goes"])
+def test_under_plain_names_a_duplicate_keeps_its_stems_whatever_becomes_of_its_original(
+    doubles: Path, tmp_path: Path, fate: str
+) -> None:
+    job = make_job(doubles, tmp_path / "out", catalogue=DEDUPE)
+    run(job)
+    out = open_store(job.destination, {})
+    before = rows_of(out)["b/same.wav"]
+    (doubles / "a.wav").unlink()
+    if fate == "changes":
+        shutil.copy(one_shots()[3], doubles / "a.wav")
+    report = run(job)
+    assert (report.n_planned, report.n_duplicates) == (fate == "changes", 0)
+    assert rows_of(out)["b/same.wav"] == before
+    heard = sum_of_stems(out, before)
+    np.testing.assert_allclose(heard, soundfile.read(doubles / "b/same.wav")[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("names", ["plain", "immutable"])
+def test_a_duplicate_that_comes_later_needs_no_worker(doubles: Path, tmp_path: Path, names: str) -> None:
+    output = OutputConfig(names=names)  # type: ignore[arg-type]
+    job = make_job(doubles, tmp_path / "out", output=output)
+    run(job)  # all of them by themselves
+    shutil.copy(doubles / "a.wav", doubles / "later.wav")
+    report = run_without_workers(replace(job, catalogue=DEDUPE))
+    assert (report.n_planned, report.n_done, report.n_duplicates, report.exit_code) == (1, 1, 1, 0)
+    rows = check_sound(open_store(job.destination, {}), 5)
+    assert rows["later.wav"]["duplicate_of"] == rows["a.wav"]["track_id"]
+
+
+def test_duplicates_of_a_track_that_fails_are_told_so_and_separated_by_themselves(tmp_path: Path) -> None:
+    good = tone(tmp_path / "good.flac", 220, 1.0).read_bytes()
+    for name in ("a", "b", "c"):
+        (tmp_path / f"in/{name}.flac").parent.mkdir(exist_ok=True)
+        (tmp_path / f"in/{name}.flac").write_bytes(good[:-2_000])
+    job = make_job(tmp_path / "in", tmp_path / "out", catalogue=DEDUPE)
+    out = open_store(job.destination, {})
+    first = run(job)
+    assert (first.n_planned, first.n_failed, first.exit_code) == (3, 3, 3)
+    codes = {path: row["code"] for path, row in rows_of(out).items()}
+    assert codes == {"a.flac": "TRUNCATED", "b.flac": "ORIGINAL_FAILED", "c.flac": "ORIGINAL_FAILED"}
+    assert rows_of(out)["b.flac"]["duplicate_of"] == rows_of(out)["a.flac"]["track_id"]
+    second = run(job)
+    assert (second.n_planned, second.n_duplicates, second.failures_by_code) == (2, 0, {"TRUNCATED": 2})
+    third = run(job)
+    assert (third.n_planned, third.n_failed_before, third.exit_code) == (0, 3, 0)
+    assert len(current_rows(out)) == 3
+
+
+def test_duplicates_of_a_track_that_is_skipped_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(one_shots()[0], tmp_path / "in" / name)
+    skips = OutputConfig(skip_without_vocals=0.0)
+    job = make_job(tmp_path / "in", tmp_path / "out", separation=SPLEETER, output=skips, catalogue=DEDUPE)
+    report = run(job)
+    assert (report.n_skipped, report.n_done, report.exit_code) == (2, 0, 0)
+    assert rows_of(open_store(job.destination, {}))["b.wav"]["message"].startswith("b.wav: as a.wav: ")
+    assert run(job).n_planned == 0
+
+
+@pytest.mark.parametrize("names", ["plain", "immutable"])
+def test_a_run_that_is_killed_before_duplicates_have_rows_is_finished_by_the_next(
+    doubles: Path, tmp_path: Path, names: str
+) -> None:
+    output = OutputConfig(names=names)  # type: ignore[arg-type]
+    job = make_job(doubles, tmp_path / "out", output=output, catalogue=DEDUPE)
+    planned = story.save_plan(story.make_plan(job, story.list_tracks(job)))
+    for _ in here(planned.plan.shards(), story.worker_spec(planned)):
+        pass  # and killed
+    report = run_without_workers(job)
+    assert (report.n_planned, report.n_duplicates, report.n_done_before) == (2, 2, 2)
+    check_sound(open_store(job.destination, {}), 4)
+
+
+def test_duplicates_of_a_track_that_has_no_row_yet_wait_for_the_next_run(
+    doubles: Path, tmp_path: Path
+) -> None:
+    job = make_job(doubles, tmp_path / "out", catalogue=DEDUPE)
+    planned = story.save_plan(story.make_plan(job, story.list_tracks(job)))
+    tally = story.separate(planned, lambda shards, spec: iter(()), lambda _: None)  # noqa: ARG005
+    stopped = story.finalise(planned, tally)
+    assert (stopped.n_done, stopped.n_unsettled, stopped.exit_code) == (0, 4, 75)
+    assert run(job).n_duplicates == 2
+    check_sound(open_store(job.destination, {}), 4)
+
+
+def test_a_stem_that_is_no_longer_what_its_row_says_is_copied_to_nobody(
+    doubles: Path, tmp_path: Path
+) -> None:
+    job = make_job(doubles, tmp_path / "out", catalogue=CatalogueConfig(include=("a.wav",)))
+    run(job)
+    out = open_store(job.destination, {})
+    stem = rows_of(out)["a.wav"]["stems"][0]["path"]
+    out.write(stem, out.read(stem)[:-4] + b"\x01\x02\x03\x04")
+    report = run(replace(job, catalogue=DEDUPE))
+    assert (report.n_done, report.failures_by_code) == (1, {"ORIGINAL_FAILED": 2})
+    assert run(replace(job, catalogue=DEDUPE)).n_done == 2
+
+
+def test_nothing_is_read_unless_it_may_be_a_duplicate(tmp_path: Path, reads: list[str]) -> None:
+    tone(tmp_path / "in/a.wav", 220, 0.2)
+    tone(tmp_path / "in/b.wav", 330, 0.2)  # the same shape
+    tone(tmp_path / "in/c.wav", 220, 0.3)
+    (tmp_path / "in/empty.wav").write_bytes(b"")
+    shutil.copy(tmp_path / "in/empty.wav", tmp_path / "in/empty too.wav")
+    job = make_job(tmp_path / "in", tmp_path / "out")
+    story.make_plan(job, story.list_tracks(job))
+    assert reads == []
+    planned = story.make_plan(replace(job, catalogue=DEDUPE), story.list_tracks(job))
+    assert (sorted(reads), planned.plan.n_duplicates) == (["a.wav", "b.wav"], 0)
+    run(replace(job, catalogue=DEDUPE))
+    reads.clear()
+    assert (run(replace(job, catalogue=DEDUPE)).n_planned, reads) == (0, [])
+    shutil.copy(tmp_path / "in/c.wav", tmp_path / "in/d.wav")
+    assert run(replace(job, catalogue=DEDUPE)).n_duplicates == 1
+    assert reads == ["d.wav"]
+
+
+def test_all_stems_made_again_are_made_again_once(doubles: Path, tmp_path: Path) -> None:
+    always = CatalogueConfig(dedupe=True, overwrite="always")
+    job = make_job(doubles, tmp_path / "out", catalogue=DEDUPE)
+    run(job)
+    report = run(replace(job, catalogue=always))
+    assert (report.n_planned, report.n_done, report.n_duplicates) == (4, 4, 2)
+    check_sound(open_store(job.destination, {}), 4)
