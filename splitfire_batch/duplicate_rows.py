@@ -70,14 +70,13 @@ def settle_duplicates(plan: Plan, bench: DuplicateBench) -> Iterator[tuple[Outco
     """
     if not plan.n_duplicates:
         return
-    columns = (*KEYS, "source_id")
-    rows, parts = read_placed(bench.store, {bench.context.settings_id}, columns)
+    rows, parts = read_placed(bench.store, {bench.context.settings_id}, KEYS)
     rows = latest(rows)
     for batch in plan.rows.batches():
         duplicates = batch.filter(pc.is_valid(batch["duplicate"]))
         for start in range(0, len(duplicates), _PAGE):
             page = duplicates.slice(start, _PAGE)
-            wanted = pc.is_in(rows["source_id"], value_set=page["duplicate"].field("source_id"))
+            wanted = pc.is_in(rows["track_id"], value_set=page["duplicate"].field("of"))
             made = _rows_of(page, whole_rows(bench.store, parts, rows.filter(wanted)), bench)
             if made:
                 bench.check()
@@ -87,16 +86,16 @@ def settle_duplicates(plan: Plan, bench: DuplicateBench) -> Iterator[tuple[Outco
 
 def _rows_of(page: pa.RecordBatch, originals: pa.Table, bench: DuplicateBench) -> list[Row]:
     """The rows of these duplicates, their stems being where the rows say; of some there may be none yet."""
-    harmed = set(changed_rows(bench.store, originals)["source_id"].to_pylist())
-    by_source = {row["source_id"]: row for row in originals.to_pylist()}
+    harmed = set(changed_rows(bench.store, originals)["track_id"].to_pylist())
+    by_track = {row["track_id"]: row for row in originals.to_pylist()}
 
     def row_of(track: Track, duplicate: Mapping[str, str]) -> Row | None:
-        original = by_source.get(duplicate["source_id"])
-        if original is None:
-            return None
-        if original["status"] == "failed":
+        original = by_track.get(duplicate["of"])
+        if original and original["status"] == "failed" and original["run_id"] == bench.context.run_id:
             return _failed(track, duplicate, f"{original['path']} is the original, and failed", bench)
-        if original["source_id"] in harmed:
+        if original is None or not _is_same_audio(original, duplicate):
+            return None
+        if original["track_id"] in harmed:
             return _failed(track, duplicate, f"the stems of {original['path']} were changed", bench)
         try:
             return _copied(track, duplicate, original, bench)
@@ -109,6 +108,13 @@ def _rows_of(page: pa.RecordBatch, originals: pa.Table, bench: DuplicateBench) -
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="copy") as pool:
         made = pool.map(row_of, tracks_of(page), page["duplicate"].to_pylist())
         return [row for row in made if row is not None]
+
+
+def _is_same_audio(original: Row, duplicate: Mapping[str, str]) -> bool:
+    """Whether a row is of the audio that was compared: that of an older object of the track may be other."""
+    if original["audio_id"] is None:  # of an older version
+        return bool(original["content_id"] == duplicate["content_id"])
+    return bool(original["audio_id"] == duplicate["audio_id"])
 
 
 def _copied(track: Track, duplicate: Mapping[str, str], original: Row, bench: DuplicateBench) -> Row:
@@ -176,6 +182,6 @@ def _failed(
 
 
 def _outcome(row: Row) -> Outcome:
-    """No audio was separated for it."""
-    n_bytes = sum(stem["n_bytes"] for stem in row["stems"] if stem["path"])
+    """No audio was separated for it; what it refers to was written before."""
+    n_bytes = sum(stem["n_bytes"] for stem in row["stems"] if stem["etag"] is not None)
     return Outcome(row["track_id"], row["path"], row["status"], row["code"], row["message"], 0.0, n_bytes)

@@ -113,39 +113,33 @@ def _members(objects: pa.Table, found: list[Content | None]) -> list[_Member]:
 
 
 def _originals(rows: pa.Table) -> dict[str, _Member]:
-    """By audio_id the settled track to refer to: rather one that was separated itself, the first by path."""
-    known = rows.filter(pc.is_valid(rows["audio_id"])).to_pylist()
+    """By audio_id, or what an older version knew, the settled track to refer to.
+
+    Rather one that was separated itself, and the first by path.
+    """
+    known = rows.to_pylist()
     known.sort(key=lambda row: (row["duplicate_of"] is not None, row["path"], row["track_id"]))
     names = ("track_id", "source_id", "path", "content_id", "audio_id")
     originals: dict[str, _Member] = {}
     for row in known:
-        originals.setdefault(row["audio_id"], _Member(*(row[name] for name in names)))
+        originals.setdefault(row["audio_id"] or row["content_id"], _Member(*(row[name] for name in names)))
     return originals
 
 
 def _duplicates(members: list[_Member], originals: dict[str, _Member], tried: set[str]) -> pa.Table:
-    groups: dict[str, list[_Member]] = defaultdict(list)
+    made, groups = [], defaultdict[str, list[_Member]](list)
     for member in members:
-        groups[member.audio_id].append(member)
-    made = []
-    for audio_id, group in groups.items():
-        group.sort(key=lambda member: (member.path, member.track_id))
-        others, original = group, originals.get(audio_id)
-        if original is None:
-            others = [member for member in group if member.source_id not in tried]
-            original = others[0] if others else None
-        made += [
-            {"track_id": member.track_id, "duplicate": _duplicate(member, original)}
-            for member in others
-            if original is not None and member.track_id != original.track_id
-        ]
+        original = originals.get(member.audio_id) or originals.get(member.content_id)
+        if original is not None:
+            made.append(_duplicate(member, original))
+        elif member.source_id not in tried:
+            groups[member.audio_id].append(member)
+    for group in groups.values():
+        original, *others = sorted(group, key=lambda member: (member.path, member.track_id))
+        made += [_duplicate(member, original) for member in others]
     return pa.Table.from_pylist(made, NO_DUPLICATES.schema)
 
 
-def _duplicate(member: _Member, original: _Member) -> dict[str, str]:
-    return {
-        "of": original.track_id,
-        "source_id": original.source_id,
-        "content_id": member.content_id,
-        "audio_id": member.audio_id,
-    }
+def _duplicate(member: _Member, original: _Member) -> dict[str, object]:
+    told = {"of": original.track_id, "content_id": member.content_id, "audio_id": member.audio_id}
+    return {"track_id": member.track_id, "duplicate": told}

@@ -15,11 +15,9 @@ from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter
 from splitfire_batch.targets import NAMED, first_targets
 
 _PIECE = 250_000
-_DUPLICATE = pa.struct(
-    [("of", pa.string()), ("source_id", pa.string()), ("content_id", pa.string()), ("audio_id", pa.string())]
-)
+_DUPLICATE = pa.struct([("of", pa.string()), ("content_id", pa.string()), ("audio_id", pa.string())])
 NO_DUPLICATES = pa.schema([("track_id", pa.string()), ("duplicate", _DUPLICATE)]).empty_table()
-"""Of a duplicate: its track_id, that and the source_id of its original, its own content_id and audio_id."""
+"""Of a duplicate: its track_id, that of its original, its own content_id and audio_id."""
 _PLANNED = (
     pa.field("duplicate", _DUPLICATE),
     pa.field("target", pa.string()),

@@ -21,7 +21,7 @@ from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, SeparationConfig
 from splitfire_batch.job import Job
 from splitfire_batch.lease import hold
-from splitfire_batch.manifest.ledger import current_rows
+from splitfire_batch.manifest.ledger import current_rows, part_paths, read_parts, write_part
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.report import Report
 from splitfire_batch.spec import WorkerSpec
@@ -409,3 +409,29 @@ def test_all_stems_made_again_are_made_again_once(doubles: Path, tmp_path: Path)
     report = run(replace(job, catalogue=always))
     assert (report.n_planned, report.n_done, report.n_duplicates) == (4, 4, 2)
     check_sound(open_store(job.destination, {}), 4)
+
+
+def test_a_touched_original_and_its_new_duplicate_in_the_same_run(doubles: Path, tmp_path: Path) -> None:
+    job = make_job(doubles, tmp_path / "out")
+    run(job)
+    touch(doubles / "a.wav")
+    shutil.copy(doubles / "a.wav", doubles / "later.wav")
+    both = replace(job, catalogue=CatalogueConfig(checksum=True, dedupe=True))
+    report = run_without_workers(both)
+    assert (report.n_planned, report.n_duplicates, report.n_unchanged) == (1, 1, 1)
+    check_sound(open_store(job.destination, {}), 5)
+
+
+def test_rows_of_older_versions_serve_as_originals_of_the_very_same_bytes(
+    doubles: Path, tmp_path: Path
+) -> None:
+    job = make_job(doubles, tmp_path / "out", catalogue=CatalogueConfig(include=("a.wav",)))
+    run(job)
+    out = open_store(job.destination, {})
+    (part,) = part_paths(out)
+    old = read_parts(out).drop_columns(["audio_id", "duplicate_of"])
+    out.delete(part)
+    write_part(out, old)
+    report = run(replace(job, catalogue=DEDUPE))
+    assert (report.n_done, report.n_duplicates) == (3, 1)
+    assert check_sound(out, 4)["b/tagged.wav"]["duplicate_of"] is None
