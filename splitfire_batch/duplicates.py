@@ -127,7 +127,8 @@ def _originals(rows: pa.Table) -> dict[str, _Member]:
 
 
 def _duplicates(members: list[_Member], originals: dict[str, _Member], tried: set[str]) -> pa.Table:
-    made, groups = [], defaultdict[str, list[_Member]](list)
+    made: list[dict[str, object]] = []
+    groups = defaultdict[str, list[_Member]](list)
     for member in members:
         original = originals.get(member.audio_id) or originals.get(member.content_id)
         if original is not None:

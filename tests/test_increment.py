@@ -5,8 +5,11 @@ Rules that no model has part in are tested with the passthrough one.
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ import soundfile
 from splitfire_batch import contents
 from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, SeparationConfig
+from splitfire_batch.errors import LeaseLost
 from splitfire_batch.job import Job
 from splitfire_batch.lease import hold
 from splitfire_batch.manifest.ledger import current_rows, part_paths, read_parts, write_part
@@ -29,6 +33,7 @@ from splitfire_batch.storage import Store, open_store
 from splitfire_batch.vacuum import vacuum
 from splitfire_batch.verify import Checks, verify
 from tests.assets import one_shots
+from tests.small_library import COMMAND, environment
 from tests.test_audio_essence import tagged
 from tests.test_job import here, make_job, run, tone
 
@@ -435,3 +440,116 @@ def test_rows_of_older_versions_serve_as_originals_of_the_very_same_bytes(
     report = run(replace(job, catalogue=DEDUPE))
     assert (report.n_done, report.n_duplicates) == (3, 1)
     assert check_sound(out, 4)["b/tagged.wav"]["duplicate_of"] is None
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+def test_a_run_that_dies_while_it_copies_stems_is_finished_by_the_next(
+    doubles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    job = make_job(doubles, tmp_path / "out", catalogue=DEDUPE)
+    n_calls, true_copy = 0, Store.copy
+
+    def dying_copy(self: Store, path: str, source: str) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls >= nth:
+            raise KeyboardInterrupt
+        true_copy(self, path, source)
+
+    monkeypatch.setattr(Store, "copy", dying_copy)
+    with pytest.raises(KeyboardInterrupt):
+        run(job)
+    monkeypatch.undo()
+    report = run_without_workers(job)
+    assert (report.n_planned, report.n_duplicates, report.exit_code) == (2, 2, 0)
+    check_sound(open_store(job.destination, {}), 4)
+
+
+def test_a_run_that_lost_its_lease_records_no_duplicate(doubles: Path, tmp_path: Path) -> None:
+    job = make_job(doubles, tmp_path / "out", catalogue=DEDUPE)
+    out = open_store(job.destination, {})
+    story.check(job)
+    with hold(out, story.new_run_id()) as lease:
+        planned = story.save_plan(story.make_plan(job, story.list_tracks(job), lease=lease))
+
+        def lose(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent]:
+            yield from here(shards, spec)
+            lease.is_lost.set()
+
+        with pytest.raises(LeaseLost):
+            story.separate(planned, lose, lambda _: None)
+    assert sorted(row["path"] for row in current_rows(out).to_pylist()) == ["a.wav", "c.wav"]
+
+
+@pytest.mark.parametrize("names", ["plain", "immutable"])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
+def test_whatever_happens_to_sources_every_row_is_true_of_its_own(
+    tmp_path: Path, names: str, seed: int
+) -> None:
+    """Files come, go, change, are copied and touched; after each run all that is listed has its own audio."""
+    chance = random.Random(seed)
+    job = make_job(tmp_path / "in", tmp_path / "out", output=OutputConfig(names=names))  # type: ignore[arg-type]
+    out, sources = open_store(job.destination, {}), tmp_path / "in"
+    tone(sources / "0.wav", 110, 0.05)
+    for step in range(6):
+        for _ in range(3):
+            happen(sources, chance, step)
+        flags = CatalogueConfig(checksum=chance.random() < 0.5, dedupe=chance.random() < 0.8)
+        report = run(replace(job, catalogue=flags))
+        assert (report.n_failed, report.n_unsettled) == (0, 0)
+        if names == "immutable" and step == 3:
+            with hold(out, "vacuum", is_needed=False) as lease:
+                vacuum(out, lease, 0.0, is_dry=False)
+        rows = rows_of(out)
+        assert len(current_rows(out)) == len(rows)
+        for file in sources.iterdir():
+            heard = sum_of_stems(out, rows[file.name])
+            np.testing.assert_allclose(heard, soundfile.read(file)[0], atol=1e-9, err_msg=file.name)
+
+
+def happen(sources: Path, chance: random.Random, step: int) -> None:
+    files = sorted(sources.iterdir())
+    file, other = chance.choice(files), sources / f"{chance.randrange(8)}.wav"
+    what = chance.choice(["new", "copy", "copy", "touch", "tag", "remove"])
+    if what == "new":
+        tone(other, 110 * chance.randrange(1, 5), chance.choice([0.05, 0.06]))
+    elif what == "copy":
+        other.write_bytes(file.read_bytes())
+    elif what == "touch":
+        touch(file)
+        os.utime(file, (1_700_000_000 + step, 1_700_000_000 + step))
+    elif what == "tag":
+        tagged(file, "WAV").replace(file)
+    elif len(files) > 1:
+        file.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_separates_duplicates_in_a_bucket_once_and_reads_what_was_uploaded_again(
+    bucket: str, doubles: Path, tmp_path: Path
+) -> None:
+    source, out = open_store(f"{bucket}/in", {}), open_store(f"{bucket}/out", {})
+    for file in doubles.rglob("*.wav"):
+        source.write(str(file.relative_to(doubles)), file)
+
+    def command(*words: str) -> dict[str, Any]:
+        flags = ["--dedupe", "--checksum", "--json"]
+        line = [*COMMAND, *words, source.url, out.url, *flags]
+        done = subprocess.run(line, capture_output=True, text=True, env=environment(tmp_path / "prefect"))
+        assert done.returncode == 0, done.stderr
+        numbers: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+        return numbers
+
+    planned = command("plan")
+    assert (planned["todo"], planned["duplicates"], planned["done_before"]) == (4, 2, 0)
+    first = command("run")
+    assert (first["n_done"], first["n_duplicates"]) == (4, 2)
+    upload_in_parts(source, "c.wav", (doubles / "c.wav").read_bytes())
+    source.write("d.wav", doubles / "a.wav")
+    planned = command("plan")
+    assert (planned["todo"], planned["duplicates"], planned["unchanged"]) == (1, 1, 1)
+    second = command("run")
+    assert (second["n_planned"], second["n_duplicates"], second["n_unchanged"]) == (1, 1, 1)
+    rows = check_sound(out, 5)
+    assert rows["d.wav"]["stems"] == rows["a.wav"]["stems"]
