@@ -102,7 +102,7 @@ def _rows_of(page: pa.RecordBatch, originals: pa.Table, bench: DuplicateBench) -
         except LeaseLost:
             raise
         except (SplitfireError, OSError) as error:
-            ours = mishap(error, track.track_id, bench.scratch and Path(bench.scratch))
+            ours = mishap(error, track.track_id, Path(bench.scratch) if bench.scratch else None)
             return _failed(track, duplicate, ours.why, bench, ours.code)
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="copy") as pool:

@@ -38,8 +38,7 @@ class _Member:
 def find_duplicates(listing: Rows, is_todo: np.ndarray, settled: Settled, reader: Reader) -> pa.Table:
     """The tracks that need not be separated, as `plan_rows.NO_DUPLICATES`.
 
-    A track that failed before is no duplicate of one that is still to be done, nor its original: whatever
-    ails one must not take the others with it twice.
+    A track that failed before is separated by itself: what ails one must not take others with it twice.
 
     Args:
         listing: all tracks.
@@ -106,8 +105,8 @@ def _settled_keys(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 def _members(objects: pa.Table, found: list[Content | None]) -> list[_Member]:
     names = zip(*(objects[name].to_pylist() for name in ("track_id", "source_id", "path")), strict=True)
     return [
-        _Member(*told, content.content_id, content.audio_id)
-        for told, content in zip(names, found, strict=True)
+        _Member(track_id, source_id, path, content.content_id, content.audio_id)
+        for (track_id, source_id, path), content in zip(names, found, strict=True)
         if content is not None
     ]
 
@@ -131,10 +130,12 @@ def _duplicates(members: list[_Member], originals: dict[str, _Member], tried: se
     groups = defaultdict[str, list[_Member]](list)
     for member in members:
         original = originals.get(member.audio_id) or originals.get(member.content_id)
-        if original is not None:
-            made.append(_duplicate(member, original))
-        elif member.source_id not in tried:
+        if member.source_id in tried:
+            continue
+        if original is None:
             groups[member.audio_id].append(member)
+        else:
+            made.append(_duplicate(member, original))
     for group in groups.values():
         original, *others = sorted(group, key=lambda member: (member.path, member.track_id))
         made += [_duplicate(member, original) for member in others]

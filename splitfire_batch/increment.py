@@ -5,7 +5,7 @@ Objects are read only where `checksum` or `dedupe` asks for it, and only those t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ class Increment:
     ledger: Ledger
     unchanged: Unchanged | None = None
     """Rows to be written, after which the ledger is what is said here."""
-    duplicates: pa.Table = NO_DUPLICATES
+    duplicates: pa.Table = field(default_factory=lambda: NO_DUPLICATES)
 
 
 def find_increment(

@@ -161,8 +161,8 @@ def make_plan(
 
 def find_todo(listing: Rows, ledger: Ledger, overwrite: Overwrite) -> np.ndarray:
     """For each listed track whether a plan has it; `make_plan` says with what."""
-    ids = listing.table(["track_id", "source_id", "problem"])
-    return np.logical_not(np.logical_or.reduce(_settled(ids, ledger, overwrite)))
+    settled = _settled(listing.table(["track_id", "source_id", "problem"]), ledger, overwrite)
+    return np.array(~np.any(settled, axis=0), bool)
 
 
 def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.ndarray, ...]:
