@@ -37,7 +37,7 @@ from splitfire_batch.shards import tracks_of
 from splitfire_batch.storage import Store, Stores
 
 SHARD_ID = "duplicates"
-_PAGE = 32  # of tracks: the stems of so many are asked for one by one, and not listed
+_PAGE = 40  # of tracks: the stems of so many are asked for one by one, and not listed
 _THREADS = 8
 Row = dict[str, Any]
 """A row of the manifest, by its columns."""
@@ -86,8 +86,10 @@ def settle_duplicates(plan: Plan, bench: DuplicateBench) -> Iterator[tuple[Outco
 
 def _rows_of(page: pa.RecordBatch, originals: pa.Table, bench: DuplicateBench) -> list[Row]:
     """The rows of these duplicates, their stems being where the rows say; of some there may be none yet."""
-    harmed = set(changed_rows(bench.store, originals)["track_id"].to_pylist())
     by_track = {row["track_id"]: row for row in originals.to_pylist()}
+    to_copy = [key for key, row in by_track.items() if not all(map(_keeps_its_bytes, row["stems"]))]
+    looked_at = originals.filter(pc.is_in(originals["track_id"], value_set=pa.array(to_copy, pa.string())))
+    harmed = set(changed_rows(bench.store, looked_at)["track_id"].to_pylist())
 
     def row_of(track: Track, duplicate: Mapping[str, str]) -> Row | None:
         original = by_track.get(duplicate["of"])
@@ -157,14 +159,18 @@ def _description(track: Track, n_frames: int, bench: DuplicateBench) -> Row:
             return asdict(Description())
 
 
+def _keeps_its_bytes(stem: Row) -> bool:
+    """Whether a stem's name ends in the hash of its bytes; or it was silent, and has none."""
+    path = stem["path"]
+    return path is None or path.rpartition(".")[0].endswith(f"-{stem['sha256'][:16]}")
+
+
 def _placed(stem: Row, track: Track, bench: DuplicateBench) -> Row:
     """The stem as it is, or copied to a name of the track's own."""
-    path = stem["path"]
-    if path is None:  # silent, and not wanted
+    if _keeps_its_bytes(stem):
         return stem
+    path = str(stem["path"])
     ext = path.rpartition(".")[2]
-    if path.endswith(f"-{stem['sha256'][:16]}.{ext}"):
-        return stem
     to = stem_path(track.target, stem["stem"], ext, stem["sha256"] if bench.is_immutable else None)
     bench.check()
     bench.store.copy(to, path)
