@@ -17,7 +17,9 @@ def preview(source: str, destination: str, settings: Settings, replace: bool, as
     numbers = {
         "tracks": plan.n_listed,
         "todo": plan.n_tracks,
+        "duplicates": plan.n_duplicates,
         "done_before": plan.n_done,
+        "unchanged": run.n_unchanged,
         "skipped_before": plan.n_skipped_before,
         "failed_before": plan.n_failed_before,
         "ignored": run.ignored,

@@ -115,6 +115,9 @@ def plan(job: Job, catalogue: Catalogue, lease: Lease) -> Run:
 @task(name="separate", cache_policy=NO_CACHE, persist_result=False)
 def separate(run: Run) -> Tally:
     """Feed the shards to the actors, and show how far it is."""
+    if not run.plan.n_shards:  # duplicates of what is done, and nothing to separate
+        with draining() as stop:
+            return story.separate(run, lambda shards, spec: iter(()), _watch(), stop)  # noqa: ARG005
     from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
     with draining() as stop, guarded(), on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:

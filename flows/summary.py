@@ -17,6 +17,10 @@ def summary_lines(report: Report) -> list[str]:
         if report.n_planned
         else f"nothing to do: {report.n_done_before} of {report.n_listed} tracks are done",
     ]
+    if report.n_duplicates:
+        lines.append(f"{report.n_duplicates} of them have the stems of another track with the same audio")
+    if report.n_unchanged:
+        lines.append(f"{report.n_unchanged} were uploaded or touched again, with the bytes they had")
     if report.n_planned and report.n_done_before:
         lines.append(f"{report.n_done_before} were done before")
     if report.n_skipped_before:

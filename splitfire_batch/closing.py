@@ -19,7 +19,7 @@ from splitfire_batch.manifest.schema import parquet_bytes
 from splitfire_batch.manifest.snapshots import write_snapshot
 from splitfire_batch.records import Outcome
 from splitfire_batch.report import Report, Tally
-from splitfire_batch.runs import Run, destination_of, is_immutable
+from splitfire_batch.runs import Run, destination_of, is_immutable, keep_unchanged
 from splitfire_batch.storage import Store
 
 
@@ -34,10 +34,11 @@ def finalise(run: Run, tally: Tally) -> Report:
     """
     store = destination_of(run.job)
     run.lease.confirm()
+    run = keep_unchanged(run)
     if not is_immutable(run.job):
         _take_back(run, store, tally)
     planned, failed = _planned(run, store)
-    report = _report(run, tally, store.url, planned["status"])
+    report = _report(run, tally, store.url, planned)
     run.lease.confirm()
     _keep_settings(run, store)
     run.lease.check()
@@ -55,14 +56,16 @@ def finalise(run: Run, tally: Tally) -> Report:
 def _planned(run: Run, store: Store) -> tuple[pa.Table, pa.Table]:
     """The row of each planned track that has one, from the parts of the run; the failed ones whole."""
     paths = part_paths(store, run.context.settings_id, run.context.run_id)
-    rows = read_latest(store, paths, schema_of((*KEYS, "source_id")))
+    rows = read_latest(store, paths, schema_of((*KEYS, "source_id", "duplicate_of")))
     source_ids = run.plan.source_ids()
     rows = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
     return rows, whole_rows(store, paths, rows.filter(pc.equal(rows["status"], "failed")))
 
 
-def _report(run: Run, tally: Tally, destination: str, statuses: pa.ChunkedArray) -> Report:
+def _report(run: Run, tally: Tally, destination: str, rows: pa.Table) -> Report:
     """What became of the run: counts from the rows, the rest from what workers told."""
+    statuses = rows["status"]
+    is_duplicate = pc.and_(pc.is_valid(rows["duplicate_of"]), pc.equal(statuses, "done"))
     n_failed, n_skipped = (
         pc.sum(pc.equal(statuses, status)).as_py() or 0 for status in ("failed", "skipped")
     )
@@ -80,6 +83,8 @@ def _report(run: Run, tally: Tally, destination: str, statuses: pa.ChunkedArray)
         n_skipped_before=run.plan.n_skipped_before,
         n_done=len(statuses) - n_failed - n_skipped,
         n_skipped=n_skipped,
+        n_duplicates=pc.sum(is_duplicate).as_py() or 0,
+        n_unchanged=run.n_unchanged,
         n_failed=n_failed,
         failures_by_code=dict(tally.codes),
         failures=tuple(tally.failures),

@@ -122,6 +122,10 @@ class CatalogueConfig:
     overwrite: Overwrite = "changed"
     """Which tracks that have stems are done again: those whose object changed, none, or all of them. With
     `always` a run that was cut off begins anew."""
+    checksum: bool = False
+    """An object with another etag or time and the bytes it had is unchanged; its bytes are read to tell."""
+    dedupe: bool = False
+    """Separate tracks of the same audio once, whatever their tags; the others get the stems of the first."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

@@ -119,6 +119,9 @@ FAILURE_CODES = {
     "SOURCE_CHANGED": FailureCode("the object changed after it was listed", True),
     "SOURCE_READ": FailureCode("the store did not deliver the object", True),
     "STORE_WRITE": FailureCode("the store did not take the stems", True),
+    "ORIGINAL_FAILED": FailureCode(
+        "a duplicate of a track that got no stems; the next run separates it by itself", True
+    ),
     "STEMS_CHANGED": FailureCode("stems were removed or written over before the run ended", True),
     "NO_SPACE": FailureCode("scratch or destination is full", True),
     "OOM": FailureCode(

@@ -16,9 +16,14 @@ from splitfire_batch.account import Account
 from splitfire_batch.catalogue import Catalogue, check_source
 from splitfire_batch.catalogue import list_tracks as list_source
 from splitfire_batch.closing import finalise as finalise
+from splitfire_batch.contents import Reader
+from splitfire_batch.duplicate_rows import SHARD_ID as DUPLICATES
+from splitfire_batch.duplicate_rows import settle_duplicates
+from splitfire_batch.equipment import duplicate_bench, worker_spec
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.failures import check_codes
 from splitfire_batch.identity import settings
+from splitfire_batch.increment import Increment, find_increment
 from splitfire_batch.lease import Lease, unheld
 from splitfire_batch.manifest.holdings import choose_holding, record_holding
 from splitfire_batch.manifest.ledger import read_ledger
@@ -33,23 +38,22 @@ from splitfire_batch.models import (
     weights_id,
 )
 from splitfire_batch.models.mirrors import offer_weights
-from splitfire_batch.models.registry import added_cards
 from splitfire_batch.models.strides import check_obeyed, segment_s
-from splitfire_batch.plan import PlanSettings
+from splitfire_batch.plan import Ledger, PlanSettings
 from splitfire_batch.plan import make_plan as plan_tracks
-from splitfire_batch.records import PoolEvent, Shard
+from splitfire_batch.records import Committed, PoolEvent, Shard
 from splitfire_batch.report import Progress, Tally
 from splitfire_batch.retries import Retry, ledger_for, list_failed, names_record
 from splitfire_batch.rows import write_parquet
 from splitfire_batch.runs import Run as Run
-from splitfire_batch.runs import check_lease, destination_of, needs_offers, new_run_id
+from splitfire_batch.runs import check_lease, destination_of, keep_unchanged, needs_offers, new_run_id
 from splitfire_batch.runs import is_immutable as is_immutable
 from splitfire_batch.runs import leased as leased
 from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems, with_judged
-from splitfire_batch.storage import Store, open_store, refuse_file
+from splitfire_batch.storage import Store, Stores, open_store, refuse_file
 
 RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
 """Where the work is done: `cluster` does it on Ray."""
@@ -145,15 +149,25 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
         precision=job.separation.precision,
     )
     ledger = ledger if is_immutable(job) else without_changed(store, ledger, holding.settings_id)
-    ledger = ledger if catalogue.held is None else ledger_for(ledger, catalogue.held)
-    plan = plan_tracks(catalogue.rows, ledger, plan_settings, job.runtime.scratch_dir)
-    return Run(job, plan, holding, context, catalogue.ignored, lease)
+    new = _increment(job, store, holding.settings_id, catalogue, ledger)
+    plan = plan_tracks(catalogue.rows, new.ledger, plan_settings, job.runtime.scratch_dir, new.duplicates)
+    run = Run(job, plan, holding, context, catalogue.ignored, lease)
+    return replace(run, unchanged=new.unchanged, n_unchanged=len(new.unchanged or ()))
+
+
+def _increment(job: Job, store: Store, settings_id: str, catalogue: Catalogue, ledger: Ledger) -> Increment:
+    """The ledger for the plan; of failed tracks that are done again each is separated by itself."""
+    if catalogue.held is not None:
+        return Increment(ledger_for(ledger, catalogue.held))
+    reader = Reader(Stores(job.runtime.storage), job.runtime.scratch_dir)
+    return find_increment(store, settings_id, catalogue.rows, ledger, job.catalogue, reader)
 
 
 def save_plan(run: Run) -> Run:
     """Store the plan and the settings beside the rows that are to come; the plan never changes again.
 
-    The model's weights are fetched first, and stored where workers on other machines find them: without them
+    Rows of tracks whose objects turned out to be unchanged are written as well. The model's weights are
+    fetched first, and stored where workers on other machines find them: without them
     no row would come. The run that is returned knows where.
 
     Raises:
@@ -162,7 +176,7 @@ def save_plan(run: Run) -> Run:
         LeaseLost: another run took over the destination; nothing was written.
     """
     run.lease.confirm()
-    weights = _provide_weights(run.job)
+    weights = _provide_weights(run.job) if run.plan.n_shards else ()
     run.lease.confirm()  # that may take minutes; and a record of settings may replace those of another run
     store = destination_of(run.job)
     record_holding(store, run.holding)
@@ -171,7 +185,7 @@ def save_plan(run: Run) -> Run:
     with scratch_folder(run.job.runtime.scratch_dir) as folder:
         file = write_parquet(run.plan.rows, folder / "tracks.parquet")
         store.write(f"{run.store_path}/plan/tracks.parquet", file)
-    return replace(run, weights=weights)
+    return replace(keep_unchanged(run), weights=weights)
 
 
 def _provide_weights(job: Job) -> tuple[str, ...]:
@@ -193,23 +207,17 @@ def separate(
     store = destination_of(run.job)
     tally = Tally(run.plan.n_tracks, run.plan.audio_s)
     account = Account(store, run.context, tally, run.job.runtime.max_failures)
-    spec = WorkerSpec(
-        destination=store.url,
-        separation=run.job.separation,
-        output=run.job.output,
-        runtime=run.job.runtime,
-        context=run.context,
-        is_immutable=is_immutable(run.job),
-        nonce=run.lease.nonce,
-        cards=added_cards(),
-        weights=run.weights,
-    )
-    for event in run_shards(account.suspicions.mark(run.plan.shards()), spec):
+    shards = account.suspicions.mark(run.plan.shards())
+    for event in run_shards(shards, worker_spec(run)) if run.plan.n_shards else ():
         account.take(event)
         if tally.stopped_by and stop:
             stop.set()
         watch(tally.progress())
     run.lease.check()
+    if not (tally.stopped_by or (stop and stop.is_set())):
+        for outcomes in settle_duplicates(run.plan, duplicate_bench(run)):
+            account.take(Committed(DUPLICATES, outcomes))
+            watch(tally.progress())
     return tally
 
 

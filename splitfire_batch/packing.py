@@ -85,6 +85,14 @@ def in_shards(listing: Rows, is_todo: np.ndarray, sizes: ShardSizes) -> Places:
     return Places(at, numbers[order], len(by_cost), float(durations_s[is_todo].sum()))
 
 
+def with_last(places: Places, is_last: np.ndarray) -> Places:
+    """The places, and behind them, in no shard, those of these rows in their order."""
+    at = places.at.copy()
+    at[is_last] = np.arange(len(places.shards), len(places.shards) + int(is_last.sum()))
+    numbers = np.full(int(is_last.sum()), places.n_shards, np.int32)
+    return Places(at, np.concatenate([places.shards, numbers]), places.n_shards, places.audio_s)
+
+
 def _by_cost(listing: Rows, costs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """These rows by falling cost; paths, or else ids, decide between equal ones."""
     rows = rows[np.argsort(-costs[rows], kind="stable")]

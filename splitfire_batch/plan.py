@@ -16,21 +16,15 @@ import pyarrow.compute as pc
 
 from splitfire_batch.clashes import Survey, find_held
 from splitfire_batch.config import Overwrite
-from splitfire_batch.packing import Places, ShardSizes, cost_of, durations, in_shards
+from splitfire_batch.packing import ShardSizes, in_shards, with_last
+from splitfire_batch.plan_rows import NO_DUPLICATES, ids_of, in_order, named, planned_schema
 from splitfire_batch.records import Shard
-from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter, rows_of
+from splitfire_batch.rows import Rows, rows_of
 from splitfire_batch.shards import shards_of
-from splitfire_batch.targets import NAMED, check_columns, first_targets
+from splitfire_batch.targets import check_columns
 
 _NO_TARGETS = pa.schema([("track_id", pa.string()), ("target", pa.string())])
 _NO_RUNS = pa.schema([("source_id", pa.string()), ("n_failed_runs", pa.int16())])
-_PIECE = 250_000
-_PLANNED = (
-    pa.field("target", pa.string()),
-    pa.field("n_failed_runs", pa.int16()),
-    pa.field("cost", pa.float64()),
-    pa.field("shard", pa.int32()),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,10 @@ class Plan:
     """Tracks to do, in shards, and the numbers of what is not to do."""
 
     rows: Rows
-    """The listing's columns plus target, n_failed_runs, cost and shard (int32, ascending)."""
+    """The listing's columns plus duplicate, target, n_failed_runs, cost and shard (int32, ascending).
+
+    Behind the shards' rows come those of duplicates, which are in no shard; of others `duplicate` is null.
+    """
     n_listed: int
     n_done: int
     """Listed tracks that a committed row already says are done."""
@@ -92,7 +89,9 @@ class Plan:
     audio_s: float = 0.0
     """Estimated seconds of audio to do."""
     n_bytes: int = 0
-    """Bytes of the objects to do."""
+    """Bytes of the objects to separate."""
+    n_duplicates: int = 0
+    """Tracks to do that are duplicates of others, and are not separated."""
 
     @property
     def n_tracks(self) -> int:
@@ -108,7 +107,13 @@ class Plan:
         return shards_of(self.rows)
 
 
-def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: str | None = None) -> Plan:
+def make_plan(
+    listing: Rows,
+    ledger: Ledger,
+    settings: PlanSettings,
+    scratch: str | None = None,
+    duplicates: pa.Table = NO_DUPLICATES,
+) -> Plan:
     """Listing minus ledger, in shards.
 
     Names are given over the whole listing and what the destination holds, so that no track's stems are
@@ -119,6 +124,7 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
         ledger: what is settled under the same settings_id.
         settings: model, names and shard size.
         scratch: folder for the plan; the system's own for temporary files if None.
+        duplicates: tracks to do that are duplicates of others.
 
     Raises:
         ConfigError: a template that does not fit the listing.
@@ -127,15 +133,16 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
     check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
     ids = listing.table(["track_id", "source_id", "problem"])
     is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
-    places = in_shards(listing, ~(is_done | is_skipped | is_failed), settings.sizes)
-    schema = pa.schema([*listing.schema, *_PLANNED])
-    if places.n_shards:
+    is_duplicate = np.array(pc.is_in(ids["track_id"], value_set=ids_of(duplicates)).to_numpy(), bool)
+    is_todo = ~(is_done | is_skipped | is_failed)
+    places = with_last(in_shards(listing, is_todo & ~is_duplicate, settings.sizes), is_todo & is_duplicate)
+    if is_todo.any():
         held = find_held(ids["track_id"], ledger.targets)
         survey = Survey(settings.template, settings.model, settings.stems, held)
-        pieces = _named(listing, places, survey, settings, scratch)
-        rows = _in_order(pieces, survey.changed(listing), ledger.failed_runs, schema, scratch)
+        pieces = named(listing, places, survey, settings.segment_s, scratch)
+        rows = in_order(pieces, survey.changed(listing), ledger.failed_runs, duplicates, scratch)
     else:  # no stem gets a name
-        rows = rows_of([], schema, scratch)
+        rows = rows_of([], planned_schema(listing.schema), scratch)
     return Plan(
         rows=rows,
         n_listed=len(listing),
@@ -144,8 +151,18 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
         n_failed_before=int(is_failed.sum()),
         n_shards=places.n_shards,
         audio_s=places.audio_s,
-        n_bytes=sum(pc.sum(batch["n_bytes"]).as_py() for batch in rows.batches(["n_bytes"])),
+        n_bytes=sum(
+            pc.sum(batch.filter(pc.is_null(batch["duplicate"]))["n_bytes"]).as_py() or 0
+            for batch in rows.batches(["n_bytes", "duplicate"])
+        ),
+        n_duplicates=int((is_todo & is_duplicate).sum()),
     )
+
+
+def find_todo(listing: Rows, ledger: Ledger, overwrite: Overwrite) -> np.ndarray:
+    """For each listed track whether a plan has it; `make_plan` says with what."""
+    settled = _settled(listing.table(["track_id", "source_id", "problem"]), ledger, overwrite)
+    return np.array(~np.any(settled, axis=0), bool)
 
 
 def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.ndarray, ...]:
@@ -164,63 +181,3 @@ def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.nd
         is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_tracks).to_numpy()
     is_skipped &= ~is_done
     return is_done, is_skipped, is_failed & ~(is_done | is_skipped)
-
-
-def _named(
-    listing: Rows, places: Places, survey: Survey, settings: PlanSettings, scratch: str | None
-) -> list[Rows]:
-    """What is to be done with its first target, in pieces of so many places each.
-
-    Only a piece at a time fits into memory to be put in order.
-    """
-    schema = pa.schema([*listing.schema, *_PLANNED, ("row", pa.int64()), ("place", pa.int64())])
-    pieces = [RowWriter(schema, scratch) for _ in range(0, len(places.shards), _PIECE)]
-    n_before = 0
-    for batch in listing.batches():
-        targets = first_targets(batch, settings.template, settings.model)
-        survey.add(batch.select(list(NAMED)), targets)
-        row = np.arange(n_before, n_before + len(batch))
-        place = places.at[row]
-        n_before += len(batch)
-        lengths_s = durations(batch)
-        values = {
-            "duration_s": lengths_s,
-            "target": targets,
-            "cost": pa.array(cost_of(lengths_s.to_numpy(), settings.segment_s)),
-            "row": pa.array(row),
-            "place": pa.array(place),
-            "shard": pa.array(places.shards[place] if len(places.shards) else np.zeros(len(row), np.int32)),
-            "n_failed_runs": pa.array(np.zeros(len(row), np.int16)),
-        }
-        columns = [values[name] if name in values else batch[name] for name in schema.names]
-        full = pa.RecordBatch.from_arrays(columns, schema=schema)
-        for piece in np.unique(place[place >= 0] // _PIECE).tolist():
-            pieces[piece].write(full.filter(pa.array((place >= 0) & (place // _PIECE == piece))))
-    return [piece.rows() for piece in pieces]
-
-
-def _in_order(
-    pieces: list[Rows],
-    changed: dict[int, str],
-    failed_runs: pa.Table,
-    schema: pa.Schema,
-    scratch: str | None,
-) -> Rows:
-    """All pieces, each sorted by place, with what only the whole listing tells."""
-    writer = RowWriter(schema, scratch)
-    rows_changed = pa.array(list(changed), pa.int64())
-    targets = pa.array(list(changed.values()), pa.string())
-    known = failed_runs["source_id"].combine_chunks()
-    for piece in pieces:
-        table = piece.table()
-        table = table.take(pc.sort_indices(table["place"]))
-        target = targets.take(pc.index_in(table["row"], value_set=rows_changed))
-        n_failed_runs = failed_runs["n_failed_runs"].take(pc.index_in(table["source_id"], value_set=known))
-        values = {
-            "target": pc.coalesce(target, table["target"]),
-            "n_failed_runs": pc.fill_null(n_failed_runs, 0),
-        }
-        columns = [values.get(name, table[name]) for name in schema.names]
-        for batch in pa.table(columns, schema=schema).to_batches(BATCH_ROWS):
-            writer.write(batch)
-    return writer.rows()

@@ -140,6 +140,8 @@ class TrackRow:
     warnings: tuple[str, ...] = ()
     content_id: str | None = None
     """SHA-256 of the source's bytes."""
+    audio_id: str | None = None
+    """SHA-256 of the source's audio, without its tags: see `audio.audio_id`."""
     source: AudioFormat | None = None
     description: Description = field(default_factory=Description)
     levels: Levels | None = None

@@ -103,6 +103,10 @@ class Report:
     n_skipped_before: int = 0
     stopped_by: str | None = None
     """Why the run was stopped, if more tracks failed than `max_failures` allows."""
+    n_duplicates: int = 0
+    """Of the done tracks, those that got the stems of another one with the same audio (`dedupe`)."""
+    n_unchanged: int = 0
+    """Of those that were done or skipped before: new by their etag, the same by their bytes (`checksum`)."""
 
     @property
     def n_unsettled(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from splitfire_batch.errors import ConfigError
@@ -16,6 +16,7 @@ from splitfire_batch.manifest.schema import RunContext
 from splitfire_batch.plan import Plan
 from splitfire_batch.spec import Job
 from splitfire_batch.storage import Store, open_store, parse_url
+from splitfire_batch.unchanged import Unchanged, record_unchanged
 
 _STAMP = "%Y%m%dT%H%M%S%f"
 _STAMP_LETTERS = len("20260101T000000000")
@@ -34,11 +35,26 @@ class Run:
     """What the run holds its destination by; without one it trusts that it is alone."""
     weights: tuple[str, ...] = ()
     """URLs of the weights in the destination, for workers on other machines; known once the plan is saved."""
+    unchanged: Unchanged | None = None
+    """Tracks whose rows are still to be written again."""
+    n_unchanged: int = 0
+    """Of the tracks that are done or were skipped, those whose objects had to be read to know."""
 
     @property
     def store_path(self) -> str:
         """Folder of this run's records, below the destination."""
         return f"{ROOT}/runs/{self.context.run_id}"
+
+
+def keep_unchanged(run: Run) -> Run:
+    """Write again the rows of tracks that are new by their etag alone; the run without them.
+
+    Raises:
+        LeaseLost: another run took over the destination.
+    """
+    if run.unchanged:
+        record_unchanged(destination_of(run.job), run.unchanged, run.context, run.lease.check)
+    return replace(run, unchanged=None)
 
 
 def leased(job: Job, tell: Callable[[str], None]) -> AbstractContextManager[Lease]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from splitfire_batch.audio import choose_output, losses
+from splitfire_batch.audio import audio_id, choose_output, losses
 from splitfire_batch.budget import Share
 from splitfire_batch.errors import (
     SKIP_CODES,
@@ -90,12 +90,13 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
         )
     with scratch_folder(bench.limits.scratch) as folder:
         with watch.measure("fetch"):
-            path, content_id = _fetch(track, bench, folder)
+            path = _fetch(track, bench, folder)
+            row = replace(row, content_id=sha256_of(path), audio_id=audio_id(path))
         accept = partial(_accept, bench=bench, share=share)
         limits = replace(bench.limits, scratch=folder)  # a decoder that is killed leaves its copies there
         with separate_file(path, bench.engine, bench.estimates, limits, watch, accept) as separated:
             share.resize(min(share.n_bytes, need_of(separated.source, bench).spools))
-            row = replace(row, content_id=content_id, source=separated.source, warnings=bench.engine.warnings)
+            row = replace(row, source=separated.source, warnings=bench.engine.warnings)
             with watch.measure("measure"):
                 row = _measured(row, separated, bench)
                 metadata = bench.limits.codecs.read_metadata(path)
@@ -134,8 +135,8 @@ def _measured(row: TrackRow, separated: Separated, bench: Workbench) -> TrackRow
     return replace(row, qc_flags=qc_flags(row))
 
 
-def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
-    """The whole object as a local file, and the SHA-256 of its bytes."""
+def _fetch(track: Track, bench: Workbench, folder: Path) -> Path:
+    """The whole object as a local file."""
     try:
         store, key = bench.sources.locate(track.uri)
         found = store.stat(key)
@@ -155,7 +156,7 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> tuple[Path, str]:
         raise TrackError(code, f"{error.why}; check the read permission of the role") from error
     except (TransientError, StorageError, ConfigError) as error:
         raise TrackError("SOURCE_READ", f"{error}; run the job again") from error
-    return path, sha256_of(path)
+    return path
 
 
 def _accept(source: AudioFormat, bench: Workbench, share: Share) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from splitfire_batch.records import Shard, Track
 from splitfire_batch.rows import Rows
@@ -18,8 +19,9 @@ _OWN = ("track_id", "source_id", "uri", "path", "n_bytes", "etag", "target", "co
 def shards_of(rows: Rows) -> Iterator[Shard]:
     """The shards of a plan's rows, in their order; their ids hash the tracks in them."""
     waiting, number = list[Track](), -1
-    for batch in rows.batches():
-        for of, track in zip(batch["shard"].to_pylist(), _tracks(batch), strict=True):
+    for planned in rows.batches():
+        batch = planned.filter(pc.is_null(planned["duplicate"]))  # duplicates are in no shard
+        for of, track in zip(batch["shard"].to_pylist(), tracks_of(batch), strict=True):
             if of != number and waiting:
                 yield _shard(waiting)
                 waiting = []
@@ -34,7 +36,8 @@ def _shard(tracks: list[Track]) -> Shard:
     return Shard(digest.hexdigest(), tuple(tracks))
 
 
-def _tracks(batch: pa.RecordBatch) -> Iterator[Track]:
+def tracks_of(batch: pa.RecordBatch) -> Iterator[Track]:
+    """Some of a plan's rows as tracks."""
     metas = batch["meta"]
     pairs = list(zip(metas.keys.to_pylist(), metas.items.to_pylist(), strict=True))
     begins, ends = itertools.tee(metas.offsets.to_pylist())

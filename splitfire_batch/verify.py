@@ -121,7 +121,7 @@ def verify(
         destination=store.url,
         depth=checks.depth,
         n_tracks=len(rows),
-        n_stems=len(_stem_paths(rows).drop_null()),
+        n_stems=len(pc.unique(_stem_paths(rows).drop_null())),  # duplicates may share them
         n_bytes=n_bytes,
         n_summed=n_summed,
         n_unreferenced=_n_unreferenced(paths, _stem_paths(every_row)),

@@ -122,7 +122,7 @@ def watch_stores(journal: Journal, crash: Crash | None) -> None:
     """From now on note every durable operation of this process, and crash as ordered."""
     watcher = _Watcher(journal, crash)
     for backend in (Folder, S3):
-        for name in ("write", "create", "replace", "delete", "check_writable"):
+        for name in ("write", "copy", "create", "replace", "delete", "check_writable"):
             original = getattr(backend, name, None)
             if original is not None and not (backend is S3 and name == "check_writable"):
                 setattr(backend, name, watcher.watched(name, original))

@@ -32,6 +32,7 @@ BAD = [
     }.items()),
     *((CatalogueConfig, name, value) for name, value in {
         "include": 1, "exclude": "*.wav", "limit": 0, "sample": 101, "allow_root": 2, "overwrite": "maybe",
+        "checksum": "maybe", "dedupe": "maybe",
     }.items()),
     *((RuntimeConfig, name, value) for name, value in {
         "ray": 1, "workers": 0, "threads": -1, "device": "tpu", "batch": 0, "open_tracks": 0, "audio_mb": 0,

@@ -275,6 +275,15 @@ def run_here(job: Job) -> None:
     story.finalise(planned, story.separate(planned, here, lambda _: None))
 
 
+def test_duplicates_of_what_is_done_need_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_tracks(tmp_path / "source", 1, 0.2)
+    run_here(Job(str(source), str(tmp_path / "out"), QUICK))
+    shutil.copy(source / "tone 00.wav", source / "too.wav")
+    monkeypatch.setitem(sys.modules, "cluster.on_ray", None)  # to import it is an error
+    state = separate(tmp_path, catalogue=CatalogueConfig(dedupe=True))
+    assert (state.name, report_of(state).n_duplicates) == ("Completed", 1)
+
+
 @pytest.mark.slow
 def test_a_run_with_too_many_failures_stops_says_so_and_can_be_gone_on_with(tmp_path: Path) -> None:
     source = write_tracks(tmp_path / "source", 30, 0.2)

@@ -736,3 +736,27 @@ def test_an_etag_never_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     assert len(set(etags)) == 21
     assert times == [10**18 + 1000 * n for n in range(20)]  # whatever the kernel's clock would have said
+
+
+def test_an_object_is_copied_within_its_store_over_what_was_there(url: str) -> None:
+    store = open_store(url, {})
+    store.write("a/b.wav", b"0123456789")
+    store.write("there", b"old")
+    for to in ("new/c.wav", "there"):
+        store.copy(to, "a/b.wav")
+        assert store.read(to) == b"0123456789"
+    store.write("a/b.wav", b"changed")
+    assert store.read("there") == b"0123456789"
+    with pytest.raises(ObjectMissing):
+        store.copy("there", "gone")
+    assert store.read("there") == b"0123456789"
+
+
+def test_the_head_of_an_object_is_as_long_as_it_can_be(url: str) -> None:
+    store = open_store(url, {})
+    store.write("a", b"0123456789")
+    store.write("empty", b"")
+    assert [store.read_head("a", n) for n in (1, 10, 11)] == [b"0", b"0123456789", b"0123456789"]
+    assert store.read_head("empty", 5) == b""
+    with pytest.raises(ObjectMissing):
+        store.read_head("gone", 5)

@@ -11,6 +11,7 @@ import soxr
 from splitfire_batch.audio.channels import channel_groups, from_lanes, is_default, to_lanes
 from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
 from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
+from splitfire_batch.audio.essence import HEAD_BYTES, Shape, audio_id, shape_of
 from splitfire_batch.audio.ffmpeg import ffmpeg_version
 from splitfire_batch.audio.formats import OutputFormat, choose_output, losses, source_bits
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
@@ -21,6 +22,7 @@ from splitfire_batch.audio.resample import Resampler
 from splitfire_batch.audio.spool import Spool
 
 __all__ = [
+    "HEAD_BYTES",
     "SILENT_DB",
     "VORBIS_COMMENT",
     "Decoder",
@@ -29,8 +31,10 @@ __all__ = [
     "LevelMeter",
     "OutputFormat",
     "Resampler",
+    "Shape",
     "Spool",
     "StemWriter",
+    "audio_id",
     "channel_groups",
     "choose_output",
     "codec_versions",
@@ -43,6 +47,7 @@ __all__ = [
     "pcm_bytes",
     "quantise",
     "read_back",
+    "shape_of",
     "source_bits",
     "to_depth",
     "to_float",

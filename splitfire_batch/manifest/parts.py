@@ -26,7 +26,8 @@ REVOKED = "STEMS_CHANGED"
 """Code of a row by which a run takes back what it said of a track before."""
 KEYS = ("track_id", "settings_id", "run_id", "status", "code", "finished_at")
 """What `latest` chooses by."""
-_PART = pa.field("part", pa.int32())
+PART = pa.field("part", pa.int32())
+"""In which of some parts a row lies, by its number."""
 _READERS = 16
 
 
@@ -103,9 +104,9 @@ def read_latest(store: Store, paths: Sequence[str], schema: pa.Schema) -> pa.Tab
         paths: of parts of the same settings_id.
         schema: by `schema_of`, with KEYS: at a million tracks a whole row each is too much.
     """
-    tables = [schema.append(_PART).empty_table()]
+    tables = [schema.append(PART).empty_table()]
     for number, table in enumerate(read_each(store, paths, schema)):
-        tables.append(table.append_column(_PART, pa.array([number] * len(table), _PART.type)))
+        tables.append(table.append_column(PART, pa.array([number] * len(table), PART.type)))
     return latest(pa.concat_tables(tables))
 
 

@@ -21,7 +21,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import ObjectExists, ObjectMissing
-from splitfire_batch.manifest.parts import ROOT, has_its_hash, hashed_name, part_paths, read_each, schema_of
+from splitfire_batch.manifest.parts import (
+    PART,
+    ROOT,
+    has_its_hash,
+    hashed_name,
+    part_paths,
+    read_each,
+    schema_of,
+)
 from splitfire_batch.manifest.schema import parquet_bytes
 from splitfire_batch.storage import Store
 
@@ -38,8 +46,9 @@ COLUMNS: tuple[str, ...] = (
     "target",
     "model",
 )
-COLUMNS += ("is_retryable", "n_failed_runs", "duration_s")
-"""Of the manifest, what a snapshot holds: enough for the ledger and for `splitfire status`."""
+COLUMNS += ("is_retryable", "n_failed_runs", "duration_s", "n_bytes", "sample_rate", "n_channels", "n_frames")
+"""Of the manifest, what a snapshot holds: enough for the ledger, for `splitfire status`, and to tell which
+tracks may be the same."""
 
 _FOLDER = f"{ROOT}/ledger"
 _NUMBER = re.compile(rf"{_FOLDER}/snapshot-([0-9]+)-")
@@ -54,15 +63,24 @@ def read_rows(store: Store, settings_ids: set[str], columns: Sequence[str]) -> p
         settings_ids: whose rows.
         columns: of the manifest; with others than COLUMNS all parts are read.
     """
+    return read_placed(store, settings_ids, columns)[0].drop_columns([PART.name])
+
+
+def read_placed(store: Store, settings_ids: set[str], columns: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """As `read_rows`, with the column PART; and the paths of the parts that it numbers."""
     schema = schema_of(columns)
     paths = [path for key in sorted(settings_ids) for path in part_paths(store, key)]
-    covered = _newest(store) if paths and set(columns) <= set(COLUMNS) else None
-    tables = [schema.empty_table()]
+    numbers = {path: number for number, path in enumerate(paths)}
+    loose, tables = paths, [schema.append(PART).empty_table()]
+    covered = _newest(store, columns) if paths and set(columns) <= set(COLUMNS) else None
     if covered is not None:
-        is_wanted = pc.is_in(covered["part"], value_set=pa.array(paths, pa.string()))
-        tables.append(covered.filter(is_wanted).select(schema.names).cast(schema))
-        paths = _loose(paths, covered)
-    return pa.concat_tables([*tables, *read_each(store, paths, schema)])
+        at = pc.index_in(covered["part"], value_set=pa.array(paths, pa.string())).cast(PART.type)
+        placed = covered.select(schema.names).cast(schema).append_column(PART, at)
+        tables.append(placed.filter(pc.is_valid(at)))
+        loose = _loose(paths, covered)
+    for path, table in zip(loose, read_each(store, loose, schema), strict=True):
+        tables.append(table.append_column(PART, pa.array([numbers[path]] * len(table), PART.type)))
+    return pa.concat_tables(tables), paths
 
 
 def write_snapshot(store: Store, max_loose: int = MAX_LOOSE) -> str | None:
@@ -104,15 +122,15 @@ def _number_of(path: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _newest(store: Store) -> pa.Table | None:
-    """The rows of the first snapshot that can be used, with the column `part`."""
+def _newest(store: Store, columns: Sequence[str] = COLUMNS) -> pa.Table | None:
+    """The rows of the first snapshot that can be used: these columns, and `part`, its path."""
     for path in snapshot_paths(store):
         try:
             data = store.read(path)
             if not has_its_hash(path, data):
                 raise ValueError("its name has another hash")
-            table = pq.read_table(io.BytesIO(data))
-            return table.select([*COLUMNS, "part"])
+            names = [*columns, "part"]
+            return pq.read_table(io.BytesIO(data), columns=names).select(names)
         except (ObjectMissing, ValueError, KeyError, OSError) as error:
             _log.warning("snapshot_unusable path=%s why=%r", path, str(error))
     return None

@@ -63,6 +63,17 @@ class Bucket:
             data: bytes = self._fs.cat_file(self._key(path))
             return data, self.stat(path).etag if self._is_memory else ""
 
+    def read_head(self, path: str, n_bytes: int) -> bytes:
+        """The first bytes of the object, all of them if it has no more."""
+        with self._guard:
+            data: bytes = self._fs.cat_file(self._key(path), start=0, end=n_bytes)
+            return data
+
+    def copy(self, path: str, source: str) -> None:
+        """Make the object at `path` one with the bytes of that at `source`, within the store."""
+        with self._guard:
+            self._fs.cp_file(self._key(source), self._key(path))
+
     def fetch(self, path: str, to: Path) -> None:
         """Download the object to the file `to`, by one GET."""
         with self._guard:

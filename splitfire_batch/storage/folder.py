@@ -114,6 +114,17 @@ class Folder:
         """Copy the object to the file `to`."""
         shutil.copyfile(self.file_of(path), to)
 
+    def read_head(self, path: str, n_bytes: int) -> bytes:
+        """The first bytes of the object, all of them if it has no more."""
+        self.stat(path)
+        with self.file_of(path).open("rb") as file:
+            return file.read(n_bytes)
+
+    def copy(self, path: str, source: str) -> None:
+        """Make the object at `path` one with the bytes of that at `source`."""
+        self.stat(source)
+        self.write(path, self.file_of(source))
+
     def write(self, path: str, data: bytes | Path) -> None:
         """Make `data` the object at `path`; readers see the old bytes or the new ones."""
         file = self._inside(path)

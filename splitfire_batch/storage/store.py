@@ -17,13 +17,12 @@ from splitfire_batch.errors import (
     ObjectChanged,
     ObjectExists,
     ObjectMissing,
-    StorageError,
-    TransientError,
 )
 from splitfire_batch.storage.buckets import Bucket
 from splitfire_batch.storage.digests import EtagCheck
 from splitfire_batch.storage.faults import Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, StoredObject
+from splitfire_batch.storage.once import write_once
 from splitfire_batch.storage.s3 import S3
 from splitfire_batch.storage.urls import check_path
 
@@ -154,6 +153,21 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def read_head(self, path: str, n_bytes: int) -> bytes:
+        """The first `n_bytes` of an object, fewer if it has no more; only a look, that nothing checks."""
+        check_path(path)
+        return self._faults.attempt(self.uri_of(path), lambda: self._backend.read_head(path, n_bytes))
+
+    def copy(self, path: str, source: str) -> None:
+        """Make the object at `path` one with the bytes of that at `source`; a bucket does it by itself.
+
+        Raises:
+            ObjectMissing: there is none at `source`.
+        """
+        check_path(path)
+        check_path(source)
+        self._faults.attempt(self.uri_of(path), lambda: self._backend.copy(path, source))
+
     def write(self, path: str, data: bytes | Path) -> None:
         """Make `data`, or that file's bytes, the object at `path`; readers see old or new, never half."""
         check_path(path)
@@ -196,40 +210,13 @@ class Store:
             raise ObjectChanged(uri, f"it {what} since it had the etag {etag}") from error
 
     def _write_once(self, path: str, data: bytes, write: Callable[[], str]) -> str:
-        """What `write` returns. After a lost answer the object itself says whether an earlier try did it."""
-        n_tries = 0
+        """What `write` returns; see `once`."""
 
-        def attempt() -> str:
-            nonlocal n_tries
-            n_tries += 1
-            return write()
+        def look() -> tuple[bytes, str]:
+            return self._backend.read(path)
 
-        try:
-            return self._faults.attempt(self.uri_of(path), attempt)
-        except (StorageError, TransientError) as error:
-            if n_tries == 1 and not isinstance(error, TransientError):
-                raise  # the first and only answer, so it is true
-            etag = self._etag_of(path, data, error)
-            if etag is None:
-                raise
-            return etag
-
-    def _etag_of(self, path: str, data: bytes, doubt: Exception) -> str | None:
-        """The etag of the object at `path` if its bytes are `data`.
-
-        While that is unknown, nothing must pass for a lost race: such a `doubt` becomes a TransientError.
-        """
         uri = self.uri_of(path)
-        try:
-            is_away = isinstance(doubt, TransientError)  # and was waited for long enough
-            found, etag = self._faults.attempt(uri, lambda: self._backend.read(path), is_once=is_away)
-        except ObjectMissing:
-            return None
-        except (StorageError, TransientError) as error:
-            if not isinstance(doubt, (ObjectExists, ObjectMissing)):
-                return None
-            raise TransientError(f"{uri}: nobody can say whether it was written: {error}") from error
-        return (etag or self.stat(path).etag) if found == data else None
+        return write_once(self._faults, uri, data, write, look) or self.stat(path).etag
 
     def delete(self, path: str) -> None:
         """Remove an object; no error when there is none."""
