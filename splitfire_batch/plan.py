@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.clashes import Survey, find_held
+from splitfire_batch.codes import NO_CODES, Codes, codes_of
 from splitfire_batch.config import Overwrite
-from splitfire_batch.packing import Places, ShardSizes, cost_of, durations, in_shards
+from splitfire_batch.lengths import LengthSample, Measure, guess_lengths
+from splitfire_batch.packing import Places, ShardSizes, cost_of, in_shards
 from splitfire_batch.records import Shard
 from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter, rows_of
 from splitfire_batch.shards import shards_of
@@ -51,6 +53,8 @@ class Ledger:
     """The track_ids of `done`."""
     archived: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     """The source_ids of objects that were skipped for lying in an archive: that may be over."""
+    codes: pa.Table = field(default_factory=NO_CODES.empty_table)
+    """source_id and code of what was skipped, and of failures that stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class PlanSettings:
     """Every stem that the model may ever give, written or not: names do not depend on the choice."""
     overwrite: Overwrite = "changed"
     """Which tracks that have stems are done again; see `CatalogueConfig`."""
+    measure: Measure = guess_lengths
+    """Tells how long tracks are."""
 
     @property
     def sizes(self) -> ShardSizes:
@@ -93,6 +99,10 @@ class Plan:
     """Estimated seconds of audio to do."""
     n_bytes: int = 0
     """Bytes of the objects to do."""
+    sample: LengthSample = field(default_factory=LengthSample)
+    """How the seconds of the tracks to do are known."""
+    codes: Codes = field(default_factory=Codes)
+    """Why tracks have no stems, or will get none."""
 
     @property
     def n_tracks(self) -> int:
@@ -127,7 +137,9 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
     check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
     ids = listing.table(["track_id", "source_id", "problem"])
     is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
-    places = in_shards(listing, ~(is_done | is_skipped | is_failed), settings.sizes)
+    is_todo = ~(is_done | is_skipped | is_failed)
+    lengths = settings.measure(listing, is_todo)
+    places = in_shards(listing, is_todo, lengths.seconds, settings.sizes)
     schema = pa.schema([*listing.schema, *_PLANNED])
     if places.n_shards:
         held = find_held(ids["track_id"], ledger.targets)
@@ -145,6 +157,8 @@ def make_plan(listing: Rows, ledger: Ledger, settings: PlanSettings, scratch: st
         n_shards=places.n_shards,
         audio_s=places.audio_s,
         n_bytes=sum(pc.sum(batch["n_bytes"]).as_py() for batch in rows.batches(["n_bytes"])),
+        sample=lengths.sample,
+        codes=codes_of(ids, ledger.codes, is_skipped, is_failed, is_todo),
     )
 
 
@@ -182,11 +196,11 @@ def _named(
         row = np.arange(n_before, n_before + len(batch))
         place = places.at[row]
         n_before += len(batch)
-        lengths_s = durations(batch)
+        lengths_s = places.durations_s[row]
         values = {
-            "duration_s": lengths_s,
+            "duration_s": pa.array(lengths_s),
             "target": targets,
-            "cost": pa.array(cost_of(lengths_s.to_numpy(), settings.segment_s)),
+            "cost": pa.array(cost_of(lengths_s, settings.segment_s)),
             "row": pa.array(row),
             "place": pa.array(place),
             "shard": pa.array(places.shards[place] if len(places.shards) else np.zeros(len(row), np.int32)),

@@ -60,6 +60,15 @@ def store(url: str) -> Store:
     return opened
 
 
+def test_a_part_of_an_object_is_what_was_asked_for_or_what_is_left(store: Store) -> None:
+    store.write("a b.bin", bytes(range(200)))
+    assert store.read_part("a b.bin", 0, 4) == bytes(range(4))
+    assert store.read_part("a b.bin", 150, 30) == bytes(range(150, 180))
+    assert store.read_part("a b.bin", 190, 100) == bytes(range(190, 200))
+    with pytest.raises(ObjectMissing):
+        store.read_part("gone", 0, 4)
+
+
 def test_what_is_written_is_read_back(store: Store) -> None:
     store.write("a/b.bin", b"hello")
 

@@ -63,6 +63,12 @@ class Bucket:
             data: bytes = self._fs.cat_file(self._key(path))
             return data, self.stat(path).etag if self._is_memory else ""
 
+    def read_part(self, path: str, start: int, n_bytes: int) -> bytes:
+        """So many bytes of the object from `start` on; fewer where it ends."""
+        with self._guard:
+            part: bytes = self._fs.cat_file(self._key(path), start=start, end=start + n_bytes)
+            return part
+
     def fetch(self, path: str, to: Path) -> None:
         """Download the object to the file `to`, by one GET."""
         with self._guard:

@@ -69,12 +69,17 @@ class S3:
         data, etag = sync(self._fs.loop, self._get, path)
         return data, plain_etag(etag)
 
-    async def _get(self, path: str) -> tuple[bytes, str]:
-        answer = await self._fs._call_s3("get_object", **self._where(path))
+    async def _get(self, path: str, wanted: Mapping[str, str] | None = None) -> tuple[bytes, str]:
+        answer = await self._fs._call_s3("get_object", **self._where(path), **(wanted or {}))
         try:
             return await answer["Body"].read(), answer.get("ETag", "")
         finally:
             answer["Body"].close()
+
+    def read_part(self, path: str, start: int, n_bytes: int) -> bytes:
+        """So many bytes of the object from `start` on, which must lie in it; fewer where it ends."""
+        wanted = {"Range": f"bytes={start}-{start + n_bytes - 1}"}
+        return sync(self._fs.loop, self._get, path, wanted)[0]  # type: ignore[no-any-return]
 
     def fetch(self, path: str, to: Path) -> None:
         """Download the object to the file `to`, by one GET."""
