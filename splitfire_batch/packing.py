@@ -48,6 +48,10 @@ class Places:
     """By row."""
 
 
+FLAC = 1
+"""Its number."""
+
+
 def extensions(batch: pa.RecordBatch) -> pa.Array:
     """Numbers of the paths' extensions, those of PCM and unknown ones alike 0."""
     found = pc.ascii_lower(pc.replace_substring_regex(batch["path"], r"(?s)^.*\.", ""))

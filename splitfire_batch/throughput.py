@@ -44,6 +44,8 @@ class Throughput:
     is_measured: bool
     n_workers: int | None = None
     """Of the last run."""
+    devices: tuple[str, ...] = ()
+    """Those that were measured."""
 
     def device_s(self, tracks: LengthClass, full_s: float) -> float:
         """Device-seconds of tracks; a class of which nothing is known is taken to be like the next one.
@@ -77,6 +79,7 @@ def find_throughput(separation: SeparationConfig, runtime: RuntimeConfig, n_work
         f"measured in {runs} {where} ({', '.join(best['devices'])}), last on {day}",
         is_measured=True,
         n_workers=best["n_workers"],
+        devices=tuple(best["devices"]),
     )
 
 

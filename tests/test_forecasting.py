@@ -12,7 +12,7 @@ from splitfire_batch import throughput
 from splitfire_batch.catalogue import LISTING
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.forecast import Forecast, LengthClass, Usage, in_classes
-from splitfire_batch.forecasting import FLAC_PART, Terms, forecast, stem_bytes_per_s
+from splitfire_batch.forecasting import FLAC_PART, STEM_PART, Terms, forecast, stem_bytes_per_s
 from splitfire_batch.lengths import LengthSample
 from splitfire_batch.models import find_card
 from splitfire_batch.plan import Ledger, Plan, PlanSettings, make_plan
@@ -89,9 +89,17 @@ def test_stems_of_wav_are_as_large_as_it_is():
 
 
 def test_headers_tell_the_size_of_stems_where_they_were_read():
-    high = AudioFormat("FLAC", "PCM_24", 96_000, 2, 0)
-    found = forecast(plan_of(100.0, ext="flac", formats=(high,)), TERMS)
-    assert found.n_bytes_out == pytest.approx(2 * 100 * 96_000 * 6 * FLAC_PART)
+    high = AudioFormat("WAV", "PCM_24", 96_000, 2, 0)
+    found = forecast(plan_of(100.0, formats=(high,)), TERMS)
+    assert found.n_bytes_out == pytest.approx(2 * 100 * 96_000 * 6)
+
+
+def test_stems_of_flac_are_compressed_as_it_is_unless_their_depth_is_another():
+    cd = AudioFormat("FLAC", "PCM_16", 44_100, 2, 0)
+    plan = plan_of(100.0, 50.0, ext="flac", formats=(cd,))
+    assert forecast(plan, TERMS).n_bytes_out == pytest.approx(2 * plan.n_bytes * STEM_PART)
+    deeper = replace(TERMS, output=OutputConfig(depth="24"))
+    assert forecast(plan, deeper).n_bytes_out == pytest.approx(2 * 150 * 264_600 * FLAC_PART)
 
 
 @pytest.mark.parametrize(
