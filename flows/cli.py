@@ -227,12 +227,12 @@ def _tune(settings: Settings, file: Path | None, as_json: bool) -> None:
 
 def print_report(report: Any, as_json: bool) -> None:
     """A run's end on stdout."""
-    from flows.summary import failure_lines, summary_lines
+    from flows.summary import failure_lines, figure_lines, summary_lines
 
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1))
     else:
-        for line in (*summary_lines(report), *failure_lines(report)):
+        for line in (*summary_lines(report), *figure_lines(report), *failure_lines(report)):
             typer.echo(line)
     if report.stopped_by:
         typer.echo(f"splitfire: {report.stopped_by}", err=True)

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.summary import duration
 from splitfire_batch.escapes import one_line
+from splitfire_batch.figures import duration
 from splitfire_batch.report import Progress
 from splitfire_batch.staff import WorkerState
 

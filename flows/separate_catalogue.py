@@ -44,6 +44,7 @@ from splitfire_batch.lease import Lease
 from splitfire_batch.masking import mask_logs
 from splitfire_batch.report import Progress, Report, Tally
 from splitfire_batch.storage.urls import refuse_secrets
+from splitfire_batch.throughput import keep_throughput
 
 _log = logging.getLogger(__name__)
 UPDATE_S = 2.0
@@ -128,6 +129,7 @@ def separate(run: Run) -> Tally:
 def finalise(run: Run, tally: Tally) -> Report:
     """One row per planned track, views, report; summary and failures as artifacts."""
     report = story.finalise(run, tally)
+    keep_throughput(run.job.separation, run.job.runtime, report.usage, report.run_id)
     with _cosmetic("summary"):
         create_markdown_artifact(summary_markdown(report), key="summary", description="What the run did")
         if report.failures:

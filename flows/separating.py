@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.summary import duration
 from splitfire_batch.escapes import one_line
+from splitfire_batch.figures import duration
 from splitfire_batch.headway import FilesProgress, Headway, OpenFile
 
 LOOK_S = 0.25

@@ -5,6 +5,7 @@ from __future__ import annotations
 from splitfire_batch.bottleneck import bottleneck
 from splitfire_batch.errors import FAILURE_CODES
 from splitfire_batch.escapes import markdown, one_line, shell_word
+from splitfire_batch.figures import aligned, compared_figures, duration, stage_figures
 from splitfire_batch.report import Report
 
 
@@ -40,6 +41,14 @@ def summary_lines(report: Report) -> list[str]:
     return lines
 
 
+def figure_lines(report: Report) -> list[str]:
+    """What the run was expected to take and what it took, and where the seconds went; empty without work."""
+    compared = compared_figures(report)
+    if not compared:
+        return []
+    return [*aligned([("", "planned", "actual"), *compared]), f"seconds: {stage_figures(report)}"]
+
+
 def failure_lines(report: Report) -> list[str]:
     """Failures by code, one line per failed track up to a hundred, and where the others are told."""
     lines = [f"  {failure.code}  {one_line(failure.message)}" for failure in report.failures]
@@ -58,6 +67,8 @@ def summary_markdown(report: Report) -> str:
         f"| {code} | {n} | {FAILURE_CODES[code].meaning if code in FAILURE_CODES else ''} |\n"
         for code, n in sorted(report.failures_by_code.items())
     )
+    compared = "".join(f"| {' | '.join(row)} |\n" for row in compared_figures(report))
+    figures = ["", "| | planned | actual |", "|---|---|---|", compared]
     head = ["", "| failure | tracks | meaning |", "|---|---|---|", codes]
     hint = f"- which ones: `{_code(f'splitfire failures {shell_word(report.destination)}')}`"
     return "\n".join(
@@ -67,6 +78,7 @@ def summary_markdown(report: Report) -> str:
             *(f"- {markdown(line)}" for line in summary_lines(report)),
             f"- model `{_code(report.model)}`, settings `{report.settings_id}`, run `{report.run_id}`",
             f"- manifest `{_code(report.destination)}/_splitfire/views/tracks.parquet`",
+            *(figures if compared else []),
             *([hint, *head] if codes else []),
         ]
     )
@@ -75,15 +87,3 @@ def summary_markdown(report: Report) -> str:
 def _code(text: str) -> str:
     """A text that stays in its code span."""
     return one_line(text).replace("`", "'")
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02} min"
-        if hours
-        else f"{minutes} min {rest:02} s"
-        if minutes
-        else f"{seconds:.1f} s"
-    )

@@ -41,6 +41,7 @@ class Account:
 
     def take(self, event: PoolEvent) -> None:
         """Count an event; the driver's own rows and notes are in the store afterwards."""
+        self.tally.hear()
         if isinstance(event, Suspected):
             self.suspicions.note(event)
         elif isinstance(event, Quarantined):

@@ -18,6 +18,7 @@ from torch import Tensor
 from splitfire_batch.batching import Batcher
 from splitfire_batch.config import Precision, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.machine import n_cores
 from splitfire_batch.models import load_model, supply_of
 from splitfire_batch.models.ensemble import Ensemble
 from splitfire_batch.models.fidelity import Fidelity, excerpt, full_segment, measure
@@ -26,7 +27,7 @@ from splitfire_batch.requests import RequestQueue
 from splitfire_batch.segments import Model
 from splitfire_batch.stopwatch import DeviceClock
 from splitfire_batch.transfer import open_transfer
-from splitfire_batch.tuning import Trial, Tuning, n_cores
+from splitfire_batch.tuning import Trial, Tuning
 
 ROUNDS = 5
 BUDGET_S = 24.0

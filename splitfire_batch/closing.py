@@ -6,21 +6,27 @@ Everything here may be cut off anywhere; whatever is missing then is made by the
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch import __version__
+from splitfire_batch.forecast import Usage, in_classes
 from splitfire_batch.manifest.holdings import read_holdings, record_holding
 from splitfire_batch.manifest.ledger import refresh_views
 from splitfire_batch.manifest.parts import KEYS, REVOKED, part_paths, read_latest, schema_of, whole_rows
 from splitfire_batch.manifest.reconcile import revoke_changed
 from splitfire_batch.manifest.schema import parquet_bytes
 from splitfire_batch.manifest.snapshots import write_snapshot
+from splitfire_batch.page import report_page
 from splitfire_batch.records import Outcome
 from splitfire_batch.report import Report, Tally
 from splitfire_batch.runs import Run, destination_of, is_immutable, keep_unchanged
 from splitfire_batch.storage import Store
+
+_TIMES = ("duration_s", "device_s", "device", "numerics")
 
 
 def finalise(run: Run, tally: Tally) -> Report:
@@ -49,6 +55,8 @@ def finalise(run: Run, tally: Tally) -> Report:
         store.write(f"{run.store_path}/failures.parquet", parquet_bytes(failed))
         record = {**report.as_dict(), "settings": run.holding.settings, "version": __version__}
         run.lease.check()
+        store.write(f"{run.store_path}/report.html", report_page(report).encode())
+        run.lease.check()
         store.write(f"{run.store_path}/run.json", json.dumps(record, indent=1).encode())
     return report
 
@@ -56,14 +64,14 @@ def finalise(run: Run, tally: Tally) -> Report:
 def _planned(run: Run, store: Store) -> tuple[pa.Table, pa.Table]:
     """The row of each planned track that has one, from the parts of the run; the failed ones whole."""
     paths = part_paths(store, run.context.settings_id, run.context.run_id)
-    rows = read_latest(store, paths, schema_of((*KEYS, "source_id", "duplicate_of")))
+    rows = read_latest(store, paths, schema_of((*KEYS, "source_id", "duplicate_of", *_TIMES)))
     source_ids = run.plan.source_ids()
     rows = rows.filter(pc.is_in(rows["source_id"], value_set=source_ids))
     return rows, whole_rows(store, paths, rows.filter(pc.equal(rows["status"], "failed")))
 
 
 def _report(run: Run, tally: Tally, destination: str, rows: pa.Table) -> Report:
-    """What became of the run: counts from the rows, the rest from what workers told."""
+    """What became of the run: counts and lengths from the rows, the rest from what workers told."""
     statuses = rows["status"]
     is_duplicate = pc.and_(pc.is_valid(rows["duplicate_of"]), pc.equal(statuses, "done"))
     n_failed, n_skipped = (
@@ -95,7 +103,21 @@ def _report(run: Run, tally: Tally, destination: str, rows: pa.Table) -> Report:
         worker_s=tally.worker_s,
         device=tally.total_device(),
         stopped_by=tally.stopped_by,
+        forecast=run.forecast,
+        usage=_usage(tally, rows),
+        gpu_hourly=run.job.runtime.gpu_hourly,
     )
+
+
+def _usage(tally: Tally, rows: pa.Table) -> Usage:
+    """What the run took of its devices; a track whose length is not known came to no device."""
+    timed = rows.filter(pc.and_(pc.is_valid(rows["duration_s"]), pc.greater(rows["device_s"], 0)))
+    durations_s, device_s = (timed[name].to_numpy() for name in ("duration_s", "device_s"))
+    devices = sorted(pc.unique(timed["device"]).to_pylist())
+    classes = in_classes(durations_s, device_s.astype(float))
+    told = " ".join(pc.unique(timed["numerics"]).to_pylist())
+    threads = max(map(int, re.findall(r"/threads(\d+)", told)), default=None)
+    return replace(tally.usage(), devices=tuple(devices), threads=threads, classes=classes)
 
 
 def _take_back(run: Run, store: Store, tally: Tally) -> None:

@@ -182,6 +182,8 @@ class RuntimeConfig:
     """Stop the run when more tracks fail than this number, or than this part of the planned ones: 5%."""
     drain_s: float = Field(default=25, ge=0)
     """Seconds that tracks in flight have to finish in when a run is stopped; the rest is done next time."""
+    gpu_hourly: float | None = Field(default=None, ge=0)
+    """Price of one device for an hour, in any currency; plans and reports then say what a run costs."""
     stall_s: float = Field(default=120, ge=1)
     """A worker that neither tells anything nor gets on for so many seconds is killed and replaced."""
 

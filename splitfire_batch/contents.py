@@ -72,7 +72,7 @@ class Reader:
     def _shape(self, uri: str, n_bytes: int, etag: str) -> Shape | None:  # noqa: ARG002 - as `_content`
         try:
             store, path = self.stores.locate(uri)
-            return shape_of(store.read_head(path, HEAD_BYTES), n_bytes)
+            return shape_of(store.read_part(path, 0, min(HEAD_BYTES, n_bytes)), n_bytes)
         except (StorageError, ConfigError, ValueError):
             return None
 

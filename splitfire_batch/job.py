@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 from splitfire_batch.account import Account
@@ -22,9 +23,12 @@ from splitfire_batch.duplicate_rows import settle_duplicates
 from splitfire_batch.equipment import duplicate_bench, worker_spec
 from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
 from splitfire_batch.failures import check_codes
+from splitfire_batch.forecasting import Terms, forecast
+from splitfire_batch.headers import read_headers
 from splitfire_batch.identity import settings
 from splitfire_batch.increment import Increment, find_increment
 from splitfire_batch.lease import Lease, unheld
+from splitfire_batch.lengths import sample_lengths
 from splitfire_batch.manifest.holdings import choose_holding, record_holding
 from splitfire_batch.manifest.ledger import read_ledger
 from splitfire_batch.manifest.reconcile import without_changed
@@ -53,7 +57,7 @@ from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.stems import check_skips, make_recipes, possible_stems, with_judged
-from splitfire_batch.storage import Store, Stores, open_store, refuse_file
+from splitfire_batch.storage import Store, Stores, open_store, parse_url, refuse_file
 
 RunShards = Callable[[Iterable[Shard], WorkerSpec], Iterator[PoolEvent]]
 """Where the work is done: `cluster` does it on Ray."""
@@ -114,7 +118,9 @@ def list_tracks(job: Job) -> Catalogue:
 
 
 def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease | None = None) -> Run:
-    """What is listed and not done yet, in shards; nothing is written.
+    """What is listed and not done yet, in shards, and what it will take; nothing is written.
+
+    Lengths that the catalogue does not tell are read from the headers of at most some hundred tracks to do.
 
     Args:
         job: what is asked for.
@@ -137,6 +143,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
         n_workers=n_workers,
         stems=possible_stems(card.stems),
         overwrite=job.catalogue.overwrite,
+        measure=partial(sample_lengths, read=partial(read_headers, options=job.runtime.storage)),
     )
     ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
     lease = lease or unheld(new_run_id())
@@ -151,7 +158,10 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
     ledger = ledger if is_immutable(job) else without_changed(store, ledger, holding.settings_id)
     new = _increment(job, store, holding.settings_id, catalogue, ledger)
     plan = plan_tracks(catalogue.rows, new.ledger, plan_settings, job.runtime.scratch_dir, new.duplicates)
-    run = Run(job, plan, holding, context, catalogue.ignored, lease)
+    is_local = parse_url(job.source)[0] == "file"
+    terms = Terms(job.separation, job.output, job.runtime, n_workers, is_local)
+    found = forecast(plan, terms) if plan.n_tracks else None
+    run = Run(job, plan, holding, context, catalogue.ignored, lease, found)
     return replace(run, unchanged=new.unchanged, n_unchanged=len(new.unchanged or ()))
 
 

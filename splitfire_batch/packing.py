@@ -1,13 +1,13 @@
 """Packing: what tracks cost, and which of them go into a shard together.
 
-Durations are the catalogue's, or guessed from sizes. Only numbers are in memory, some for each track; names
-are looked at where costs are equal.
+Durations are guessed here, from sizes; `lengths` knows them better. Only numbers are in memory, some for each
+track; names are looked at where costs are equal.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from splitfire_batch.rows import BATCH_ROWS, Rows
 
 MAX_SHARD_TRACKS = 2000
-_MIN_COST = 0.02  # of a full segment: fetching, opening and writing a one-shot
+MIN_COST = 0.02  # of a full segment: fetching, opening and writing a one-shot
 _BYTES_PER_SECOND = {"flac": 100_000, "mp3": 28_000, "m4a": 28_000, "aac": 20_000, "mp4": 28_000}
 _BYTES_PER_SECOND |= {"ogg": 20_000, "oga": 20_000, "opus": 16_000, "wma": 20_000}
 _PCM_BYTES_PER_SECOND = 176_400
@@ -44,34 +44,47 @@ class Places:
     """By place: the number of its shard, ascending."""
     n_shards: int
     audio_s: float
+    durations_s: np.ndarray
+    """By row."""
 
 
-def durations(batch: pa.RecordBatch) -> pa.Array:
-    """Durations where the catalogue has none, from size and extension."""
-    extensions = pc.ascii_lower(pc.replace_substring_regex(batch["path"], r"(?s)^.*\.", ""))
-    known = pc.index_in(extensions, value_set=pa.array(list(_BYTES_PER_SECOND)))
-    rates = pa.array(list(_BYTES_PER_SECOND.values()), pa.float64()).take(known)
-    guessed = pc.divide(batch["n_bytes"].cast(pa.float64()), pc.fill_null(rates, _PCM_BYTES_PER_SECOND))
-    told = batch["duration_s"]  # a catalogue may say -1 or NaN for "unknown"
-    told = pc.if_else(pc.and_(pc.is_finite(told), pc.greater_equal(told, 0)), told, None)
-    return pc.coalesce(told, guessed)
+FLAC = 1
+"""Its number."""
+
+
+def extensions(batch: pa.RecordBatch) -> pa.Array:
+    """Numbers of the paths' extensions, those of PCM and unknown ones alike 0."""
+    found = pc.ascii_lower(pc.replace_substring_regex(batch["path"], r"(?s)^.*\.", ""))
+    known = pc.index_in(found, value_set=pa.array(list(_BYTES_PER_SECOND)))
+    return pc.add(pc.fill_null(known, -1), 1)
+
+
+def guesses(batch: pa.RecordBatch) -> pa.Array:
+    """Seconds of audio, from size and extension."""
+    rates = pa.array([_PCM_BYTES_PER_SECOND, *_BYTES_PER_SECOND.values()], pa.float64())
+    return pc.divide(batch["n_bytes"].cast(pa.float64()), rates.take(extensions(batch)))
+
+
+def told_durations(batch: pa.RecordBatch) -> pa.Array:
+    """Seconds of audio by the catalogue, which may say -1 or NaN for "unknown"; null for that."""
+    told = batch["duration_s"]
+    return pc.if_else(pc.and_(pc.is_finite(told), pc.greater_equal(told, 0)), told, None)
 
 
 def cost_of(durations_s: np.ndarray, segment_s: float) -> np.ndarray:
     """Expected numbers of full segments."""
-    return durations_s / segment_s + _MIN_COST
+    return durations_s / segment_s + MIN_COST
 
 
-def in_shards(listing: Rows, is_todo: np.ndarray, sizes: ShardSizes) -> Places:
+def in_shards(listing: Rows, is_todo: np.ndarray, durations_s: np.ndarray, sizes: ShardSizes) -> Places:
     """Fill shards by falling cost, each until the next track would pass the limit; dearest shards first.
 
     Args:
-        listing: with the columns path, track_id, n_bytes and duration_s.
+        listing: with the columns path and track_id.
         is_todo: a truth for each row.
+        durations_s: of each row.
         sizes: what shards are to be like.
     """
-    found = [durations(batch).to_numpy() for batch in listing.batches(["path", "n_bytes", "duration_s"])]
-    durations_s = np.concatenate([np.empty(0), *found])
     costs = cost_of(durations_s, sizes.segment_s)
     rows = _by_cost(listing, costs, np.flatnonzero(is_todo))
     ordered = costs[rows]
@@ -82,7 +95,7 @@ def in_shards(listing: Rows, is_todo: np.ndarray, sizes: ShardSizes) -> Places:
     order = np.argsort(numbers, kind="stable")
     at = np.full(len(costs), -1)
     at[rows[order]] = np.arange(len(rows))
-    return Places(at, numbers[order], len(by_cost), float(durations_s[is_todo].sum()))
+    return Places(at, numbers[order], len(by_cost), float(durations_s[is_todo].sum()), durations_s)
 
 
 def with_last(places: Places, is_last: np.ndarray) -> Places:
@@ -90,7 +103,7 @@ def with_last(places: Places, is_last: np.ndarray) -> Places:
     at = places.at.copy()
     at[is_last] = np.arange(len(places.shards), len(places.shards) + int(is_last.sum()))
     numbers = np.full(int(is_last.sum()), places.n_shards, np.int32)
-    return Places(at, np.concatenate([places.shards, numbers]), places.n_shards, places.audio_s)
+    return replace(places, at=at, shards=np.concatenate([places.shards, numbers]))
 
 
 def _by_cost(listing: Rows, costs: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.clashes import Survey, find_held
+from splitfire_batch.codes import NO_CODES, Codes, codes_of
 from splitfire_batch.config import Overwrite
+from splitfire_batch.lengths import LengthSample, Measure, guess_lengths
 from splitfire_batch.packing import ShardSizes, in_shards, with_last
 from splitfire_batch.plan_rows import NO_DUPLICATES, ids_of, in_order, named, planned_schema
 from splitfire_batch.records import Shard
@@ -45,6 +47,8 @@ class Ledger:
     """The track_ids of `done`."""
     archived: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     """The source_ids of objects that were skipped for lying in an archive: that may be over."""
+    codes: pa.Table = field(default_factory=NO_CODES.empty_table)
+    """source_id and code of what was skipped, and of failures that stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class PlanSettings:
     """Every stem that the model may ever give, written or not: names do not depend on the choice."""
     overwrite: Overwrite = "changed"
     """Which tracks that have stems are done again; see `CatalogueConfig`."""
+    measure: Measure = guess_lengths
+    """Tells how long tracks are."""
 
     @property
     def sizes(self) -> ShardSizes:
@@ -92,6 +98,10 @@ class Plan:
     """Bytes of the objects to separate."""
     n_duplicates: int = 0
     """Tracks to do that are duplicates of others, and are not separated."""
+    sample: LengthSample = field(default_factory=LengthSample)
+    """How the seconds of the tracks to separate are known."""
+    codes: Codes = field(default_factory=Codes)
+    """Why tracks have no stems, or will get none."""
 
     @property
     def n_tracks(self) -> int:
@@ -135,7 +145,9 @@ def make_plan(
     is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
     is_duplicate = np.array(pc.is_in(ids["track_id"], value_set=ids_of(duplicates)).to_numpy(), bool)
     is_todo = ~(is_done | is_skipped | is_failed)
-    places = with_last(in_shards(listing, is_todo & ~is_duplicate, settings.sizes), is_todo & is_duplicate)
+    lengths = settings.measure(listing, is_todo & ~is_duplicate)
+    places = in_shards(listing, is_todo & ~is_duplicate, lengths.seconds, settings.sizes)
+    places = with_last(places, is_todo & is_duplicate)
     if is_todo.any():
         held = find_held(ids["track_id"], ledger.targets)
         survey = Survey(settings.template, settings.model, settings.stems, held)
@@ -156,6 +168,8 @@ def make_plan(
             for batch in rows.batches(["n_bytes", "duplicate"])
         ),
         n_duplicates=int((is_todo & is_duplicate).sum()),
+        sample=lengths.sample,
+        codes=codes_of(ids, ledger.codes, is_skipped, is_failed, is_todo),
     )
 
 

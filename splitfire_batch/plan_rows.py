@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.clashes import Survey
-from splitfire_batch.packing import Places, cost_of, durations
+from splitfire_batch.packing import Places, cost_of
 from splitfire_batch.rows import BATCH_ROWS, Rows, RowWriter
 from splitfire_batch.targets import NAMED, first_targets
 
@@ -53,11 +53,11 @@ def named(listing: Rows, places: Places, survey: Survey, segment_s: float, scrat
         row = np.arange(n_before, n_before + len(batch))
         place = places.at[row]
         n_before += len(batch)
-        lengths_s = durations(batch)
+        lengths_s = places.durations_s[row]
         values = {
-            "duration_s": lengths_s,
+            "duration_s": pa.array(lengths_s),
             "target": targets,
-            "cost": pa.array(cost_of(lengths_s.to_numpy(), segment_s)),
+            "cost": pa.array(cost_of(lengths_s, segment_s)),
             "row": pa.array(row),
             "place": pa.array(place),
             "shard": pa.array(places.shards[place] if len(places.shards) else np.zeros(len(row), np.int32)),

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from splitfire_batch.forecast import Forecast, Usage, cost_of_devices, per_1000
 from splitfire_batch.records import DeviceSeconds, Outcome, ShardDone, StageSeconds
 from splitfire_batch.staff import WorkerState
 
@@ -107,6 +108,27 @@ class Report:
     """Of the done tracks, those that got the stems of another one with the same audio (`dedupe`)."""
     n_unchanged: int = 0
     """Of those that were done or skipped before: new by their etag, the same by their bytes (`checksum`)."""
+    forecast: Forecast | None = None
+    """What the plan was expected to take."""
+    usage: Usage = field(default_factory=Usage)
+    """What it took of the devices."""
+    gpu_hourly: float | None = None
+    """Price of one device for an hour."""
+
+    @property
+    def device_s(self) -> float:
+        """Seconds in which devices computed, summed over devices."""
+        return self.seconds.device
+
+    @property
+    def cost(self) -> float | None:
+        """Of the devices, for as long as they were held; None without a price."""
+        return cost_of_devices(self.usage.held_s, self.gpu_hourly)
+
+    @property
+    def cost_per_1000_tracks(self) -> float | None:
+        """Of tracks with stems; None without a price, or without such tracks."""
+        return per_1000(self.cost, self.n_done)
 
     @property
     def n_unsettled(self) -> int:
@@ -124,7 +146,12 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "n_unsettled": self.n_unsettled, "exit_code": self.exit_code}
+        derived = ("device_s", "cost", "cost_per_1000_tracks", "n_unsettled", "exit_code")
+        return {
+            **asdict(self),
+            "forecast": self.forecast.as_dict() if self.forecast else None,
+            **{name: getattr(self, name) for name in derived},
+        }
 
 
 @dataclass(slots=True)
@@ -147,11 +174,31 @@ class Tally:
     stopped_by: str | None = None
     work_begin: float | None = None
     workers: tuple[WorkerState, ...] = ()
+    n_workers: int = 0
+    held_s: float = 0.0
+    working_s: float = 0.0
+    heard_at: float = 0.0
 
     def begin_work(self) -> None:
         """A track begins; only the first one counts."""
         if self.work_begin is None:
             self.work_begin = time.monotonic()
+
+    def hear(self) -> None:
+        """Something was told: until now there were the workers that were told of last, or one that nobody is
+        told of.
+        """
+        now, n = time.monotonic(), max(1, len(self.workers))
+        since = self.heard_at or self.begin
+        self.held_s += n * (now - since)
+        if self.work_begin is not None:
+            self.working_s += n * (now - max(since, self.work_begin))
+        self.n_workers, self.heard_at = max(self.n_workers, n), now
+
+    def usage(self) -> Usage:
+        """What the run took of its devices so far."""
+        start_s = 0.0 if self.work_begin is None else self.work_begin - self.begin
+        return Usage(self.n_workers, self.held_s, self.working_s, start_s)
 
     def add(self, outcome: Outcome) -> None:
         """Count one settled track."""

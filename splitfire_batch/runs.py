@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.forecast import Forecast
 from splitfire_batch.lease import BUDGET, Lease, hold, unheld
 from splitfire_batch.manifest.holdings import Holding
 from splitfire_batch.manifest.parts import ROOT
@@ -33,6 +34,8 @@ class Run:
     ignored: dict[str, int]
     lease: Lease = field(default_factory=unheld)
     """What the run holds its destination by; without one it trusts that it is alone."""
+    forecast: Forecast | None = None
+    """What the plan will take; None if there is nothing to do."""
     weights: tuple[str, ...] = ()
     """URLs of the weights in the destination, for workers on other machines; known once the plan is saved."""
     unchanged: Unchanged | None = None

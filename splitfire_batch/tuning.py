@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +17,7 @@ from pathlib import Path
 import torch
 
 from splitfire_batch.config import RuntimeConfig, SeparationConfig
+from splitfire_batch.machine import cpu_name, n_cores
 from splitfire_batch.models import find_card, weights_id
 from splitfire_batch.models.weights import cache_folder
 
@@ -74,6 +73,21 @@ def find_tuning(
     return replace(found, batch=runtime.batch or found.batch, threads=threads or found.threads)
 
 
+def tuned_speed(separation: SeparationConfig, device: str, threads: int | None) -> float | None:
+    """Seconds of audio that the model alone separates in one here, as was measured; None if nobody has.
+
+    Args:
+        separation: names model and precision.
+        device: `cpu`, `cuda`, or `auto`.
+        threads: of a worker; None for any number.
+    """
+    is_cuda = device != "cpu" and torch.cuda.is_available()
+    here = _setup(separation, "cuda" if is_cuda else "cpu")
+    ours = [entry for entry in _read(cache_file()) if entry.items() >= here.items()]
+    fitting = [entry for entry in ours if is_cuda or threads in (None, entry["threads"])]
+    return max((float(entry["x_real_time"]) for entry in fitting), default=None)  # type: ignore[arg-type]
+
+
 def keep(separation: SeparationConfig, device: str, trials: Sequence[Trial]) -> Path:
     """Write the chosen trials of a model and precision into the file, in place of earlier ones.
 
@@ -100,17 +114,7 @@ def device_name(device: torch.device) -> str:
     """What the machine calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cpu_name()
 
 
 def _setup(separation: SeparationConfig, device: str) -> dict[str, object]:

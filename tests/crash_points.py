@@ -42,6 +42,7 @@ _STEPS = {
     "view switch": r"_splitfire/views/view\.json",
     "check mark": r"_splitfire/runs/[^/]+/checked\.json",
     "failures": r"_splitfire/runs/[^/]+/failures\.parquet",
+    "page": r"_splitfire/runs/[^/]+/report\.html",
     "run record": r"_splitfire/runs/[^/]+/run\.json",
     "stem": r"(?!_splitfire/).+\.(wav|flac|aiff|ogg)",
     "clock": r"_splitfire/clock-\w+",

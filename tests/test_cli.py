@@ -310,6 +310,22 @@ def test_plan_writes_nothing_and_counts_what_there_is(tmp_path: Path, source: Pa
     assert numbers["bytes_in"] == sum(path.stat().st_size for path in source.glob("*.wav"))
 
 
+def test_plan_says_what_the_run_will_take_and_cost(source: Path, destination: Path, main: Main) -> None:
+    write_bad_track(source)
+    code, out, _ = main("plan", source, destination, "--gpu-hourly", "2.5", "--workers", "2", *QUICK)
+    assert code == 0
+    found = {line[:15].strip(): line[16:] for line in out.splitlines()}
+    assert found["to do"] == "3 in 1 shard"
+    assert found["audio"] == "1.0 s"  # two tracks of half a second; what is no audio has no length
+    assert found["durations"] == "3 read from headers"
+    assert found["wall time"].endswith("with 1 worker")  # there is one shard
+    assert "per 1,000 tracks" in found["cost"]
+
+
+def test_a_price_below_nothing_is_refused(source: Path, destination: Path, main: Main) -> None:
+    assert_one_line(main("plan", source, destination, "--gpu-hourly", "-1", *QUICK), 2, "gpu_hourly", "-1")
+
+
 def test_an_unreachable_prefect_is_temporary_and_told_at_once(source: Path, destination: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -11,7 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from rows below its own; a package is one entry, and free inside itself.
 ROWS = [
-    {"splitfire_batch.masking", "splitfire_batch.observations", "splitfire_batch.staff"},
+    {
+        "splitfire_batch.forecast",
+        "splitfire_batch.machine",
+        "splitfire_batch.masking",
+        "splitfire_batch.observations",
+        "splitfire_batch.staff",
+    },
     {
         "splitfire_batch.errors",
         "splitfire_batch.escapes",
@@ -38,6 +44,7 @@ ROWS = [
         "splitfire_batch.blending",
         "splitfire_batch.budget",
         "splitfire_batch.failure_limit",
+        "splitfire_batch.figures",
         "splitfire_batch.identity",
         "splitfire_batch.packing",
         "splitfire_batch.pulse",
@@ -54,9 +61,13 @@ ROWS = [
     {
         "splitfire_batch.batching",
         "splitfire_batch.clashes",
+        "splitfire_batch.codes",
+        "splitfire_batch.headers",
         "splitfire_batch.lease",
+        "splitfire_batch.lengths",
         "splitfire_batch.metadata",
         "splitfire_batch.models",
+        "splitfire_batch.page",
         "splitfire_batch.quality",
         "splitfire_batch.stored",
         "splitfire_batch.tables",
@@ -78,11 +89,13 @@ ROWS = [
         "splitfire_batch.catalogue",
         "splitfire_batch.separation",
         "splitfire_batch.settled",
+        "splitfire_batch.throughput",
     },
     {
         "splitfire_batch.duplicates",
         "splitfire_batch.failures",
         "splitfire_batch.findings",
+        "splitfire_batch.forecasting",
         "splitfire_batch.measuring",
         "splitfire_batch.mishaps",
         "splitfire_batch.null_test",
@@ -149,6 +162,7 @@ HOMES = {
         "splitfire_batch.worker",
     },
     "pyarrow": {
+        "splitfire_batch.forecasting",
         "splitfire_batch.unchanged",
         "splitfire_batch.settled",
         "splitfire_batch.plan_rows",
@@ -159,9 +173,11 @@ HOMES = {
         "flows",
         "splitfire_batch.catalogue",
         "splitfire_batch.clashes",
+        "splitfire_batch.codes",
         "splitfire_batch.failures",
         "splitfire_batch.closing",
         "splitfire_batch.inventory",
+        "splitfire_batch.lengths",
         "splitfire_batch.manifest",
         "splitfire_batch.packing",
         "splitfire_batch.plan",

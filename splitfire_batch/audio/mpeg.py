@@ -68,6 +68,30 @@ def find_frame(data: bytes | _Windowed, start: int, stop: int) -> int | None:
     return None
 
 
+def length_of(file: IO[bytes], start: int, n_bytes: int) -> tuple[int, int, int] | None:
+    """Rate in Hz, channels and frames of audio by the first frame, and the header in it if there is one.
+
+    Without such a header the length is what the file would have if all its frames were like the first.
+
+    Args:
+        file: of so many bytes.
+        start: where to look for the first frame.
+        n_bytes: of the file.
+    """
+    file.seek(start)
+    data = file.read(_WINDOW_BYTES // 16)
+    first = find_frame(data, 0, len(data))
+    frame = parse_header(data[first : first + 4]) if first is not None else None
+    if first is None or frame is None:
+        return None
+    version, layer, rate = frame.kind
+    n_frames = _told_frames(data[first : first + frame.n_bytes], frame)
+    if n_frames is None:
+        n_frames = (n_bytes - start - first) // frame.n_bytes
+    per_frame = 1152 if layer == 2 or version == 3 else 576
+    return rate, 1 if data[first + 3] >> 6 == 3 else 2, n_frames * per_frame
+
+
 def with_length(path: Path, start: int, scratch_dir: Path | None) -> IO[bytes] | None:
     """A temporary copy, with its length, of an MP3 that does not say it; None for others.
 
@@ -134,6 +158,16 @@ def _says_length(first_frame: bytes, frame: MpegFrame) -> bool:
     tag = 4 + frame.side_bytes
     places = (tag, tag + 2, 36)  # Xing's, two bytes later in files with a checksum, and VBRI's
     return any(first_frame[at : at + 4] in (b"Xing", b"Info", b"VBRI") for at in places)
+
+
+def _told_frames(first_frame: bytes, frame: MpegFrame) -> int | None:
+    """The frames that a Xing, Info or VBRI header counts; None if it is not there, or does not count them."""
+    for at in (4 + frame.side_bytes, 6 + frame.side_bytes):
+        if first_frame[at : at + 4] in (b"Xing", b"Info") and first_frame[at + 7] & 1:
+            return int.from_bytes(first_frame[at + 8 : at + 12], "big")
+    if first_frame[36:40] == b"VBRI":
+        return int.from_bytes(first_frame[50:54], "big")
+    return None
 
 
 def _positions(data: _Windowed, position: int) -> Iterator[int]:

@@ -47,6 +47,14 @@ def single_edit(path: Path) -> Edit | None:
     return Edit(duration_s, Fraction(1, timescale), start <= _MAX_PADDING and n_unplayed <= _MAX_PADDING)
 
 
+def sound_length(file: IO[bytes], n_bytes: int) -> tuple[int, int] | None:
+    """Ticks in a second, which are most often the sample rate, and in all of the first audio track."""
+    track = next(_audio_tracks(file, (b"", 0, n_bytes)), None)
+    media = _find(file, track, b"mdia", b"mdhd") if track else None
+    clock = _clock(file, media) if media else (0, 0)
+    return clock if clock[0] else None
+
+
 def _clock(file: IO[bytes], header: _Box) -> tuple[int, int]:
     """Ticks per second and duration in ticks, behind two times of creation and change."""
     version, content = _content(file, header)

@@ -75,13 +75,17 @@ def sniff(path: Path) -> Sniffed:
         TrackError: EMPTY; NOT_AUDIO for bytes of no audio format; UNSUPPORTED for audio that cannot be
             decoded here.
     """
-    n_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        return sniff_file(file, path.stat().st_size)
+
+
+def sniff_file(file: IO[bytes], n_bytes: int) -> Sniffed:
+    """As `sniff`, of a file that is open and has so many bytes."""
     if not n_bytes:
         raise TrackError("EMPTY", "the file has 0 bytes; fetch it again or leave it out of the catalogue")
-    with path.open("rb") as file:
-        offset = _after_id3(file, n_bytes)
-        file.seek(offset)
-        head = file.read(_SEARCH_BYTES)
+    offset = _after_id3(file, n_bytes)
+    file.seek(offset)
+    head = file.read(_SEARCH_BYTES)
     family = _family(head, has_tag=offset > 0)
     if family is None:
         raise TrackError(

@@ -64,6 +64,8 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
         mine = table.filter(pc.equal(table["settings_id"], settings_id))
         return mine[name].combine_chunks()
 
+    settled = pa.concat_tables([skipped, standing])
+    settled = settled.filter(pc.equal(settled["settings_id"], settings_id))
     is_archived = pc.fill_null(pc.equal(skipped["code"], "ARCHIVED"), False)
     targets = done.select(["track_id", "target"])
     if plain_for is not None:
@@ -81,6 +83,7 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None) ->
         newest_run=pc.max(rows["run_id"]).as_py() or "",
         done_tracks=ids(done, "track_id"),
         archived=ids(skipped.filter(is_archived)),
+        codes=settled.select(["source_id", "code"]),
     )
 
 

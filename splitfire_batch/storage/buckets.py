@@ -63,16 +63,16 @@ class Bucket:
             data: bytes = self._fs.cat_file(self._key(path))
             return data, self.stat(path).etag if self._is_memory else ""
 
-    def read_head(self, path: str, n_bytes: int) -> bytes:
-        """The first bytes of the object, all of them if it has no more."""
-        with self._guard:
-            data: bytes = self._fs.cat_file(self._key(path), start=0, end=n_bytes)
-            return data
-
     def copy(self, path: str, source: str) -> None:
         """Make the object at `path` one with the bytes of that at `source`, within the store."""
         with self._guard:
             self._fs.cp_file(self._key(source), self._key(path))
+
+    def read_part(self, path: str, start: int, n_bytes: int) -> bytes:
+        """So many bytes of the object from `start` on; fewer where it ends."""
+        with self._guard:
+            part: bytes = self._fs.cat_file(self._key(path), start=start, end=start + n_bytes)
+            return part
 
     def fetch(self, path: str, to: Path) -> None:
         """Download the object to the file `to`, by one GET."""

@@ -46,6 +46,12 @@ class EtagCheck:
         _log.info("etags_are_no_md5 uri=%s: downloads from this store are checked by length only", uri)
 
 
+def check_length(found: int, wanted: int) -> None:
+    """Raise ConnectionError if another number of bytes arrived than was expected."""
+    if found != wanted:
+        raise ConnectionError(f"{found} bytes arrived, {wanted} were expected; changed or cut short")
+
+
 def _md5_of(data: bytes | Path) -> str:
     if isinstance(data, bytes):
         return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -110,15 +110,16 @@ class Folder:
         with self.file_of(path).open("rb") as file:
             return file.read(), etag_of(os.fstat(file.fileno()))
 
+    def read_part(self, path: str, start: int, n_bytes: int) -> bytes:
+        """So many bytes of the object from `start` on; fewer where it ends."""
+        self.stat(path)  # as in `read`
+        with self.file_of(path).open("rb") as file:
+            file.seek(start)
+            return file.read(n_bytes)
+
     def fetch(self, path: str, to: Path) -> None:
         """Copy the object to the file `to`."""
         shutil.copyfile(self.file_of(path), to)
-
-    def read_head(self, path: str, n_bytes: int) -> bytes:
-        """The first bytes of the object, all of them if it has no more."""
-        self.stat(path)
-        with self.file_of(path).open("rb") as file:
-            return file.read(n_bytes)
 
     def copy(self, path: str, source: str) -> None:
         """Make the object at `path` one with the bytes of that at `source`."""

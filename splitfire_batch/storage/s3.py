@@ -69,36 +69,21 @@ class S3:
         data, etag = sync(self._fs.loop, self._get, path)
         return data, plain_etag(etag)
 
-    async def _get(self, path: str) -> tuple[bytes, str]:
-        answer = await self._fs._call_s3("get_object", **self._where(path))
+    async def _get(self, path: str, wanted: Mapping[str, str] | None = None) -> tuple[bytes, str]:
+        answer = await self._fs._call_s3("get_object", **self._where(path), **(wanted or {}))
         try:
             return await answer["Body"].read(), answer.get("ETag", "")
-        finally:
-            answer["Body"].close()
-
-    def read_head(self, path: str, n_bytes: int) -> bytes:
-        """The first bytes of the object, all of them if it has no more."""
-        data: bytes = sync(self._fs.loop, self._get_head, path, n_bytes)
-        return data
-
-    async def _get_head(self, path: str, n_bytes: int) -> bytes:
-        try:
-            answer = await self._fs._call_s3(
-                "get_object", **self._where(path), Range=f"bytes=0-{n_bytes - 1}"
-            )
-        except OSError as error:
-            if http_status(error) == 416:  # an empty object has no first byte
-                return b""
-            raise
-        try:
-            head: bytes = await answer["Body"].read(n_bytes)  # of all, where a server knows no ranges
-            return head
         finally:
             answer["Body"].close()
 
     def copy(self, path: str, source: str) -> None:
         """Make the object at `path` one with the bytes of that at `source`, within the store."""
         self._fs.cp_file(self._name(source), self._name(path))
+
+    def read_part(self, path: str, start: int, n_bytes: int) -> bytes:
+        """So many bytes of the object from `start` on, which must lie in it; fewer where it ends."""
+        wanted = {"Range": f"bytes={start}-{start + n_bytes - 1}"}
+        return sync(self._fs.loop, self._get, path, wanted)[0]  # type: ignore[no-any-return]
 
     def fetch(self, path: str, to: Path) -> None:
         """Download the object to the file `to`, by one GET."""

@@ -19,7 +19,7 @@ from splitfire_batch.errors import (
     ObjectMissing,
 )
 from splitfire_batch.storage.buckets import Bucket
-from splitfire_batch.storage.digests import EtagCheck
+from splitfire_batch.storage.digests import EtagCheck, check_length
 from splitfire_batch.storage.faults import Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, StoredObject
 from splitfire_batch.storage.once import write_once
@@ -117,11 +117,16 @@ class Store:
             data, etag = self._backend.read(path)
             wanted = len(data) if n_bytes is None else n_bytes
             # What is cut short may be so again, and must not be believed for coming twice.
-            _check_length(len(data), self._backend.stat(path).n_bytes if seen else wanted)
+            check_length(len(data), self._backend.stat(path).n_bytes if seen else wanted)
             self._etags.check(self.uri_of(path), data, etag, seen)
             return data
 
         return self._faults.attempt(self.uri_of(path), attempt)
+
+    def read_part(self, path: str, start: int, n_bytes: int) -> bytes:
+        """So many bytes of an object from `start` on, fewer at its end; unchecked: to look, not to keep."""
+        where = check_path(path), start, n_bytes
+        return self._faults.attempt(self.uri_of(path), lambda: self._backend.read_part(*where))
 
     def fetch(self, path: str, to: Path, n_bytes: int | None = None) -> Path:
         """A local file with the object's bytes: the object itself in a local store, else `to`.
@@ -144,7 +149,7 @@ class Store:
         def attempt() -> Path:
             found = self._backend.stat(path)
             self._backend.fetch(path, temporary)
-            _check_length(temporary.stat().st_size, found.n_bytes if n_bytes is None else n_bytes)
+            check_length(temporary.stat().st_size, found.n_bytes if n_bytes is None else n_bytes)
             self._etags.check(self.uri_of(path), temporary, found.etag, seen)
             return temporary.replace(to)
 
@@ -152,11 +157,6 @@ class Store:
             return self._faults.attempt(self.uri_of(path), attempt)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def read_head(self, path: str, n_bytes: int) -> bytes:
-        """The first `n_bytes` of an object, fewer if it has no more; only a look, that nothing checks."""
-        check_path(path)
-        return self._faults.attempt(self.uri_of(path), lambda: self._backend.read_head(path, n_bytes))
 
     def copy(self, path: str, source: str) -> None:
         """Make the object at `path` one with the bytes of that at `source`; a bucket does it by itself.
@@ -230,8 +230,3 @@ class Store:
     def check_writable(self) -> None:
         """One cheap call; a local folder is made and tried, of a bucket only its presence is checked."""
         self._faults.attempt(self.url, self._backend.check_writable)
-
-
-def _check_length(found: int, wanted: int) -> None:
-    if found != wanted:
-        raise ConnectionError(f"{found} bytes arrived, {wanted} were expected; changed or cut short")

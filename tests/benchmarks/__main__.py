@@ -13,9 +13,9 @@ import sys
 from itertools import takewhile
 
 NAMES = ("engine", "one_shots", "short_clips", "seams", "measurements", "memory", "pipeline", "start_up")
-NAMES += ("cost_of_safety", "resume", "catalogue", "pool", "gpu", "htdemucs")
+NAMES += ("cost_of_safety", "resume", "catalogue", "pool", "gpu", "htdemucs", "plan_accuracy")
 WITH_OPTIONS = ("one_shots", "memory", "pipeline", "cost_of_safety", "resume", "catalogue", "pool", "gpu")
-WITH_OPTIONS += ("htdemucs",)
+WITH_OPTIONS += ("htdemucs", "plan_accuracy")
 
 
 def main() -> None:
