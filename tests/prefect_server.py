@@ -58,7 +58,7 @@ class PrefectServer:
         state: dict[str, Any] = self.get(f"flow_runs/{run_id}")["state"]
         return state
 
-    def wait_for(self, run_id: str, types: tuple[str, ...] = FINAL, within_s: float = 240) -> dict[str, Any]:
+    def wait_for(self, run_id: str, types: tuple[str, ...] = FINAL, within_s: float = 480) -> dict[str, Any]:
         """The first state of a flow run that is of one of these types."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
@@ -129,7 +129,7 @@ def _end(process: subprocess.Popen[bytes], within_s: float) -> None:
 
 
 def wait_for_api(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and server.poll() is None:
         try:
             if httpx.get(f"{url}/health").is_success:

@@ -18,8 +18,8 @@ from tests.small_library import COMMAND, environment, write_tracks
 from tests.test_signals import rows
 from tests.webhook_receiver import WebhookReceiver
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-N_TRACKS = 40
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+N_TRACKS = 16
 NAME = "separate-catalogue/long"
 ONE_BY_ONE = ("--workers", "1", "--open-tracks", "2", "--shard-s", "1")
 
@@ -48,7 +48,7 @@ def command_of(pid: int) -> str:
 
 
 def wait_for_rows(root: Path, at_least: int) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while len(rows(root)) < at_least:
         assert time.monotonic() < deadline, "no track was done"
         time.sleep(0.1)
@@ -64,7 +64,7 @@ def check_whole(root: Path) -> None:
 def test_a_run_that_is_cancelled_on_prefects_page_stops_in_order_and_the_next_one_does_the_rest(
     server: PrefectServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_tracks(tmp_path / "source", N_TRACKS, seconds=20.0)
+    write_tracks(tmp_path / "source", N_TRACKS, seconds=12.0)
     server.splitfire("deploy", tmp_path / "source", tmp_path / "out", "--name", "long", *ONE_BY_ONE)
     with (
         WebhookReceiver() as receiver,
@@ -90,7 +90,7 @@ def test_a_run_that_is_cancelled_on_prefects_page_stops_in_order_and_the_next_on
         assert 0 < report["n_done"] == len(rows(tmp_path)) < N_TRACKS
         assert report["n_unsettled"] == N_TRACKS - report["n_done"]
         assert receiver.received == []  # a person did it and knows
-        last = server.wait_for(server.start(NAME), within_s=500)
+        last = server.wait_for(server.start(NAME))
     assert last["message"] == f"{report['n_unsettled']} done, 0 failed, {report['n_done']} done before"
     check_whole(tmp_path)
 
@@ -98,7 +98,7 @@ def test_a_run_that_is_cancelled_on_prefects_page_stops_in_order_and_the_next_on
 def test_splitfire_run_heeds_a_cancel_although_no_worker_started_it(
     server: PrefectServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_tracks(tmp_path / "source", N_TRACKS, seconds=20.0)
+    write_tracks(tmp_path / "source", N_TRACKS, seconds=12.0)
     run = subprocess.Popen(
         [*COMMAND, "run", str(tmp_path / "source"), str(tmp_path / "out"), *ONE_BY_ONE, "--json"],
         env=environment(server.home, server.api),

@@ -200,19 +200,6 @@ def test_prefect_shows_what_the_run_cost(first_run: State[Report]) -> None:
     assert hours["workers"] > 0
 
 
-def test_a_run_that_ends_well_or_whose_webhook_is_gone_ends_as_without_one(
-    first_run: State[Report], receiver: WebhookReceiver, library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    n_told = len(receiver.received)
-    assert separate(library).name == "Completed"
-    assert len(receiver.received) == n_told
-    monkeypatch.setenv("SPLITFIRE_WEBHOOK_URL", "gopher://nowhere")
-    state = separate(library, output=OutputConfig(depth="24"))
-    assert state.is_failed()
-    assert len(receiver.received) == n_told
-    assert first_run.name == "Completed with failures"
-
-
 def test_a_job_is_deployed_as_the_command_says_and_deployed_again_as_it_says_then(
     library: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +225,8 @@ def test_a_job_is_deployed_as_the_command_says_and_deployed_again_as_it_says_the
         assert made.global_concurrency_limit.limit == 1
         (schedule,) = made.schedules
         assert getattr(schedule.schedule, "timezone", None) == "Europe/Berlin"
+        # as the server's scheduler does each minute; with SQLAlchemy 2.1 Prefect 3.8 cannot
+        httpx.post(f"{prefect_api}/deployments/{made.id}/schedule", json={}).raise_for_status()
 
         code, out, err = run_main(monkeypatch, capsys, "deploy", *places, "--json")
         assert code == 0, err
@@ -302,7 +291,10 @@ def test_other_settings_are_refused_with_the_difference(
 
 
 @pytest.mark.usefixtures("first_run")
-def test_the_flow_fails_with_our_error_for_other_settings(library: Path) -> None:
+def test_the_flow_fails_with_our_error_for_other_settings_although_its_webhook_is_none(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLITFIRE_WEBHOOK_URL", "gopher://nowhere")
     state = separate(library, output=OutputConfig(depth="24"))
     assert state.is_failed()
     assert isinstance(state.result(raise_on_failure=False), ConfigError)

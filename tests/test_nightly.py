@@ -16,7 +16,7 @@ from tests.prefect_server import PrefectServer, serving, working
 from tests.small_library import tree, write_bad_track, write_one_shots, write_tracks
 from tests.webhook_receiver import KEY, SECRET, WebhookReceiver
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 EVERY_MINUTE = "* * * * *"
 NO_POSTGRES = why_not()
 DATABASES = [
@@ -57,7 +57,7 @@ def runs_of(server: PrefectServer, deployment_id: str) -> list[dict[str, Any]]:
 
 def next_end(server: PrefectServer, deployment_id: str, after: int) -> dict[str, Any]:
     """The run that follows these many, when it has ended."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while len(found := runs_of(server, deployment_id)) <= after:
         assert time.monotonic() < deadline
         time.sleep(0.5)
