@@ -42,7 +42,13 @@ class PrefectServer:
         return answer
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        return httpx.post(f"{self.api}/{path}", json=body, timeout=60).raise_for_status().json()
+        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=60)
+        for _ in range(30):  # SQLite is locked while others write, and Prefect's own clients ask again, too
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
+            answer = httpx.post(f"{self.api}/{path}", json=body, timeout=60)
+        return answer.raise_for_status().json()
 
     def start(self, deployment: str, **parameters: Any) -> str:
         """Id of a flow run of `flow/deployment` that a worker is to take; parameters stand beside its own."""

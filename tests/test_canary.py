@@ -167,6 +167,7 @@ def outcome(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outco
 
 
 def test_the_run_is_the_one_we_mean(outcome: Outcome) -> None:
+    assert outcome.stdout, outcome.stderr
     report = json.loads(outcome.stdout)
     assert outcome.exit_code == 3, outcome.stderr
     assert (report["n_done"], report["n_failed"]) == (3, 5)
