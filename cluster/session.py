@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 
 import ray
@@ -167,7 +168,7 @@ def knock(address: str) -> None:
 def _start(n_cpus: int | None, is_verbose: bool) -> None:
     """A Ray of our own, for this machine and this user only."""
     try:
-        with for_us_only() as folder:
+        with for_us_only() as folder, _in_groups_of_their_own():
             ray.init(
                 address="local",
                 num_cpus=n_cpus,
@@ -180,6 +181,21 @@ def _start(n_cpus: int | None, is_verbose: bool) -> None:
             )
     except (RayError, OSError, RuntimeError) as error:
         raise TransientError(f"Ray did not start on this machine: {error}") from error
+
+
+@contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Processes that Ray starts inside the block are not in this process's group.
+
+    Prefect's workers, and other schedulers, ask a run to stop by SIGTERM to its whole group. Ray would die of
+    it at once, and with it the actors that are to finish their tracks. Ray offers no setting for it.
+    """
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, process_group=0)  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before  # type: ignore[misc]
 
 
 def _join(address: str, is_verbose: bool) -> None:

@@ -18,10 +18,11 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.deploy import deploy
 from flows.failures import failures
 from flows.foreign_flags import refuses_foreign_flags
 from flows.models import models_app
-from flows.options import WEIGHTS, Config, Destination, Flags, Json, Quiet, takes_settings
+from flows.options import WEIGHTS, Config, Destination, Flags, Json, Quiet, Source, takes_settings
 from flows.retry import retry
 from flows.settings import Settings, load_settings
 from flows.signals import EXIT_INTERRUPTED
@@ -42,12 +43,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_app, name="models")
+app.command()(deploy)
 app.command()(failures)
 app.command()(retry)
 app.command()(vacuum)
 app.command()(verify)
 
-Source = Annotated[str, typer.Argument(help="Folder, bucket prefix, audio file, or table with a uri column.")]
 _HERE = (
     *("device", "threads", "batch", "compile", "audio_mb", "scratch_dir", *WEIGHTS),
     *("codecs", "codec_mb", "codec_s", "max_duration_s", "max_bytes"),

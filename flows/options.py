@@ -22,6 +22,7 @@ from flows.settings import SECTIONS
 
 Command = TypeVar("Command", bound=Callable[..., None])
 Flags = dict[str, dict[str, Any]]
+Source = Annotated[str, typer.Argument(help="Folder, bucket prefix, audio file, or table with a uri column.")]
 Destination = Annotated[str, typer.Argument(help="Folder or bucket prefix for stems and manifest.")]
 Config = Annotated[Path | None, typer.Option("--config", help=r"Settings file \[default: splitfire.toml].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

@@ -7,34 +7,25 @@ was cut off goes on from its destination when the flow runs again.
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
+from flows.artifacts import cosmetic, progress_shown, show_report
+from flows.cancelling import heeding_cancel, is_cancelling
 from flows.guardian import guarded
+from flows.notices import COMPLETED_WITH_FAILURES, STOPPED, STOPPED_BY_FAILURES, tell
 from flows.settings import expected_workers
 from flows.signals import draining
-from flows.summary import summary_markdown
 from splitfire_batch import job as story
 from splitfire_batch.catalogue import Catalogue
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
@@ -46,15 +37,18 @@ from splitfire_batch.report import Progress, Report, Tally
 from splitfire_batch.storage.urls import refuse_secrets
 from splitfire_batch.throughput import keep_throughput
 
-_log = logging.getLogger(__name__)
-UPDATE_S = 2.0
-"""Seconds between two updates of the progress artifact."""
-
 WATCH: ContextVar[Callable[[Progress], None] | None] = ContextVar("WATCH", default=None)
 """Who else is told of progress; the command line sets it, a deployment does not."""
 
 
-@flow(name="separate-catalogue", persist_result=False, validate_parameters=True)
+@flow(
+    name="separate-catalogue",
+    persist_result=False,
+    validate_parameters=True,
+    on_failure=[tell],
+    on_crashed=[tell],
+    on_completion=[tell],
+)
 def separate_catalogue(
     source: str,
     destination: str,
@@ -121,7 +115,12 @@ def separate(run: Run) -> Tally:
             return story.separate(run, lambda shards, spec: iter(()), _watch(), stop)  # noqa: ARG005
     from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
-    with draining() as stop, guarded(), on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards:
+    with (
+        draining() as stop,
+        heeding_cancel(_flow_run_id(), stop),
+        guarded(),
+        on_ray(run.job.runtime, stop, run.lease.is_lost) as run_shards,
+    ):
         return story.separate(run, run_shards, _watch(), stop)
 
 
@@ -130,14 +129,7 @@ def finalise(run: Run, tally: Tally) -> Report:
     """One row per planned track, views, report; summary and failures as artifacts."""
     report = story.finalise(run, tally)
     keep_throughput(run.job.separation, run.job.runtime, report.usage, report.run_id)
-    with _cosmetic("summary"):
-        create_markdown_artifact(summary_markdown(report), key="summary", description="What the run did")
-        if report.failures:
-            create_table_artifact(
-                [{name: one_line(text) for name, text in asdict(item).items()} for item in report.failures],
-                key="failures",
-                description="Tracks without stems; failures.parquet in the destination has all",
-            )
+    show_report(report)
     return report
 
 
@@ -148,51 +140,41 @@ def _say(text: str) -> None:
 
 
 def _watch() -> Callable[[Progress], None]:
-    """Updates the artifact every few seconds, and whoever else is watching each time."""
-    artifact: UUID | None = None
-    with _cosmetic("progress"):
-        made = create_progress_artifact(0.0, key="progress", description="Tracks settled, of those planned")
-        artifact = cast(UUID, made)  # a coroutine only where an event loop runs
-    also = WATCH.get()
-    shown_at = 0.0
+    """Tells Prefect's page, and whoever else is watching."""
+    show, also = progress_shown(), WATCH.get()
 
     def watch(progress: Progress) -> None:
-        nonlocal shown_at
         if also:
             also(progress)
-        is_over = progress.n_settled == progress.n_planned
-        if artifact and (is_over or time.monotonic() >= shown_at + UPDATE_S):
-            with _cosmetic("progress"):
-                update_progress_artifact(artifact, progress.percent)
-            shown_at = time.monotonic()
+        show(progress)
 
     return watch
 
 
+def _flow_run_id() -> UUID:
+    return UUID(str(flow_run.id))
+
+
 def _name_flow_run(name: str) -> None:
-    with _cosmetic("name"), get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, name=name)
-
-
-@contextmanager
-def _cosmetic(what: str) -> Iterator[None]:
-    """Around calls that only show something: a server that is away must not end a run."""
-    try:
-        yield
-    except httpx.HTTPError as error:
-        _log.warning("prefect_away showing=%s error=%s", what, error)
+    with cosmetic("name"), get_client(sync_client=True) as client:
+        client.update_flow_run(_flow_run_id(), name=name)
 
 
 def _final_state(report: Report) -> State[Report]:
-    """Failed tracks are rows, not a failed flow; a run that was stopped has failed, to be run again."""
+    """Failed tracks are rows, not a failed flow; a run that was stopped has failed, to be run again.
+
+    A flow run that was cancelled ends so, because Prefect lets it end in no other state.
+    """
     message = f"{report.n_done} done, {report.n_failed} failed, {report.n_done_before} done before"
     message += f", {report.n_skipped} skipped" if report.n_skipped else ""
+    left = f", {report.n_unsettled} left: run it again" if report.n_unsettled else ""
     state: Any = Completed
-    name = "Completed with failures" if report.n_failed else "Completed"
-    if report.stopped_by:
-        state, name, message = Failed, "Stopped by max_failures", f"{message}: {report.stopped_by}"
+    name = COMPLETED_WITH_FAILURES if report.n_failed else "Completed"
+    if is_cancelling(_flow_run_id()):
+        state, name, message = Cancelled, "Cancelled", message + left
+    elif report.stopped_by:
+        state, name, message = Failed, STOPPED_BY_FAILURES, f"{message}: {report.stopped_by}"
     elif report.n_unsettled:
-        state, name = Failed, "Stopped"
-        message += f", {report.n_unsettled} left: run it again"
+        state, name, message = Failed, STOPPED, message + left
     final: State[Report] = state(name=name, message=message, data=report)
     return final

@@ -43,7 +43,7 @@ def compared_figures(report: Report) -> list[tuple[str, str, str]]:
     if before is None:
         return []
     found = [
-        ("tracks", f"{before.n_tracks:,}", f"{after.n_done:,}"),
+        ("tracks", f"{before.n_tracks:,}", f"{after.n_done - after.n_duplicates:,}"),
         ("audio", duration(before.audio_s), duration(after.audio_s)),
         ("stems", data_size(before.n_bytes_out), data_size(after.n_bytes_out)),
         ("device time", duration(before.device_s), duration(after.device_s)),

@@ -67,21 +67,11 @@ def check(job: Job, is_dry: bool = False) -> None:
     """Refuse what cannot work, before anything is done; `is_dry` leaves the destination untouched.
 
     Raises:
-        ConfigError: an unknown model, stem or code, a model that may not be used or does not obey a setting,
-            a registry that is wrong, a
-            missing source, a destination that is a file or lies in the source, no lease where one is needed.
+        ConfigError: what `check_settings` refuses, a missing source, a destination that is a file or lies in
+            the source.
         TransientError: a store does not answer.
     """
-    use_registry(job.runtime)
-    card = find_card(job.separation.model)
-    if job.runtime.require_commercial:
-        check_commercial(card)
-    check_obeyed(card, job.separation)
-    stems = card.stems
-    make_recipes(job.separation, stems)
-    check_skips(job.output, stems)
-    check_lease(job)
-    check_codes(job.retry or ())
+    check_settings(job)
     source, destination = open_store(job.source, job.runtime.storage), destination_of(job)
     is_inside = f"{_true_url(destination)}/".startswith(f"{_true_url(source).rstrip('/')}/")
     if is_inside and job.retry is None:  # the root of a single file or of a table may hold anything
@@ -96,6 +86,24 @@ def check(job: Job, is_dry: bool = False) -> None:
             destination.check_writable()
     except (ObjectMissing, AccessDenied) as error:
         raise ConfigError(f"no access to {error}") from error
+
+
+def check_settings(job: Job) -> None:
+    """Refuse what cannot work wherever it is run; neither source nor destination is looked at.
+
+    Raises:
+        ConfigError: an unknown model, stem or code, a model that may not be used or does not obey a setting,
+            a registry that is wrong, or no lease where one is needed.
+    """
+    use_registry(job.runtime)
+    card = find_card(job.separation.model)
+    if job.runtime.require_commercial:
+        check_commercial(card)
+    check_obeyed(card, job.separation)
+    make_recipes(job.separation, card.stems)
+    check_skips(job.output, card.stems)
+    check_lease(job)
+    check_codes(job.retry or ())
 
 
 def list_tracks(job: Job) -> Catalogue:

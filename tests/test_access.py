@@ -124,6 +124,13 @@ def test_every_process_of_a_ray_of_our_own_listens_on_this_machine_only(head: st
     assert {address for _, address in found} <= LOOPBACK, found
 
 
+def test_a_signal_to_the_group_of_a_run_does_not_reach_its_ray(head: str) -> None:
+    others = processes_of(os.environ["RAY_AUTH_TOKEN"]) - {os.getpid()}
+    assert access.is_loopback(head)
+    assert len(others) >= 3  # gcs, raylet, worker; agents may still be starting
+    assert os.getpgid(0) not in {os.getpgid(pid) for pid in others}
+
+
 def test_strangers_are_refused_by_a_ray_of_our_own(head: str) -> None:
     assert not access.is_obeyed(head)
     assert not access.is_obeyed(head, secrets.token_hex(32))

@@ -29,6 +29,7 @@ import pytest
 
 from splitfire_batch.storage import open_store
 from tests.small_library import COMMAND, write_bad_track, write_tracks
+from tests.webhook_receiver import WebhookReceiver
 
 ROOT = Path(__file__).parents[1]
 CHILDREN = b"splitfire_batch.children"
@@ -48,11 +49,14 @@ class Outcome:
     command_lines: set[bytes] = field(default_factory=set)
     codec_environments: set[bytes] = field(default_factory=set)
     scratch_modes: set[int] = field(default_factory=set)
+    told: list[bytes] = field(default_factory=list)
+    """Bodies that the webhook got."""
 
 
 def make_canaries() -> dict[str, str]:
     """Secrets with letters that are written otherwise in URLs, JSON and shells."""
-    names = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PREFECT_API_AUTH_STRING", "userinfo", "signature")
+    names = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PREFECT_API_AUTH_STRING", "userinfo", "signature"]
+    names += ["webhook_path", "webhook_key"]
     made = {name: f"cAn4ry/{secrets.token_hex(12)}+=" for name in names}
     made["userinfo"] = made["userinfo"].replace("/", "-")  # a slash would end it
     made["AWS_ACCESS_KEY_ID"] = f"AKIA{secrets.token_hex(8).upper()}"
@@ -138,21 +142,32 @@ def outcome(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outco
     variables |= {"PREFECT_HOME": str(folder / "home/prefect"), "OMP_NUM_THREADS": "1"}
     command = [*COMMAND, "run", table, found.destination, "--model", "passthrough", "--workers", "1"]
     command += ["--scratch-dir", str(folder / "scratch"), "--json"]
-    child = subprocess.Popen(
-        command, env=variables, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        watch(found, child)
-        found.stdout, found.stderr = child.communicate(timeout=60)
-        found.exit_code = child.returncode
-        yield found
-    finally:
-        child.kill()
-        child.wait()
-        shutil.rmtree(folder)
+    with WebhookReceiver() as receiver:
+        key = base64.b64encode(found.canaries["webhook_key"].encode()).decode()
+        path = urllib.parse.quote(found.canaries["webhook_path"], safe="")
+        webhook = {"SPLITFIRE_WEBHOOK_URL": f"{receiver.url}/{path}", "SPLITFIRE_WEBHOOK_SECRET": key}
+        child = subprocess.Popen(
+            command,
+            env=variables | webhook,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            watch(found, child)
+            found.stdout, found.stderr = child.communicate(timeout=60)
+            found.exit_code = child.returncode
+            found.told = [got.body for got in receiver.received]
+            yield found
+        finally:
+            child.kill()
+            child.wait()
+            shutil.rmtree(folder)
 
 
 def test_the_run_is_the_one_we_mean(outcome: Outcome) -> None:
+    assert outcome.stdout, outcome.stderr
     report = json.loads(outcome.stdout)
     assert outcome.exit_code == 3, outcome.stderr
     assert (report["n_done"], report["n_failed"]) == (3, 5)
@@ -183,6 +198,12 @@ def test_no_secret_is_in_the_destination(outcome: Outcome) -> None:
             objects[f"{path} unfolded"] = f"{table.to_pylist()} {table.schema.metadata}".encode()
     found = {path: hits(outcome.canaries, path.encode() + data) for path, data in objects.items()}
     assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_no_secret_is_told_to_the_webhook(outcome: Outcome) -> None:
+    (body,) = outcome.told
+    assert json.loads(body)["type"] == "run.completed_with_failures"
+    assert hits(outcome.canaries, body) == set()
 
 
 def test_no_secret_is_on_a_command_line(outcome: Outcome) -> None:

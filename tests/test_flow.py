@@ -17,7 +17,9 @@ import httpx
 import pyarrow.parquet
 import pytest
 import soundfile
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -36,6 +38,7 @@ from splitfire_batch.job import Job
 from splitfire_batch.report import Report
 from tests.small_library import COMMAND, environment, run_main, tree, write_bad_track, write_tracks
 from tests.test_job import here
+from tests.webhook_receiver import KEY, SECRET, WebhookReceiver
 
 QUICK = SeparationConfig(model="passthrough")
 TWO = RuntimeConfig(workers=2)
@@ -71,11 +74,21 @@ def preview(library: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def first_run(preview: dict[str, Any], library: Path) -> State[Report]:
+def receiver() -> Iterator[WebhookReceiver]:
+    """What the first run's webhook leads to."""
+    with WebhookReceiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def first_run(preview: dict[str, Any], library: Path, receiver: WebhookReceiver) -> State[Report]:
     """The state in which the first run over the library ended."""
     assert preview["done_before"] == 0
     assert tree(library / "out") == {}
-    return separate(library)
+    Secret(value=receiver.url).save("splitfire-webhook-url", _sync=True)  # type: ignore[call-arg]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPLITFIRE_WEBHOOK_SECRET", SECRET)
+        return separate(library)
 
 
 def separate(library: Path, **changes: Any) -> State[Report]:
@@ -157,6 +170,72 @@ def test_prefect_shows_progress_summary_and_failures(first_run: State[Report]) -
     assert [(failure["path"], failure["code"]) for failure in failures] == [("bad.wav", "NOT_AUDIO")]
 
 
+def test_the_webhook_of_a_secret_block_is_told_of_the_failures(
+    first_run: State[Report], receiver: WebhookReceiver, library: Path
+) -> None:
+    told, *others = [got for got in receiver.received if got.headers["webhook-id"].startswith(_id(first_run))]
+    assert others == []
+    assert told.is_signed_with(KEY)
+    assert told.message["type"] == "run.completed_with_failures"
+    assert told.message["data"]["report"]["n_done"] == N_TRACKS
+    source, out = library / "source", library / "out"
+    assert told.message["text"].splitlines() == [
+        f"splitfire: Completed with failures: {source} to {out}",
+        f"{N_TRACKS} done, 1 failed, 0 done before",
+        f"1 NOT_AUDIO; see: splitfire failures {out}",
+        *told.message["text"].splitlines()[3:],  # where the page is, if the server has one
+    ]
+
+
+def _id(state: State[Report]) -> str:
+    return str(flow_run_id(state))
+
+
+def test_prefect_shows_what_the_run_cost(first_run: State[Report]) -> None:
+    with get_client(sync_client=True) as client:
+        rows = json.loads(artifacts(client, flow_run_id(first_run))["cost"])
+    hours = {row["what"]: row["hours per 1,000 tracks"] for row in rows}
+    wanted = report_of(first_run).worker_s / 3600 / (N_TRACKS + 1) * 1000
+    assert hours["workers"] == pytest.approx(wanted, abs=0.001)
+    assert hours["workers"] > 0
+
+
+def test_a_job_is_deployed_as_the_command_says_and_deployed_again_as_it_says_then(
+    library: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = (library / "source", library / "out", "--model", "passthrough", "--work-pool", "machines")
+    code, out, err = run_main(monkeypatch, capsys, "deploy", *places)
+    assert (code, out) == (2, "")
+    assert "no pool 'machines'" in err
+    assert "prefect work-pool create machines --type process" in err
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="machines", type="process"))
+        nightly = ("--cron", "0 2 * * *", "--timezone", "Europe/Berlin", "--max-failures", "5%")
+        code, out, err = run_main(monkeypatch, capsys, "deploy", *places, *nightly)
+        assert code == 0, err
+        assert out.splitlines()[0] == f"deployment separate-catalogue/nightly made at {prefect_api}"
+        assert "prefect worker start --pool machines" in out
+        made = client.read_deployment_by_name("separate-catalogue/nightly")
+        assert made.parameters["separation"] == {"model": "passthrough"}
+        assert made.parameters["runtime"] == {"max_failures": "5%", "drain_s": 15.0}
+        assert made.concurrency_options is not None
+        assert made.concurrency_options.collision_strategy == "CANCEL_NEW"
+        assert made.global_concurrency_limit is not None
+        assert made.global_concurrency_limit.limit == 1
+        (schedule,) = made.schedules
+        assert getattr(schedule.schedule, "timezone", None) == "Europe/Berlin"
+        # as the server's scheduler does each minute; with SQLAlchemy 2.1 Prefect 3.8 cannot
+        httpx.post(f"{prefect_api}/deployments/{made.id}/schedule", json={}).raise_for_status()
+
+        code, out, err = run_main(monkeypatch, capsys, "deploy", *places, "--json")
+        assert code == 0, err
+        assert json.loads(out)["is_new"] is False
+        again = client.read_deployment_by_name("separate-catalogue/nightly")
+    assert (again.id, again.schedules) == (made.id, [])
+    assert again.parameters["runtime"] == {"drain_s": 15.0}
+
+
 def test_prefect_shows_four_tasks_in_order(first_run: State[Report], prefect_api: str) -> None:
     assert task_names(flow_run_id(first_run), prefect_api) == ["list", "plan", "separate", "finalise"]
 
@@ -212,7 +291,10 @@ def test_other_settings_are_refused_with_the_difference(
 
 
 @pytest.mark.usefixtures("first_run")
-def test_the_flow_fails_with_our_error_for_other_settings(library: Path) -> None:
+def test_the_flow_fails_with_our_error_for_other_settings_although_its_webhook_is_none(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLITFIRE_WEBHOOK_URL", "gopher://nowhere")
     state = separate(library, output=OutputConfig(depth="24"))
     assert state.is_failed()
     assert isinstance(state.result(raise_on_failure=False), ConfigError)

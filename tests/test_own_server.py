@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.prefect_server import PREFECT, wait_for_api
 from tests.small_library import environment
-from tests.test_deployment import PREFECT, wait_for_api
 
 ROOT = Path(__file__).parents[1]
 EVIL = {"Origin": "http://evil.example"}

@@ -114,7 +114,7 @@ def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks() -> None:
 
 
 def start_run(root: Path, *more: str) -> subprocess.Popen[str]:
-    """A run with one track at a time, in a process group of its own, as a terminal makes it."""
+    """A run with one track at a time, in a session of its own."""
     settings = ["--model", "passthrough", "--workers", "1", "--open-tracks", "1", "--shard-s", "1", "--json"]
     return subprocess.Popen(
         [*COMMAND, "run", str(root / "source"), str(root / "out"), *settings, *more],
@@ -148,11 +148,11 @@ def end_of(run: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     return run.returncode, json.loads(out), err
 
 
-def members(group: int) -> list[str]:
-    """Command lines of the processes in a group."""
-    listed = subprocess.run(["ps", "-eo", "pgid=,args="], capture_output=True, text=True, check=True)
+def members(session: int) -> list[str]:
+    """Command lines of the processes in a session, whatever their groups: those of Ray have their own."""
+    listed = subprocess.run(["ps", "-eo", "sess=,args="], capture_output=True, text=True, check=True)
     lines = [line.split(None, 1) for line in listed.stdout.splitlines()]
-    return [args for pgid, *args_of in lines for args in args_of if pgid == str(group)]
+    return [args for number, *args_of in lines for args in args_of if number == str(session)]
 
 
 def rows(root: Path) -> list[str]:

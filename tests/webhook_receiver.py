@@ -1,0 +1,87 @@
+"""An HTTP server on 127.0.0.1 that takes webhooks, keeps what it got, and answers as it is told to."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+KEY = b"0123456789abcdef0123456789abcdef"
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request; names of headers in small letters."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def message(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+    def is_signed_with(self, key: bytes) -> bool:
+        """As a receiver checks it, by the Standard Webhooks specification; written without our own code."""
+        signed = b".".join(
+            (self.headers["webhook-id"].encode(), self.headers["webhook-timestamp"].encode(), self.body)
+        )
+        wanted = base64.standard_b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+        return f"v1,{wanted}" in self.headers["webhook-signature"].split()
+
+
+class WebhookReceiver:
+    """Runs inside a `with` block; answers 200 when `answers` is empty, else with the next of it."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.answers: list[int] = []
+
+    def __enter__(self) -> WebhookReceiver:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.received.append(Received(self.path, headers, body))
+                self.send_response(outer.answers.pop(0) if outer.answers else 200)
+                self.send_header("Location", "/elsewhere")  # read only with a redirect
+                self.end_headers()
+
+            def do_GET(self) -> None:  # what a followed redirect would become
+                self.do_POST()
+
+            def log_message(self, *_: object) -> None:
+                """Nothing on the screen."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/services/T0/B0/very-secret"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def wait(self, n: int, within_s: float = 60) -> list[Received]:
+        """What came, once there are so many."""
+        deadline = time.monotonic() + within_s
+        while len(self.received) < n and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return list(self.received)
