@@ -24,6 +24,7 @@ from flows.models import models_app
 from flows.options import WEIGHTS, Config, Destination, Flags, Json, Quiet, takes_settings
 from flows.retry import retry
 from flows.settings import Settings, load_settings
+from flows.signals import STOPPED_BY, ending
 from flows.vacuum import vacuum
 from flows.verify import verify
 from splitfire_batch import __version__, errors
@@ -86,6 +87,7 @@ def _root(
 @app.command()
 @refuses_foreign_flags
 @takes_settings("separation", "output", "catalogue", "runtime")
+@ending()  # from before what takes seconds to import
 def run(
     source: Source,
     destination: Destination,
@@ -227,6 +229,4 @@ def print_report(report: Any, as_json: bool) -> None:
 
 def run_exit_code(code: int) -> int:
     """130 instead of 75 when it was Ctrl-C that stopped the run."""
-    from flows.signals import STOPPED_BY
-
     return EXIT_INTERRUPTED if code == EXIT_TEMPORARY and signal.SIGINT in STOPPED_BY else code
