@@ -165,13 +165,24 @@ def separate(
 @app.command()
 def status(
     destination: Destination,
+    watching: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show the run that is at work until it ends.")
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a destination holds and how its last run went; needs no cluster and no server."""
+    """Show what a destination holds, the run at work and the last one; needs no cluster and no server."""
     from flows.status import status_text
+    from flows.watch import watch
 
-    typer.echo(status_text(destination, load_settings({}, config), as_json))
+    settings = load_settings({}, config)
+    if not watching:
+        typer.echo(status_text(destination, settings, as_json))
+        return
+    try:
+        watch(destination, settings, as_json)
+    except KeyboardInterrupt:  # it is the run's that tells how to go on, and it does go on
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @app.command()

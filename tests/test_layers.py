@@ -90,6 +90,7 @@ ROWS = [
     {
         "splitfire_batch.account",
         "splitfire_batch.here",
+        "splitfire_batch.onlooker",
         "splitfire_batch.spec",
         "splitfire_batch.verify",
         "splitfire_batch.worker",
@@ -130,6 +131,7 @@ HOMES = {
         "splitfire_batch.engine",
         "splitfire_batch.ensembles",
         "splitfire_batch.here",
+        "splitfire_batch.onlooker",
         "splitfire_batch.models",
         "splitfire_batch.requests",
         "splitfire_batch.segments",
@@ -146,6 +148,7 @@ HOMES = {
         "splitfire_batch.closing",
         "splitfire_batch.inventory",
         "splitfire_batch.manifest",
+        "splitfire_batch.onlooker",
         "splitfire_batch.packing",
         "splitfire_batch.plan",
         "splitfire_batch.retries",
