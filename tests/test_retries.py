@@ -390,13 +390,13 @@ def test_a_query_reads_only_rows_that_count(source: Path, out: Path) -> None:
 def test_what_is_listed_lies_in_the_scratch_folder(
     source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(make_job(source, out))
+    run(make_job(str(source), str(out)))
     scratch = str(tmp_path / "scratch")
     (tmp_path / "scratch").mkdir()
     folders = []
     new_file = tempfile.TemporaryFile
     monkeypatch.setattr(rows.tempfile, "TemporaryFile", lambda dir: folders.append(dir) or new_file(dir=dir))
-    job = make_job(source, out)
+    job = make_job(str(source), str(out))
     again = replace(job, retry=(), runtime=replace(job.runtime, scratch_dir=scratch))
     assert len(story.list_tracks(again).rows) == 2
     assert set(folders) == {scratch}
