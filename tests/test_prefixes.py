@@ -66,7 +66,7 @@ def listed(ask: Callable[..., Any], prefix: str = "") -> Counter[str]:
     return Counter(found.path for page in pages for found in page)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(keys, st.integers(1, 3), st.sampled_from(["", "a/"]))
 def test_each_object_is_told_once(names: set[str], page: int, prefix: str) -> None:
     """Keys that end in "/" are no objects; one that begins with it, and empty folders, are like any other."""

@@ -20,7 +20,7 @@ classes = st.sampled_from(["", "STANDARD", "GLACIER", "GLACIER_IR", "DEEP_ARCHIV
 objects = st.builds(StoredObject, paths, st.integers(0, 2**40), st.just("e"), st.just(0.0), classes)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(objects, max_size=12))
 @example([StoredObject("\udcff.wav", 1, "e", 0.0), StoredObject("a.wav", 1, "e", 0.0)])
 def test_a_page_of_objects_is_judged_as_each_is(page: list[StoredObject]) -> None:

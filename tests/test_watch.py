@@ -139,7 +139,7 @@ def test_a_run_that_is_gone_without_a_word_is_watched_no_longer(
     assert "20260101T000000000Z-abcdef (process 7 on gone, since then) lists and plans here" in out
 
 
-def test_status_tells_of_the_run_at_work_and_changes_nothing(job: Job, store: Store) -> None:
+def test_status_and_a_terminal_tell_of_the_run_at_work_and_change_nothing(job: Job, store: Store) -> None:
     steps = a_story(job, store)
     steps[0]()
     steps[1]()
@@ -148,27 +148,18 @@ def test_status_tells_of_the_run_at_work_and_changes_nothing(job: Job, store: St
     assert re.search(r" works here; last sign of life \d+\.\d s ago$", lines[1])
     assert lines[2].startswith("separating 2/5 tracks, 4.0 s of audio, ")
     assert lines[3].startswith("so far ")
-    after = tree(Path(store.url))
-    lease = "_splitfire/lease.json"  # renewed meanwhile
-    assert {name: data for name, data in before.items() if name != lease} == {
-        name: data for name, data in after.items() if name != lease
-    }
-    steps[2]()
-
-
-def test_a_terminal_shows_the_run_and_the_shards_heard_of_last(job: Job, store: Store) -> None:
-    steps = a_story(job, store)
-    steps[0]()
-    steps[1]()
     console = Console(file=io.StringIO(), width=150)
     console.print(sight_view(store.url, Onlooker(store).look()))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2/5 tracks, 4.0 s of audio" in text
     assert "shards     2 of 5 begun, 2 whole" in text
-    assert (
-        len(re.findall(r"^ *[0-9a-f]{12}  1/1 tracks  2\.0 s  device \d+ % busy  .* UTC", text, re.MULTILINE))
-        == 2
-    )
+    shard = r"^ *[0-9a-f]{12}  1/1 tracks  2\.0 s  device \d+ % busy  .* UTC"
+    assert len(re.findall(shard, text, re.MULTILINE)) == 2
+    after = tree(Path(store.url))
+    lease = "_splitfire/lease.json"  # renewed meanwhile
+    assert {name: data for name, data in before.items() if name != lease} == {
+        name: data for name, data in after.items() if name != lease
+    }
     steps[2]()
 
 
