@@ -197,7 +197,8 @@ def test_watching_outlives_a_killed_run_by_seconds_and_ctrl_c_by_none(tmp_path: 
     assert second.stdout.readline()  # type: ignore[union-attr]
     begin = time.monotonic()
     os.kill(second.pid, signal.SIGINT)
-    assert second.wait(30) == 130
+    _, talk = second.communicate(timeout=30)
+    assert (second.returncode, talk) == (130, "")
     assert time.monotonic() - begin < 5
     run.kill()
     run.communicate()
