@@ -99,7 +99,7 @@ if [ "$was_told" -eq 0 ]; then
     wait "$driver" || code=$?
     # The signal ended the first wait, not the run.
     [ "$was_told" -eq 0 ] || { code=0; wait "$driver" || code=$?; }
-    # In its first seconds a run has no answer to SIGTERM yet, and dies of it: 128 + 15.
+    # Until Python has started, a run has no answer to SIGTERM, and dies of it: 128 + 15.
     [ "$was_told" -eq 0 ] || [ "$code" -ne 143 ] || code=$AGAIN
 else
     code=$AGAIN

@@ -8,7 +8,6 @@ Everything heavy is imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import sys
@@ -22,18 +21,18 @@ from flows.deploy import deploy
 from flows.failures import failures
 from flows.foreign_flags import refuses_foreign_flags
 from flows.models import models_app
-from flows.options import WEIGHTS, Config, Destination, Flags, Json, Quiet, Source, takes_settings
+from flows.options import Config, Destination, Flags, Json, Quiet, Source, takes_settings
 from flows.retry import retry
+from flows.separate import EXIT_FAILED_TRACKS, separate
 from flows.settings import Settings, load_settings
-from flows.signals import EXIT_INTERRUPTED
+from flows.signals import EXIT_INTERRUPTED, STOPPED_BY, ending
 from flows.vacuum import vacuum
 from flows.verify import verify
 from splitfire_batch import __version__, errors
 from splitfire_batch.escapes import one_line
 from splitfire_batch.masking import mask_logs
-from splitfire_batch.records import TrackRow
 
-EXIT_USAGE, EXIT_FAILED_TRACKS, EXIT_TEMPORARY = 2, 3, 75
+EXIT_USAGE, EXIT_TEMPORARY = 2, 75
 
 app = typer.Typer(
     name="splitfire",
@@ -42,18 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(models_app, name="models")
-app.command()(deploy)
-app.command()(failures)
-app.command()(retry)
-app.command()(vacuum)
-app.command()(verify)
-
-_HERE = (
-    *("device", "threads", "batch", "compile", "audio_mb", "scratch_dir", *WEIGHTS),
-    *("codecs", "codec_mb", "codec_s", "max_duration_s", "max_bytes"),
-)
-"""Of the runtime's settings, those that say something of a single process."""
 Replace = Annotated[bool, typer.Option("--replace", help="Write over stems made with other settings.")]
 
 
@@ -89,6 +76,7 @@ def _root(
 @app.command()
 @refuses_foreign_flags
 @takes_settings("separation", "output", "catalogue", "runtime")
+@ending()  # from before what takes seconds to import
 def run(
     source: Source,
     destination: Destination,
@@ -125,65 +113,35 @@ def plan(
     typer.echo(preview(source, destination, load_settings(flags, config), replace, as_json))
 
 
-@app.command()
-@refuses_foreign_flags
-@takes_settings("separation", "output", runtime=_HERE)
-def separate(
-    files: Annotated[list[Path], typer.Argument(help="Audio files.")],
-    flags: Flags,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the stems.")] = "separated",
-    config: Config = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
-    from flows.downloading import showing_downloads
-    from flows.separating import showing_files
-    from flows.signals import ending_at_once
-    from splitfire_batch.headway import Headway
-    from splitfire_batch.here import separate_files
-    from splitfire_batch.storage.urls import refuse_secrets
-
-    settings = load_settings(flags, config)
-    refuse_secrets(out, settings.runtime.weights_mirror)
-    runtime = dataclasses.replace(settings.runtime, measure="basic")  # nothing of it is shown
-    n_failed = 0
-    headway = Headway()
-    with showing_downloads(quiet):
-        rows = separate_files(files, out, settings.separation, settings.output, runtime, headway)
-    with showing_files(headway, quiet) as aside, ending_at_once(aside):
-        for row in rows:
-            n_failed += row.status == "failed"
-            with aside():
-                _print_row(row, out, as_json)
-    raise typer.Exit(EXIT_FAILED_TRACKS if n_failed else 0)
-
-
-def _print_row(row: TrackRow, out: str, as_json: bool) -> None:
-    """What became of a file: the stems' paths on stdout, or on stderr why there are none."""
-    from splitfire_batch.here import stem_uri
-
-    paths = {stem.stem: stem_uri(out, stem) for stem in row.stems if stem.path}
-    if as_json:
-        record = {"file": row.track.path, "status": row.status, "code": row.code, "message": row.message}
-        typer.echo(json.dumps({**record, "gain_db": row.gain_db, "stems": paths}))
-    elif row.status != "done":
-        typer.echo(one_line(f"{row.status} {row.code}: {row.message}"), err=True)
-    else:
-        for path in paths.values():
-            typer.echo(path)
+app.command()(separate)
 
 
 @app.command()
 def status(
     destination: Destination,
+    watching: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show the run that is at work until it ends.")
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a destination holds and how its last run went; needs no cluster and no server."""
+    """Show what a destination holds, the run at work and the last one; needs no cluster and no server."""
     from flows.status import status_text
+    from flows.watch import watch
 
-    typer.echo(status_text(destination, load_settings({}, config), as_json))
+    settings = load_settings({}, config)
+    if not watching:
+        typer.echo(status_text(destination, settings, as_json))
+        return
+    try:
+        watch(destination, settings, as_json)
+    except KeyboardInterrupt:  # it is the run's that tells how to go on, and it does go on
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+for _command in (failures, retry, verify, vacuum, deploy):
+    app.command()(_command)
+app.add_typer(models_app, name="models")
 
 
 @app.command()
@@ -241,6 +199,4 @@ def print_report(report: Any, as_json: bool) -> None:
 
 def run_exit_code(code: int) -> int:
     """130 instead of 75 when it was Ctrl-C that stopped the run."""
-    from flows.signals import STOPPED_BY
-
     return EXIT_INTERRUPTED if code == EXIT_TEMPORARY and signal.SIGINT in STOPPED_BY else code

@@ -40,7 +40,7 @@ def view(now: Progress) -> RenderableType:
     """The whole run on a terminal: how far, what failed, and each worker, those that work first."""
     head = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=max(now.n_planned, 1), completed=now.n_settled, width=24)
-    head.add_row("separating", bar, f"{now.n_settled:,}/{now.n_planned:,} tracks, {_text(now)}")
+    head.add_row("separating", bar, f"{now.n_settled:,}/{now.n_planned:,} tracks, {progress_text(now)}")
     shown: list[RenderableType] = [head]
     if now.failures_by_code:
         codes = ", ".join(f"{n} {code}" for code, n in sorted(now.failures_by_code.items()))
@@ -80,7 +80,7 @@ def _plain_lines(console: Console) -> Callable[[Progress], None]:
         if now.n_settled != n_shown and (is_over or time.monotonic() >= due_at):
             due_at, n_shown = time.monotonic() + PLAIN_S, now.n_settled
             console.print(
-                f"separating {now.n_settled}/{now.n_planned} tracks, {_text(now)}",
+                f"separating {now.n_settled}/{now.n_planned} tracks, {progress_text(now)}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -88,7 +88,8 @@ def _plain_lines(console: Console) -> Callable[[Progress], None]:
     return show
 
 
-def _text(now: Progress) -> str:
+def progress_text(now: Progress) -> str:
+    """How much audio, how fast, what failed, and how long it will take."""
     parts = [f"{duration(now.audio_s)} of audio", f"{now.real_time_factor:.1f} x real time"]
     parts += [f"{now.n_skipped} skipped"] if now.n_skipped else []
     parts += [f"{now.n_failed} failed"] if now.n_failed else []

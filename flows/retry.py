@@ -16,6 +16,7 @@ import typer
 from flows.failures import Codes, split_codes
 from flows.options import Config, Destination, Flags, Json, Quiet, takes_settings
 from flows.settings import Settings, load_settings
+from flows.signals import ending
 from splitfire_batch.escapes import one_line, shell_word
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _FINISHED = (0, 3)
 
 
 @takes_settings("runtime")
+@ending()
 def retry(
     destination: Destination,
     flags: Flags,

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM: of a run the first asks for an orderly end, of a few files it ends them at once."""
+"""Ctrl-C and SIGTERM: of a run the first asks for an orderly end, of a few files it ends them at once.
+
+Where nothing has been begun that needs finishing, SIGTERM ends at once too, but with the exit code that tells
+a scheduler to try again, and not as the system would end a process that has no answer to it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,38 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import NoReturn
+
+from splitfire_batch.errors import TransientError
 
 EXIT_INTERRUPTED = 130
 
 STOPPED_BY: list[int] = []
 """Signals that asked this process to stop, in order."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came; no exception that is handled as an error, since imports may be going on."""
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """SIGTERM inside the block ends it, wherever it is, as something to be done again.
+
+    Raises:
+        TransientError: it came.
+    """
+
+    def on_signal(number: int, _: FrameType | None) -> NoReturn:
+        raise Terminated(number)
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    except Terminated:
+        raise TransientError("stopped by SIGTERM; run the same command again to go on") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def list_tracks(job: Job) -> Catalogue:
         destination = destination_of(job)
         if job.retry is not None:
             retry = Retry(job.source, job.separation, job.output, job.retry, job.catalogue.allow_root)
-            return list_failed(destination, retry, job.runtime.storage)
+            return list_failed(destination, retry, job.runtime.storage, job.runtime.scratch_dir)
         skipped = destination.url if destination.is_local else None
         return list_source(
             job.source,

@@ -126,13 +126,14 @@ def made_by(holding: Holding, names: OutputConfig) -> tuple[SeparationConfig, Ou
     return separation, output
 
 
-def list_failed(store: Store, retry: Retry, options: Options) -> Catalogue:
+def list_failed(store: Store, retry: Retry, options: Options, scratch: str | None = None) -> Catalogue:
     """The failed tracks as a listing like any other, with sizes and etags of now, and the names they had.
 
     Args:
         store: the destination.
         retry: which tracks.
         options: of the stores, per URL prefix.
+        scratch: folder for what is listed; the system's own for temporary files if None.
 
     Raises:
         ConfigError: an unknown code, no manifest, or a source that is not there.
@@ -149,7 +150,7 @@ def list_failed(store: Store, retry: Retry, options: Options) -> Catalogue:
     n_outside = placed.count(None)
     return Catalogue(
         name,
-        complete(tracks.to_batches(_PAGE), Stores(options)),
+        complete(tracks.to_batches(_PAGE), Stores(options), scratch),
         {OUTSIDE: n_outside} if n_outside else {},
         rows.select(["track_id", "target"]),
     )

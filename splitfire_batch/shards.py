@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import pyarrow as pa
@@ -31,9 +31,13 @@ def shards_of(rows: Rows) -> Iterator[Shard]:
         yield _shard(waiting)
 
 
+def shard_id_of(source_ids: Iterable[str]) -> str:
+    """What a shard of these tracks is called."""
+    return blake2b("".join(source_ids).encode(), digest_size=6).hexdigest()
+
+
 def _shard(tracks: list[Track]) -> Shard:
-    digest = blake2b("".join(t.source_id for t in tracks).encode(), digest_size=6)
-    return Shard(digest.hexdigest(), tuple(tracks))
+    return Shard(shard_id_of(track.source_id for track in tracks), tuple(tracks))
 
 
 def tracks_of(batch: pa.RecordBatch) -> Iterator[Track]:

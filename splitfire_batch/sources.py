@@ -6,14 +6,15 @@ What is left out is counted by reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import compress, islice
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from splitfire_batch.spelling import is_text
-from splitfire_batch.storage import Store, check_path, parse_url
+from splitfire_batch.storage import Store, StoredObject, check_path, parse_url
 from splitfire_batch.tables import TOLD, metas
 
 AUDIO_EXTENSIONS = frozenset(
@@ -23,6 +24,16 @@ AUDIO_EXTENSIONS = frozenset(
 """Objects of a folder that are tracks; those that nothing here decodes fail later, and say so."""
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"})
 """Storage classes and tiers that are not read at once; GLACIER_IR is."""
+_ODD_KEY = r"^/|\x00|(?:^|/)\.\.(?:/|$)"
+"""What `check_path` refuses."""
+_REASONS: dict[str, Callable[[pa.Array], pa.Array]] = {
+    "own records": lambda paths: pc.match_substring_regex(paths, "(?:^|/)_splitfire/"),
+    "hidden": lambda paths: pc.match_substring_regex(paths, r"(?:^|/)\.(?:$|/|[^./]|\.[^/])"),
+    "not audio": lambda paths: pc.invert(
+        pc.match_substring_regex(pc.utf8_lower(paths), rf"\.(?:{'|'.join(sorted(AUDIO_EXTENSIONS))})$")
+    ),
+}
+"""What `why_ignored` says of a path that is text, in its order, by whether it is so."""
 _PAGE = 10_000
 Listed = tuple[str, str, int, str, str | None]
 """uri, path, n_bytes, etag and problem of an object as a listing shows it."""
@@ -33,15 +44,35 @@ def folder_pages(store: Store, destination: str | None, ignored: Counter[str]) -
     scheme, folder = parse_url(destination) if destination else ("", "")
     objects = store.list(folder if scheme == "file" else None, ignored)
     while page := list(islice(objects, _PAGE)):
-        rows = []
-        for found in page:
-            reason = why_ignored(found.path)
-            if reason:
-                ignored[reason] += 1
-                continue
-            problem = problem_of(found.path, found.storage_class)
-            rows.append((store.uri_of(found.path), found.path, found.n_bytes, found.etag, problem))
-        yield page_of(rows)
+        yield _audible(store, page, ignored)
+
+
+def _audible(store: Store, page: list[StoredObject], ignored: Counter[str]) -> pa.RecordBatch:
+    """The tracks among some objects: `why_ignored` says what is none, here of all of them at once."""
+    try:
+        paths = pa.array([found.path for found in page], pa.string())
+    except UnicodeEncodeError:
+        ignored.update(str(why_ignored(found.path)) for found in page if not is_text(found.path))
+        return _audible(store, [found for found in page if is_text(found.path)], ignored)
+    is_track = pa.array(np.ones(len(page), bool))
+    for reason, is_so in _REASONS.items():
+        is_left_out = pc.and_(is_track, is_so(paths))
+        count(ignored, reason, is_left_out)
+        is_track = pc.and_not(is_track, is_left_out)
+    tracks = list(compress(page, is_track.to_pylist()))
+    paths = paths.filter(is_track)
+    odd = pc.match_substring_regex(paths, _ODD_KEY).to_numpy(zero_copy_only=False)
+    archived = np.array([found.storage_class in _ARCHIVES for found in tracks], bool)
+    problems: list[str | None] = [None] * len(tracks)
+    for index in np.flatnonzero(odd | archived).tolist():
+        problems[index] = problem_of(tracks[index].path, tracks[index].storage_class)
+    return _batch(
+        pc.binary_join_element_wise(store.url.rstrip("/"), paths, "/"),
+        paths,
+        pa.array([found.n_bytes for found in tracks], pa.int64()),
+        pa.array([found.etag for found in tracks], pa.string()),
+        pa.array(problems, pa.string()),
+    )
 
 
 def problem_of(path: str, storage_class: str | None, access_tier: str | None = None) -> str | None:
@@ -85,15 +116,16 @@ def object_pages(store: Store, path: str) -> Iterator[pa.RecordBatch]:
 def page_of(rows: list[Listed]) -> pa.RecordBatch:
     """Objects as TOLD."""
     names = ("uri", "path", "n_bytes", "etag", "problem")
-    made = {
-        name: pa.array([row[index] for row in rows], TOLD.field(name).type)
-        for index, name in enumerate(names)
-    }
-    made |= {
-        "name": made["path"],
-        "duration_s": pa.nulls(len(rows), pa.float64()),
-        "meta": metas([], len(rows)),
-    }
+    return _batch(
+        *(pa.array([row[index] for row in rows], TOLD.field(name).type) for index, name in enumerate(names))
+    )
+
+
+def _batch(*columns: pa.Array) -> pa.RecordBatch:
+    """TOLD, from the columns of Listed."""
+    uri, path, n_bytes, etag, problem = columns
+    made = {"uri": uri, "path": path, "name": path, "n_bytes": n_bytes, "etag": etag, "problem": problem}
+    made |= {"duration_s": pa.nulls(len(path), pa.float64()), "meta": metas([], len(path))}
     return pa.RecordBatch.from_arrays([made[name] for name in TOLD.names], schema=TOLD)
 
 

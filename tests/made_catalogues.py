@@ -1,4 +1,4 @@
-"""Catalogues of any size that nobody recorded: a Parquet table, an S3 Inventory, a folder.
+"""Catalogues of any size that nobody recorded: a Parquet table, an S3 Inventory, a folder, a bucket.
 
 Paths are as deep and as long as a label's (`label/artist/album (year)/01 title.flac`), and every few
 thousandth is one of those that need care: an accent, a device's name, a space at the end, a twin that only
@@ -8,11 +8,14 @@ differs by case or extension.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from tests.s3_server import S3Server
+
 PAGE = 100_000
 ROOT = "s3://label-masters/audio"
 """Nothing is ever asked of it: sizes and etags are told."""
+_WRITERS = 8
 _ODD = ("Beyoncé", "con", "Vol. 1.", "wav", "ß", "CON.live")
 _ADJECTIVES = pa.array(["Blue", "Silent", "Golden", "Broken", "Electric", "Distant", "Paper", "Velvet"])
 _NOUNS = pa.array(["River", "Machines", "Summer", "Hearts", "Satellites", "Avenue", "Mirrors", "Thunder"])
@@ -137,9 +143,44 @@ def files(folder: Path, n: int) -> Iterator[str]:
     yield str(folder / "music")
 
 
+@contextmanager
+def bucket(_: Path, n: int) -> Iterator[str]:
+    """Objects of one byte in the real S3 server; its address is in the environment meanwhile."""
+    name, _, prefix = ROOT.removeprefix("s3://").partition("/")
+    before = dict(os.environ)
+    with S3Server() as server:
+        os.environ.update(server.environment)
+        server.make_bucket(name)
+        place = f"/{name}/{prefix}"
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            done = pool.map(lambda part: _put(server.endpoint, place, n, part), range(_WRITERS))
+            assert sum(done) == n
+        try:
+            yield ROOT
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _put(endpoint: str, place: str, n: int, part: int) -> int:
+    """Write every so manieth object over one connection; returns how many."""
+    connection = http.client.HTTPConnection(endpoint.removeprefix("http://"))
+    n_put = 0
+    for page in pages(n):
+        for path in page["path"].to_pylist()[part::_WRITERS]:
+            connection.request("PUT", f"{place}/{quote(path)}", b".")
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200, answer.status
+            n_put += 1
+    connection.close()
+    return n_put
+
+
 SOURCES: dict[str, Callable[[Path, int], AbstractContextManager[str]]] = {
     "parquet": parquet,
     "inventory": inventory,
     "folder": files,
+    "bucket": bucket,
 }
 """A folder for it and a number of tracks give the catalogue's URL, for a `with` block."""

@@ -113,6 +113,7 @@ ROWS = [
     {
         "splitfire_batch.account",
         "splitfire_batch.here",
+        "splitfire_batch.onlooker",
         "splitfire_batch.spec",
         "splitfire_batch.verify",
         "splitfire_batch.worker",
@@ -153,6 +154,7 @@ HOMES = {
         "splitfire_batch.engine",
         "splitfire_batch.ensembles",
         "splitfire_batch.here",
+        "splitfire_batch.onlooker",
         "splitfire_batch.models",
         "splitfire_batch.requests",
         "splitfire_batch.segments",
@@ -179,6 +181,7 @@ HOMES = {
         "splitfire_batch.inventory",
         "splitfire_batch.lengths",
         "splitfire_batch.manifest",
+        "splitfire_batch.onlooker",
         "splitfire_batch.packing",
         "splitfire_batch.plan",
         "splitfire_batch.retries",

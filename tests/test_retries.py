@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from flows.separate_catalogue import separate_catalogue
-from splitfire_batch import identity
+from splitfire_batch import identity, rows
 from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, SeparationConfig
 from splitfire_batch.errors import FAILURE_CODES, ConfigError
@@ -384,3 +385,18 @@ def test_a_query_reads_only_rows_that_count(source: Path, out: Path) -> None:
     write(source / "bad.wav", noise(900))
     again(job)
     assert read_failures(open_store(str(out), {}), Query())["path"].to_pylist() == ["empty.wav"]
+
+
+def test_what_is_listed_lies_in_the_scratch_folder(
+    source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(make_job(str(source), str(out)))
+    scratch = str(tmp_path / "scratch")
+    (tmp_path / "scratch").mkdir()
+    folders = []
+    new_file = tempfile.TemporaryFile
+    monkeypatch.setattr(rows.tempfile, "TemporaryFile", lambda dir: folders.append(dir) or new_file(dir=dir))
+    job = make_job(str(source), str(out))
+    again = replace(job, retry=(), runtime=replace(job.runtime, scratch_dir=scratch))
+    assert len(story.list_tracks(again).rows) == 2
+    assert set(folders) == {scratch}

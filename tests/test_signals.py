@@ -16,10 +16,11 @@ import pyarrow.parquet
 import pytest
 
 from flows.signals import EXIT_INTERRUPTED, STOPPED_BY, draining
+from splitfire_batch import retries
 from tests.benchmarks.library import write_long_track
 from tests.benchmarks.processes import tree
 from tests.children import is_alive, wait_until
-from tests.small_library import COMMAND, environment, write_tracks
+from tests.small_library import COMMAND, environment, run_main, write_tracks
 
 N_TRACKS = 60
 LONG = ("--model", "spleeter-2stems", "--open-tracks", "8", "--shard-s", "300")
@@ -113,11 +114,51 @@ def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks() -> None:
     assert heard == [(False, signal.getsignal(signal.SIGTERM))]
 
 
-def start_run(root: Path, *more: str) -> subprocess.Popen[str]:
+ROOT = Path(__file__).resolve().parents[1]
+STOPPED = "stopped by SIGTERM; run the same command again to go on"
+EARLY = """
+import importlib.abc, signal, sys
+
+class Interrupter(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "flows.local_run":
+            signal.raise_signal(signal.SIGTERM)
+
+sys.meta_path.insert(0, Interrupter())
+from flows.cli import main
+main()
+"""
+"""The command line, and SIGTERM just before it imports what takes seconds."""
+
+
+def test_sigterm_before_anything_is_begun_says_that_the_run_may_be_done_again(tmp_path: Path) -> None:
+    """At that point the process once ended with 143, as one that has no answer to the signal."""
+    ended = subprocess.run(
+        [sys.executable, "-c", EARLY, "run", "in", "out"],
+        cwd=tmp_path,
+        env=environment(tmp_path / "prefect") | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (75, ""), ended.stderr
+    assert ended.stderr == f"splitfire: {STOPPED}\n"
+
+
+def test_sigterm_while_failed_tracks_are_looked_for_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(retries, "find_retries", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run_main(monkeypatch, capsys, "retry", tmp_path) == (75, "", f"splitfire: {STOPPED}\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def start_run(root: Path, *more: str, to: str | None = None) -> subprocess.Popen[str]:
     """A run with one track at a time, in a session of its own."""
     settings = ["--model", "passthrough", "--workers", "1", "--open-tracks", "1", "--shard-s", "1", "--json"]
     return subprocess.Popen(
-        [*COMMAND, "run", str(root / "source"), str(root / "out"), *settings, *more],
+        [*COMMAND, "run", str(root / "source"), to or str(root / "out"), *settings, *more],
         env=environment(root / "prefect"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import ConfigError, ObjectMissing, TransientError
-from splitfire_batch.manifest.schema import SCHEMA, STEM, parquet_bytes
+from splitfire_batch.manifest.schema import SCHEMA, STEM, USAGE, parquet_bytes
 from splitfire_batch.storage import Store
 
 ROOT = "_splitfire"
@@ -87,6 +88,13 @@ def read_each(store: Store, paths: Sequence[str], schema: pa.Schema) -> list[pa.
         return list(pool.map(lambda path: _read_part(store, path, schema), paths))
 
 
+def read_used(store: Store, path: str, schema: pa.Schema) -> tuple[pa.Table, dict[str, float]]:
+    """The rows of one part, and what their shard's worker had used when it was written (`with_usage`)."""
+    file = _open(store, path)
+    usage = (file.schema_arrow.metadata or {}).get(USAGE, b"{}")
+    return _rows(file, schema), json.loads(usage)
+
+
 def schema_of(columns: Sequence[str] | None, of_stems: Sequence[str] = ()) -> pa.Schema:
     """The manifest's schema with these columns only, and these of each stem; all for None and none."""
     schema = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names], metadata=SCHEMA.metadata)
@@ -118,14 +126,23 @@ def whole_rows(store: Store, paths: Sequence[str], rows: pa.Table) -> pa.Table:
 
 
 def _read_part(store: Store, path: str, schema: pa.Schema) -> pa.Table:
-    """One part, if its bytes hash to its name; columns that an older part lacks are null."""
+    """One part as a table."""
+    return _rows(_open(store, path), schema)
+
+
+def _open(store: Store, path: str) -> pq.ParquetFile:
+    """One part, if its bytes hash to its name."""
     try:
         data = store.read(path)
     except ObjectMissing as error:  # parts are never removed: the listing, or the answer, was wrong
         raise TransientError(f"{store.uri_of(path)} was listed and is not there; run again") from error
     if not has_its_hash(path, data):
         raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
-    file = pq.ParquetFile(io.BytesIO(data))
+    return pq.ParquetFile(io.BytesIO(data))
+
+
+def _rows(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
+    """The rows of a part; columns that an older one lacks are null."""
     table = file.read(columns=_columns(file, schema))
     missing = [field for field in schema if field.name not in table.column_names]
     for field in missing:

@@ -17,6 +17,8 @@ from splitfire_batch.errors import FAILURE_CODES
 from splitfire_batch.records import DeviceSeconds, TrackRow
 
 SCHEMA_VERSION = "1"
+USAGE = b"splitfire.usage"
+"""In a part's metadata: what its shard had used when it was written, as JSON."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 _LEVELS = [
@@ -144,9 +146,9 @@ def to_table(rows: Iterable[TrackRow], context: RunContext, shard_id: str) -> pa
 
 
 def with_usage(table: pa.Table, wall_s: float, device: DeviceSeconds) -> pa.Table:
-    """The table with what a shard had used when it was written, as `splitfire.usage` in its metadata."""
+    """The table with what a shard had used when it was written, as USAGE in its metadata."""
     usage = json.dumps({"wall_s": wall_s, **asdict(device)})
-    return table.replace_schema_metadata({**SCHEMA.metadata, "splitfire.usage": usage})
+    return table.replace_schema_metadata({**SCHEMA.metadata, USAGE: usage})
 
 
 def _record(row: TrackRow) -> dict[str, object]:

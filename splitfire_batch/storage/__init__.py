@@ -14,7 +14,8 @@ from splitfire_batch.errors import ConfigError
 from splitfire_batch.storage.buckets import Bucket, connect
 from splitfire_batch.storage.faults import SCHEMES, Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, StoredObject
-from splitfire_batch.storage.s3 import S3, plain_etag
+from splitfire_batch.storage.listings import plain_etag
+from splitfire_batch.storage.s3 import S3
 from splitfire_batch.storage.store import Store
 from splitfire_batch.storage.urls import Options, check_path, matching_options, parse_url, refuse_file
 

@@ -19,7 +19,8 @@ import fsspec
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.storage.faults import SCHEMES, RetryBudget
 from splitfire_batch.storage.folder import StoredObject
-from splitfire_batch.storage.s3 import plain_etag, prepare_s3, s3_settings
+from splitfire_batch.storage.listings import plain_etag
+from splitfire_batch.storage.s3 import prepare_s3, s3_settings
 
 
 class Bucket:

@@ -19,7 +19,7 @@ from splitfire_batch.errors import StorageError, TransientError
 from splitfire_batch.storage.buckets import connect
 from splitfire_batch.storage.faults import SCHEMES, Faults, RetryBudget, Scheme, http_status
 from splitfire_batch.storage.files import open_regular
-from splitfire_batch.storage.s3 import plain_etag
+from splitfire_batch.storage.listings import plain_etag
 from splitfire_batch.storage.urls import Options, matching_options, parse_url
 
 Tell = Callable[[int, int | None], None]

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,10 @@ class StoredObject:
     """Seconds since 1970-01-01 UTC."""
     storage_class: str = ""
     """As S3 names it in listings; "" elsewhere."""
+
+
+NextPage = Callable[[], Sequence[StoredObject] | None]
+"""Gives some more objects of a listing each time, then None; it may be repeated where it raised."""
 
 
 class Folder:

@@ -7,8 +7,7 @@ the etag of what they read go to the API itself, because s3fs drops conditions a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fsspec.asyn import sync
 
 from splitfire_batch.storage.faults import RetryBudget, http_status
 from splitfire_batch.storage.folder import StoredObject
-from splitfire_batch.storage.listings import speed_up
+from splitfire_batch.storage.listings import Pages, plain_etag, speed_up, stored_object
 
 
 class S3:
@@ -29,29 +28,15 @@ class S3:
         self._fs, self._root = fs, root
         self._bucket, _, self._prefix = root.partition("/")
 
-    def pages(self, prefix: str) -> Callable[[], list[StoredObject] | None]:
+    def pages(self, prefix: str) -> Pages:
         """A call that returns one page of 1,000 objects after the other, then None; it may be repeated."""
         key = self._where(prefix)["Key"] if prefix else self._prefix
-        request = {"Bucket": self._bucket, "Prefix": f"{key}/" if key else ""}
-        is_done = False
+        n_cut = len(self._prefix) + 1 if self._prefix else 0
+        return Pages(self._ask_quickly, self._bucket, f"{key}/" if key else "", n_cut)
 
-        def next_page() -> list[StoredObject] | None:
-            nonlocal is_done
-            if is_done:
-                return None
-            speed_up(self._fs.s3)
-            try:
-                answer = self._fs.call_s3("list_objects_v2", **request)
-                # A key that ends in "/" stands for an empty folder in some browsers; it is no object here.
-                found = [item for item in answer.get("Contents", []) if not item["Key"].endswith("/")]
-                page = [self._object(item["Key"], item["Size"], item) for item in found]
-            except (KeyError, TypeError, ValueError) as error:
-                raise ConnectionError(f"a damaged listing arrived: {error!r}") from error
-            is_done = not answer.get("IsTruncated")
-            request["ContinuationToken"] = answer.get("NextContinuationToken")
-            return page
-
-        return next_page
+    def _ask_quickly(self, method: str, **request: Any) -> Any:
+        speed_up(self._fs.s3)
+        return self._fs.call_s3(method, **request)
 
     def stat(self, path: str) -> StoredObject:
         """The object at `path`; FileNotFoundError also for prefixes."""
@@ -62,7 +47,7 @@ class S3:
             if http_status(error) in (400, 403):  # an answer to HEAD has no body; this one says why
                 self.check_readable()
             raise
-        return self._object(where["Key"], answer["ContentLength"], answer)
+        return stored_object(path, answer["ContentLength"], answer)
 
     def read(self, path: str) -> tuple[bytes, str]:
         """All bytes of the object, by one GET, and the etag of just these bytes."""
@@ -138,18 +123,6 @@ class S3:
 
     def _where(self, path: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": f"{self._prefix}/{path}" if self._prefix else path}
-
-    def _object(self, key: str, n_bytes: int, answer: Mapping[str, Any]) -> StoredObject:
-        path = key[len(self._prefix) + 1 :] if self._prefix else key
-        moment = answer.get("LastModified")
-        modified = moment.timestamp() if isinstance(moment, datetime) else 0.0
-        storage_class = str(answer.get("StorageClass", ""))
-        return StoredObject(path, n_bytes, plain_etag(answer.get("ETag", "")), modified, storage_class)
-
-
-def plain_etag(etag: str) -> str:
-    """The etag without quotes and the mark of a weak one, which not every list of objects writes."""
-    return etag.removeprefix("W/").strip('"')
 
 
 def s3_settings(given: Mapping[str, object], budget: RetryBudget) -> dict[str, object]:

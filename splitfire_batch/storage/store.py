@@ -9,6 +9,8 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,8 +23,10 @@ from splitfire_batch.errors import (
 from splitfire_batch.storage.buckets import Bucket
 from splitfire_batch.storage.digests import EtagCheck, check_length
 from splitfire_batch.storage.faults import Faults, RetryBudget
-from splitfire_batch.storage.folder import Folder, StoredObject
+from splitfire_batch.storage.folder import Folder, NextPage, StoredObject
+from splitfire_batch.storage.listings import Pages
 from splitfire_batch.storage.once import write_once
+from splitfire_batch.storage.prefixes import read_side_by_side
 from splitfire_batch.storage.s3 import S3
 from splitfire_batch.storage.urls import check_path
 
@@ -63,12 +67,12 @@ class Store:
     def list(
         self, without: str | None = None, left_out: Counter[str] | None = None
     ) -> Iterator[StoredObject]:
-        """Every object below the root, hidden ones included, in no order, a page at a time.
+        """Every object below the root, hidden ones included, in no order.
 
         Args:
             without: a folder of this machine whose files are not listed, whatever link leads to it.
-            left_out: of a local store, counts the folders left out, by reason. Where nobody counts, a folder
-                that may not be read is AccessDenied; the root itself always is.
+            left_out: of a local store, counts folders left out, by reason. Where nobody counts, one that may
+                not be read is AccessDenied; the root itself always is.
         """
         if isinstance(self._backend, Folder):
             return self._objects("", self._backend.pages("", without, left_out))
@@ -78,21 +82,17 @@ class Store:
         """Every object below the folder `prefix` ("" for the root); nothing when there is no such folder."""
         return self._objects(prefix, self._backend.pages(prefix and check_path(prefix)))
 
-    def _objects(
-        self, prefix: str, next_page: Callable[[], Sequence[StoredObject] | None]
-    ) -> Iterator[StoredObject]:
-        is_first = True
-        while True:
-            try:
-                page = self._faults.attempt(self.uri_of(prefix), next_page)
-            except ObjectMissing:
-                if is_first:
-                    return
-                raise  # half a listing must not pass for a whole one
-            if page is None:
-                return
-            is_first = False
-            yield from page
+    def _objects(self, prefix: str, next_page: NextPage) -> Iterator[StoredObject]:
+        def ask(pages: NextPage) -> Sequence[StoredObject] | None:
+            return self._faults.attempt(self.uri_of(prefix), pages)
+
+        try:
+            first = ask(next_page) or ()
+        except ObjectMissing:  # any later one is raised: half a listing must not pass for a whole one
+            return
+        more = chain([first], iter(partial(ask, next_page), None))
+        pages = read_side_by_side(next_page, first, ask) if isinstance(next_page, Pages) else more
+        yield from chain.from_iterable(pages)
 
     def stat(self, path: str) -> StoredObject:
         """What a listing would show of one object. Raises ObjectMissing."""
