@@ -23,7 +23,7 @@ from flows.foreign_flags import refuses_foreign_flags
 from flows.models import models_app
 from flows.options import Config, Destination, Flags, Json, Quiet, Source, takes_settings
 from flows.retry import retry
-from flows.separate import EXIT_FAILED_TRACKS, separate
+from flows.separate import separate
 from flows.settings import Settings, load_settings
 from flows.signals import EXIT_INTERRUPTED, STOPPED_BY, ending
 from flows.vacuum import vacuum

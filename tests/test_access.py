@@ -113,6 +113,18 @@ def processes_of(token: str) -> set[int]:
     return pids
 
 
+def test_a_ray_that_does_not_start_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(TransientError, match="did not start on this machine: The current node timed"),
+        connect(n_cpus=1),
+    ):
+        pytest.fail("there is no Ray")
+
+
 def test_every_process_of_a_ray_of_our_own_listens_on_this_machine_only(head: str) -> None:
     deadline = time.monotonic() + 20
     found: set[tuple[int, str]] = set()
