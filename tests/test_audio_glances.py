@@ -104,3 +104,15 @@ def test_damage_gives_a_number_or_nothing_and_never_another_error(tmp_path: Path
             except TrackError:
                 continue
             assert seen is None or seen.n_frames >= 0
+
+
+@pytest.mark.parametrize(
+    ("offset", "data"), [(22, b"\0\0"), (22, b"\x09\0"), (24, b"\0\0\0\0"), (24, b"\xff" * 4)]
+)
+def test_a_header_of_which_no_stems_can_be_made_tells_nothing(
+    offset: int, data: bytes, tmp_path: Path
+) -> None:
+    """No channels, nine, no rate, four billion hertz: the track will fail, and no forecast with it."""
+    wav = write(tmp_path / "x.wav", "WAV", "PCM_16", 44_100, 2)
+    hostile = wav[:offset] + data + wav[offset + len(data) :]
+    assert glance(io.BytesIO(hostile), len(hostile)) is None

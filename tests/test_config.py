@@ -40,6 +40,7 @@ BAD = [
         "registry": 1, "require_commercial": "maybe", "offline": "maybe",
         "codecs": "threads", "codec_mb": 63, "codec_s": 0, "max_duration_s": -1, "max_bytes": 0,
         "measure": "some", "lease": "maybe", "max_failures": "many", "drain_s": -1, "stall_s": 0,
+        "gpu_hourly": -1,
     }.items()),
 ]  # fmt: skip
 

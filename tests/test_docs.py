@@ -13,7 +13,9 @@ from typer.main import get_command
 
 from flows import cli
 from flows.foreign_flags import FOREIGN
+from flows.separate import EXIT_FAILED_TRACKS
 from flows.settings import SECTIONS
+from flows.signals import EXIT_INTERRUPTED
 from flows.verify import EXIT_MISMATCH
 from splitfire_batch.config import configure
 from splitfire_batch.errors import FAILURE_CODES, FailureCode
@@ -102,7 +104,7 @@ def test_the_settings_of_the_readme_are_valid(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_command_line() -> None:
     documented = set(re.findall(r"^\| (\d+) \|", README, re.MULTILINE))
-    used = {cli.EXIT_USAGE, cli.EXIT_FAILED_TRACKS, cli.EXIT_TEMPORARY, cli.EXIT_INTERRUPTED}
+    used = {cli.EXIT_USAGE, EXIT_FAILED_TRACKS, cli.EXIT_TEMPORARY, EXIT_INTERRUPTED}
     used |= {EXIT_MISMATCH, EXIT_TOO_MANY_FAILED}
     assert documented == {"0", "1", *map(str, used)}
 

@@ -195,9 +195,9 @@ def test_prefect_shows_what_the_run_cost(first_run: State[Report]) -> None:
     with get_client(sync_client=True) as client:
         rows = json.loads(artifacts(client, flow_run_id(first_run))["cost"])
     hours = {row["what"]: row["hours per 1,000 tracks"] for row in rows}
-    wanted = report_of(first_run).worker_s / 3600 / (N_TRACKS + 1) * 1000
-    assert hours["workers"] == pytest.approx(wanted, abs=0.001)
-    assert hours["workers"] > 0
+    wanted = report_of(first_run).usage.held_s / 3600 / (N_TRACKS + 1) * 1000
+    assert hours["devices held"] == pytest.approx(wanted, abs=0.001)
+    assert hours["devices held"] > hours["devices busy"] > 0
 
 
 def test_a_job_is_deployed_as_the_command_says_and_deployed_again_as_it_says_then(

@@ -279,6 +279,7 @@ class _Hiccups(FakeWorker):
         yield from FakeWorker.run_shard(self, shard)
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_now_and_then_ends_no_run_and_charges_no_track(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

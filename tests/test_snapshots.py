@@ -83,7 +83,7 @@ def take(store: Store, step: tuple[Any, ...], ids: list[str], clock: list[float]
 @given(STEPS)
 @example([("part", 0, 0, [(0, None)]), ("part", 0, 1, [(1, None)]), ("snapshot",), ("lose part",)])
 @example([("part", 0, 0, [(0, None)]), ("snapshot",), ("part", 0, 1, [(0, "OOM")]), ("damage",)])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_whatever_happened_a_snapshot_changes_nothing_that_is_read(steps):
     store = open_store(f"memory://snapshots-{secrets.token_hex(8)}", {})
     ids, clock = recorded(store), [1e9]

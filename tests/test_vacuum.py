@@ -304,7 +304,7 @@ OTHERS = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["orphan", "forei
 
 
 @given(TRACKS, OTHERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_whatever_lies_there_what_counts_stays_and_what_is_foreign_too(tracks, others):
     store = open_store(f"memory://vacuum-{secrets.token_hex(8)}", {})
     ids = recorded(store)

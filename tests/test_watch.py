@@ -107,7 +107,11 @@ def test_ctrl_c_ends_it_at_once_and_not_the_run(
 ) -> None:
     steps = a_story(job, store)
     while_looking(monkeypatch, steps[0], lambda: signal.raise_signal(signal.SIGINT))
-    code, out, err = main("status", job.destination, "--watch")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell may have it ignored
+    try:
+        code, out, err = main("status", job.destination, "--watch")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, len(out.splitlines()), err) == (130, 2, "")
     steps[2]()
     assert json.loads(status_text(job.destination, Settings(), as_json=True))["lease"]["state"] == "free"

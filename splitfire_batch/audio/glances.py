@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import IO
 
 from splitfire_batch.audio.chunks import Chunk, walk_chunks
+from splitfire_batch.audio.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from splitfire_batch.audio.mpeg import length_of as mpeg_length
 from splitfire_batch.audio.mpeg4 import sound_length
 from splitfire_batch.audio.sniff import Family, sniff_file
@@ -38,9 +39,12 @@ def glance(file: IO[bytes], n_bytes: int) -> AudioFormat | None:
     found = sniff_file(file, n_bytes)
     read = _READERS.get(found.family)
     try:
-        return read(file, found.offset, n_bytes) if read else None
+        seen = read(file, found.offset, n_bytes) if read else None
     except (struct.error, ValueError, ZeroDivisionError, OverflowError):  # headers that make no sense
         return None
+    if seen and not (1 <= seen.n_channels <= MAX_CHANNELS and MIN_RATE <= seen.sample_rate <= MAX_RATE):
+        return None  # nor do these, or no stems can be made of them
+    return seen
 
 
 def _wav(file: IO[bytes], offset: int, n_bytes: int) -> AudioFormat | None:
