@@ -48,12 +48,10 @@ def _numbers(run: Run) -> dict[str, object]:
 def _figures(run: Run) -> list[tuple[str, str]]:
     plan = run.plan
     again = f"; not tried again, unless by: splitfire retry {shell_word(run.job.destination)}"
+    by_bytes = f" ({run.n_unchanged:,} by their bytes)" if run.n_unchanged else ""
     found = [
         ("tracks", f"{plan.n_listed:,}"),
-        (
-            "done before",
-            f"{plan.n_done:,}{f' ({run.n_unchanged:,} by their bytes)' if run.n_unchanged else ''}",
-        ),
+        ("done before", f"{plan.n_done:,}{by_bytes}"),
         ("skipped before", f"{plan.n_skipped_before:,}{_by_code(plan.codes.skipped_before)}"),
         ("failed before", f"{plan.n_failed_before:,}{_by_code(plan.codes.failed_before)}"),
         ("ignored", _listed(run.ignored) or "nothing"),

@@ -59,13 +59,19 @@ class Lengths:
     sample: LengthSample = field(default_factory=LengthSample)
 
 
+_Known = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""For every row what the catalogue tells (NaN for nothing), a guess, and whether it can be read."""
 Measure = Callable[[Rows, np.ndarray], Lengths]
 """Tells the lengths of a listing's rows, best of those for which there is a truth: they are to be done."""
 
 
 def guess_lengths(listing: Rows, is_todo: np.ndarray) -> Lengths:
     """Lengths that the catalogue tells, or else guesses from sizes; nothing is read."""
-    told, guessed, is_open = _known(listing)
+    return _guessed(_known(listing), is_todo)
+
+
+def _guessed(known: _Known, is_todo: np.ndarray) -> Lengths:
+    told, guessed, is_open = known
     is_told = np.isfinite(told)
     seconds = np.where(is_open, np.where(is_told, told, guessed), 0.0)
     is_blind = is_todo & is_open & ~is_told
@@ -88,8 +94,8 @@ def sample_lengths(listing: Rows, is_todo: np.ndarray, read: ReadHeaders, n_samp
         read: gets the objects to look at.
         n_sample: all tracks are read if there are no more.
     """
-    found = guess_lengths(listing, is_todo)
-    told, guessed, is_open = _known(listing)
+    told, guessed, is_open = known = _known(listing)
+    found = _guessed(known, is_todo)
     rows = np.flatnonzero(is_todo & is_open & ~np.isfinite(told))
     if not len(rows):
         return found
@@ -107,8 +113,7 @@ def sample_lengths(listing: Rows, is_todo: np.ndarray, read: ReadHeaders, n_samp
     return Lengths(seconds, LengthSample(n_told, *sample))
 
 
-def _known(listing: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every row what the catalogue tells (NaN for nothing), a guess, and whether it can be read."""
+def _known(listing: Rows) -> _Known:
     told, guessed, is_open = [], [], []
     for batch in listing.batches(["path", "n_bytes", "duration_s", "problem"]):
         told.append(told_durations(batch).fill_null(np.nan).to_numpy())

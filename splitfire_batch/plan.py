@@ -145,9 +145,10 @@ def make_plan(
     is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
     is_duplicate = np.array(pc.is_in(ids["track_id"], value_set=ids_of(duplicates)).to_numpy(), bool)
     is_todo = ~(is_done | is_skipped | is_failed)
+    is_duplicate &= is_todo
     lengths = settings.measure(listing, is_todo & ~is_duplicate)
     places = in_shards(listing, is_todo & ~is_duplicate, lengths.seconds, settings.sizes)
-    places = with_last(places, is_todo & is_duplicate)
+    places = with_last(places, is_duplicate)
     if is_todo.any():
         held = find_held(ids["track_id"], ledger.targets)
         survey = Survey(settings.template, settings.model, settings.stems, held)
@@ -167,7 +168,7 @@ def make_plan(
             pc.sum(batch.filter(pc.is_null(batch["duplicate"]))["n_bytes"]).as_py() or 0
             for batch in rows.batches(["n_bytes", "duplicate"])
         ),
-        n_duplicates=int((is_todo & is_duplicate).sum()),
+        n_duplicates=int(is_duplicate.sum()),
         sample=lengths.sample,
         codes=codes_of(ids, ledger.codes, is_skipped, is_failed, is_todo),
     )

@@ -6,13 +6,13 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.local_http import LocalServer, QuietHandler
 
 KEY = b"0123456789abcdef0123456789abcdef"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -40,17 +40,20 @@ class Received:
         return f"v1,{wanted}" in self.headers["webhook-signature"].split()
 
 
-class WebhookReceiver:
+class WebhookReceiver(LocalServer):
     """Runs inside a `with` block; answers 200 when `answers` is empty, else with the next of it."""
+
+    path = "/services/T0/B0/very-secret"
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answers: list[int] = []
 
-    def __enter__(self) -> WebhookReceiver:
+    def handler(self) -> type[QuietHandler]:
+        """Keeps what it got."""
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler, BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -62,22 +65,7 @@ class WebhookReceiver:
             def do_GET(self) -> None:  # what a followed redirect would become
                 self.do_POST()
 
-            def log_message(self, *_: object) -> None:
-                """Nothing on the screen."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/services/T0/B0/very-secret"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        return Handler
 
     def wait(self, n: int, within_s: float = 60) -> list[Received]:
         """What came, once there are so many."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
+
+from tests.local_http import LocalServer, QuietHandler
 
 
-class WeightsServer:
+class WeightsServer(LocalServer):
     """Runs inside a `with` block.
 
     Args:
@@ -29,31 +29,17 @@ class WeightsServer:
         self.n_sent = 0
         """Bytes of all bodies."""
 
-    def __enter__(self) -> WeightsServer:
+    def handler(self) -> type[QuietHandler]:
+        """Asks `answer`."""
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler, BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 outer.answer(self)
 
-            def log_message(self, *_: object) -> None:
-                """Nothing on the screen."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        return Handler
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         asked = request.headers.get("Range", "")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from splitfire_batch.audio.chunks import Chunk, walk_chunks, walk_flac_blocks
+from splitfire_batch.audio.flac import STREAMINFO_BYTES, streaminfo
 from splitfire_batch.audio.sniff import Sniffed, sniff
 from splitfire_batch.errors import TrackError
 
@@ -26,7 +27,6 @@ Shape = tuple[int, int, int]
 
 _FORMAT = {b"RIFF": b"fmt ", b"RIFX": b"fmt ", b"RF64": b"fmt ", b"FORM": b"COMM"}
 _SAMPLES = {b"RIFF": b"data", b"RIFX": b"data", b"RF64": b"data", b"FORM": b"SSND"}
-_STREAM_INFO_BYTES = 34
 _ID3V1_BYTES = 128
 _BLOCK = 1 << 20
 
@@ -64,7 +64,7 @@ def shape_of(head: bytes, n_bytes: int) -> Shape | None:
     """
     file = io.BytesIO(head)
     if head.startswith(b"fLaC"):
-        return _flac_shape(head[8 : 8 + _STREAM_INFO_BYTES])
+        return _flac_shape(head[8 : 8 + STREAMINFO_BYTES])
     if head[:4] in _FORMAT and head[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
         chunks = {chunk.name: chunk for chunk in walk_chunks(file, 0, n_bytes)}
         layout, samples = chunks.get(_FORMAT[head[:4]]), chunks.get(_SAMPLES[head[:4]])
@@ -76,12 +76,10 @@ def shape_of(head: bytes, n_bytes: int) -> Shape | None:
 
 
 def _flac_shape(info: bytes) -> Shape | None:
-    """RFC 9639 §8.2: 20 bits of rate, 3 of channels - 1, 5 of depth - 1, 36 of frames."""
-    if len(info) < _STREAM_INFO_BYTES:
+    if len(info) < STREAMINFO_BYTES:
         return None
-    word = int.from_bytes(info[10:18], "big")
-    n_frames = word & (1 << 36) - 1
-    return (word >> 44, (word >> 41 & 7) + 1, n_frames) if n_frames else None
+    sample_rate, n_channels, _, n_frames = streaminfo(info)
+    return (sample_rate, n_channels, n_frames) if n_frames else None
 
 
 def _wav_shape(content: bytes, samples: Chunk | None, form: bytes) -> Shape | None:
@@ -136,10 +134,10 @@ def _chunk_essence(file: IO[bytes], offset: int, n_bytes: int) -> list[tuple[byt
 def _flac_essence(file: IO[bytes], offset: int, n_bytes: int) -> list[tuple[bytes, Chunk]] | None:
     """STREAMINFO and the frames; a comment may name the speakers of more than two channels."""
     blocks = list(walk_flac_blocks(file, offset))
-    if not blocks or blocks[0].name != b"STREAMINFO" or blocks[0].n_bytes != _STREAM_INFO_BYTES:
+    if not blocks or blocks[0].name != b"STREAMINFO" or blocks[0].n_bytes != STREAMINFO_BYTES:
         return None
     file.seek(blocks[0].start)
-    shape = _flac_shape(file.read(_STREAM_INFO_BYTES))
+    shape = _flac_shape(file.read(STREAMINFO_BYTES))
     start = blocks[-1].start + blocks[-1].n_bytes
     if shape is None or shape[1] > 2 or start >= n_bytes:
         return None

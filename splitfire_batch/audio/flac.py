@@ -1,4 +1,4 @@
-"""Where a FLAC stream really ends: its frames are numbered, so the last one tells (RFC 9639 §9).
+"""What a FLAC stream says of itself, and where it really ends: frames are numbered (RFC 9639 §8.2, §9).
 
 libsndfile stops after the frames that the file's header promises, without a word about those that follow.
 """
@@ -9,8 +9,21 @@ from typing import IO
 
 from splitfire_batch.errors import TrackError
 
+STREAMINFO_BYTES = 34
 _TAIL_BYTES = 128 * 1024  # more than a frame usually has
 _CRC8, _CRC16 = 0x07, 0x8005
+
+
+def streaminfo(info: bytes) -> tuple[int, int, int, int]:
+    """Sample rate in Hz, channels, bits of a sample, and frames: 0 if the encoder did not know.
+
+    Args:
+        info: at least 18 bytes of the block, without its header.
+    """
+    word = int.from_bytes(
+        info[10:18], "big"
+    )  # 20 bits of rate, 3 of channels - 1, 5 of depth - 1, 36 of frames
+    return word >> 44, (word >> 41 & 7) + 1, (word >> 36 & 31) + 1, word & (1 << 36) - 1
 
 
 def check_total(file: IO[bytes], offset: int, n_bytes: int) -> None:
@@ -25,10 +38,10 @@ def check_total(file: IO[bytes], offset: int, n_bytes: int) -> None:
         TrackError: CORRUPT_HEADER, with both numbers.
     """
     file.seek(offset + 8)
-    info = file.read(34)
-    total = int.from_bytes(info[10:18], "big") & (1 << 36) - 1
-    if len(info) < 34 or not total:
-        return  # 0: the encoder did not know
+    info = file.read(STREAMINFO_BYTES)
+    *_, total = streaminfo(info)
+    if len(info) < STREAMINFO_BYTES or not total:
+        return
     file.seek(max(offset, n_bytes - _TAIL_BYTES))
     tail = file.read()
     block_frames = int.from_bytes(info[:2], "big")

@@ -13,6 +13,7 @@ from typing import IO
 
 from splitfire_batch.audio.chunks import Chunk, walk_chunks
 from splitfire_batch.audio.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE
+from splitfire_batch.audio.flac import STREAMINFO_BYTES, streaminfo
 from splitfire_batch.audio.mpeg import length_of as mpeg_length
 from splitfire_batch.audio.mpeg4 import sound_length
 from splitfire_batch.audio.sniff import Family, sniff_file
@@ -97,18 +98,14 @@ def _caf(file: IO[bytes], offset: int, n_bytes: int) -> AudioFormat | None:
 
 def _flac(file: IO[bytes], offset: int, n_bytes: int) -> AudioFormat | None:  # noqa: ARG001
     file.seek(offset + 8)
-    return _streaminfo(file.read(34))
+    return _streaminfo(file.read(STREAMINFO_BYTES))
 
 
 def _streaminfo(info: bytes) -> AudioFormat | None:
-    """RFC 9639 §8.2: 20 bits of rate, 3 of channels, 5 of depth, 36 of length."""
     if len(info) < 18:
         return None
-    packed = int.from_bytes(info[10:18], "big")
-    n_frames, bits = packed & (1 << 36) - 1, (packed >> 36 & 31) + 1
-    if not n_frames:  # the encoder did not know
-        return None
-    return AudioFormat("FLAC", _pcm(bits, is_float=False), packed >> 44, (packed >> 41 & 7) + 1, n_frames)
+    rate, n_channels, bits, n_frames = streaminfo(info)
+    return AudioFormat("FLAC", _pcm(bits, is_float=False), rate, n_channels, n_frames) if n_frames else None
 
 
 def _ogg(file: IO[bytes], offset: int, n_bytes: int) -> AudioFormat | None:
