@@ -83,6 +83,9 @@ def run(
     flags: Flags,
     config: Config = None,
     replace: Replace = False,
+    saved_plan: Annotated[
+        str | None, typer.Option("--plan", metavar="FILE", help="Do what `plan --save FILE` listed, no more.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -91,7 +94,7 @@ def run(
 
     settings = load_settings(flags, config)
     with redirect_stdout(sys.stderr):  # Ray prints a line whenever a worker dies
-        report = run_flow(source, destination, settings, replace, quiet)
+        report = run_flow(source, destination, settings, replace, quiet, saved_plan=saved_plan)
     print_report(report, as_json)
     raise typer.Exit(run_exit_code(report.exit_code))
 
@@ -105,12 +108,15 @@ def plan(
     flags: Flags,
     config: Config = None,
     replace: Replace = False,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep what was listed, for `run --plan FILE`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what `run` would do. Writes nothing."""
+    """Show what `run` would do. Writes nothing but the file of --save."""
     from flows.preview import preview
 
-    typer.echo(preview(source, destination, load_settings(flags, config), replace, as_json))
+    typer.echo(preview(source, destination, load_settings(flags, config), replace, as_json, save))
 
 
 app.command()(separate)

@@ -27,14 +27,15 @@ def run_flow(
     replace: bool,
     is_quiet: bool,
     retry: tuple[str, ...] | None = None,
+    saved_plan: str | None = None,
 ) -> Report:
-    """Run the flow and return its report; with `retry`, over the tracks that failed with these codes.
+    """Run the flow and return its report; over the tracks of a saved plan, or that failed with some codes.
 
     Raises:
         SplitfireError: what ended the flow before its report.
         TransientError: Prefect's API does not answer.
     """
-    job = settings.job(source, destination, replace, retry)
+    job = settings.job(source, destination, replace, retry, saved_plan)
     story.check(job)  # bad usage need not wait for Prefect's server
     before = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
@@ -49,6 +50,7 @@ def run_flow(
                 runtime=job.runtime,
                 replace=job.replace,
                 retry=job.retry,
+                saved_plan=job.saved_plan,
                 return_state=True,
             )
     except TerminationSignal as error:

@@ -1,4 +1,4 @@
-"""`splitfire plan`: what a run would do and what it would take, in numbers. Nothing is written."""
+"""`splitfire plan`: what a run would do and what it would take, in numbers; what was listed can be saved."""
 
 from __future__ import annotations
 
@@ -9,13 +9,26 @@ from splitfire_batch import job as story
 from splitfire_batch.escapes import one_line, shell_word
 from splitfire_batch.figures import forecast_figures
 from splitfire_batch.job import Run
+from splitfire_batch.saved_plan import check_place, save_listing
+from splitfire_batch.storage.urls import refuse_secrets
 
 
-def preview(source: str, destination: str, settings: Settings, replace: bool, as_json: bool) -> str:
-    """The plan as text, or as JSON with the same numbers."""
+def preview(
+    source: str, destination: str, settings: Settings, replace: bool, as_json: bool, save: str | None = None
+) -> str:
+    """The plan as text, or as JSON with the same numbers.
+
+    Nothing is written but the file `save`, with which a run does what was listed here.
+    """
+    refuse_secrets(save)
     job = settings.job(source, destination, replace)
     story.check(job, is_dry=True)
-    run = story.make_plan(job, story.list_tracks(job), expected_workers(job.runtime))
+    if save:
+        check_place(save, job, is_new=True)
+    catalogue = story.list_tracks(job)
+    run = story.make_plan(job, catalogue, expected_workers(job.runtime))
+    if save:
+        save_listing(catalogue, job, save)
     if as_json:
         return json.dumps(_numbers(run), indent=1)
     return "\n".join(one_line(f"{name:15} {value}") for name, value in _figures(run))

@@ -58,6 +58,7 @@ def separate_catalogue(
     runtime: RuntimeConfig = RuntimeConfig(),  # noqa: B008
     replace: bool = False,
     retry: tuple[str, ...] | None = None,
+    saved_plan: str | None = None,
 ) -> State[Report]:
     """Separate every track of a catalogue that is not done yet.
 
@@ -70,10 +71,12 @@ def separate_catalogue(
         runtime: where and how the work is done.
         replace: write over stems that were made with other settings (plain names only).
         retry: in place of the whole catalogue, its tracks that failed with these codes; none named, with any.
+        saved_plan: path or URL of a plan of this job; what was listed for it is taken, and nothing else.
     """
     mask_logs()
-    refuse_secrets(source, destination, runtime.weights_mirror, runtime.registry, *catalogue.allow_root)
-    job = Job(source, destination, separation, output, catalogue, runtime, replace, retry)
+    urls = (saved_plan, runtime.weights_mirror, runtime.registry, *catalogue.allow_root)
+    refuse_secrets(source, destination, *urls)
+    job = Job(source, destination, separation, output, catalogue, runtime, replace, retry, saved_plan)
     story.check(job)
     with story.leased(job, _say) as lease:
         run = plan(job, list_tracks(job), lease)

@@ -58,7 +58,14 @@ class Settings(BaseSettings):
     catalogue: CatalogueConfig = CatalogueConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
-    def job(self, source: str, destination: str, replace: bool, retry: tuple[str, ...] | None = None) -> Job:
+    def job(
+        self,
+        source: str,
+        destination: str,
+        replace: bool,
+        retry: tuple[str, ...] | None = None,
+        saved_plan: str | None = None,
+    ) -> Job:
         """The job with these settings; ConfigError when a URL of it holds a secret."""
         from splitfire_batch.job import Job  # it brings pyarrow, which `--help` does not need
         from splitfire_batch.storage.urls import refuse_secrets
@@ -66,9 +73,9 @@ class Settings(BaseSettings):
         # before Prefect stores the parameters
         runtime = self.runtime
         urls = (runtime.weights_mirror, runtime.registry, *self.catalogue.allow_root)
-        refuse_secrets(source, destination, *urls)
+        refuse_secrets(source, destination, saved_plan, *urls)
         configs = (self.separation, self.output, self.catalogue, self.runtime)
-        return Job(source, destination, *configs, replace, retry)
+        return Job(source, destination, *configs, replace, retry, saved_plan)
 
 
 def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) -> Settings:

@@ -53,6 +53,7 @@ from splitfire_batch.runs import Run as Run
 from splitfire_batch.runs import check_lease, destination_of, keep_unchanged, needs_offers, new_run_id
 from splitfire_batch.runs import is_immutable as is_immutable
 from splitfire_batch.runs import leased as leased
+from splitfire_batch.saved_plan import check_place, read_listing
 from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spec import Job as Job
 from splitfire_batch.spec import WorkerSpec
@@ -80,6 +81,8 @@ def check(job: Job, is_dry: bool = False) -> None:
             "stems for tracks; choose a folder outside it"
         )
     refuse_file(job.destination)
+    if job.saved_plan is not None:
+        check_place(job.saved_plan, job)
     try:
         check_source(job.source, job.runtime.storage)
         if not is_dry:
@@ -107,12 +110,14 @@ def check_settings(job: Job) -> None:
 
 
 def list_tracks(job: Job) -> Catalogue:
-    """Every track of the source, or those of its failed ones that the job is to do again."""
+    """Every track of the source, or those of a saved plan, or its failed ones that the job is to do again."""
     try:
         destination = destination_of(job)
         if job.retry is not None:
             retry = Retry(job.source, job.separation, job.output, job.retry, job.catalogue.allow_root)
             return list_failed(destination, retry, job.runtime.storage, job.runtime.scratch_dir)
+        if job.saved_plan is not None:
+            return read_listing(job, job.saved_plan)
         skipped = destination.url if destination.is_local else None
         return list_source(
             job.source,

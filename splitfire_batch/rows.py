@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -131,9 +131,12 @@ def rows_of(batches: Iterable[pa.RecordBatch], schema: pa.Schema, scratch: str |
     return writer.rows()
 
 
-def write_parquet(rows: Rows, file: Path) -> Path:
-    """Make the file a Parquet table of all rows, a group of rows for each batch; returns the file."""
-    with pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
+def write_parquet(rows: Rows, file: Path, about: Mapping[bytes, bytes] | None = None) -> Path:
+    """Make the file a Parquet table of all rows, a group of rows for each batch; returns the file.
+
+    `about` becomes the metadata of the table's schema.
+    """
+    with pq.ParquetWriter(file, rows.schema.with_metadata(about), compression="zstd") as writer:
         for batch in rows.batches():
             writer.write_batch(batch)
     return file

@@ -33,6 +33,8 @@ class Job:
     """Write over stems that were made with other settings (plain names only)."""
     retry: tuple[str, ...] | None = None
     """In place of the whole catalogue, its tracks that failed with these codes (empty: with any)."""
+    saved_plan: str | None = None
+    """Path or URL of a plan of this job; what was listed for it is taken, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
