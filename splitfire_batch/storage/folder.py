@@ -13,8 +13,8 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from splitfire_batch.storage.files import (
     etag_of,
@@ -30,9 +30,8 @@ _Identity = tuple[int, int]  # device and inode: the same by whatever name a fol
 _Todo = tuple[str, tuple[_Identity, ...]]  # a folder to list, and the folders it was reached through
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """One object of a store as a listing shows it."""
+class StoredObject(NamedTuple):
+    """One object of a store as a listing shows it; millions are made, and a tuple is made quickest."""
 
     path: str
     """Below the store's root, with forward slashes."""
