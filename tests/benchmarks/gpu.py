@@ -1,9 +1,10 @@
-"""GPU: Spleeter and an HTDemucs-shaped network, x real time and device busy, against `demucs.apply`.
+"""GPU: Spleeter, HTDemucs and BS-RoFormer, x real time and device busy, against the packages they come from.
 
-Spleeter has its real weights, in every precision that `SeparationConfig` offers and at a sweep of batches;
-HTDemucs is the network of the PyPI package `demucs` (to be installed beside) with random weights, in our
-engine and in its own `apply_model` at the same overlap, without shifts, interleaved. Where there is no CUDA,
-`--device cpu --seconds 30` shows that it runs, and nothing else.
+Spleeter has its real weights, in every precision that `SeparationConfig` offers and at a sweep of batches.
+HTDemucs is the network of the PyPI package `demucs` with random weights, in our engine and in its own
+`apply_model` at the same overlap, without shifts, interleaved. BS-RoFormer has viperx' published shape and
+random weights, in every precision; the network of the package `bs-roformer` computes the same batches.
+Where there is no CUDA, `--device cpu --seconds 30` shows that it runs, with a slim RoFormer.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splitfire_batch.config import SeparationConfig
+from splitfire_batch.config import Precision, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import load_model
+from splitfire_batch.models.precision import Arithmetic
+from splitfire_batch.models.roformer import Roformer
 from splitfire_batch.segments import Model, Segment, uniform_segments
 from splitfire_batch.worker import GPU_OPEN_TRACKS
 from tests.benchmarks.library import RATE, blocks_of, whole_music
@@ -35,6 +38,8 @@ from tests.benchmarks.library import RATE, blocks_of, whole_music
 BATCHES = {"cpu": (1, 2), "cuda": (1, 2, 4, 8, 16, 32)}
 TRACKS = {"cpu": 2, "cuda": GPU_OPEN_TRACKS}
 ROUNDS = {"cpu": 1, "cuda": 3}
+_ROFORMER_CHUNK = 352_800
+"""Frames: 8 s, as viperx' config has them."""
 _HEADER = f"{'batch':>6} {'network x real time':>20} {'engine x real time':>19} {'busy':>6}"
 
 
@@ -79,19 +84,30 @@ def main(arguments: Sequence[str] = ()) -> None:
     _print_machine(device)
     mix = whole_music(1, options.seconds)
     print(f"\n{'Spleeter':26} {_HEADER}")
+    _print_precisions(lambda one: load_model(SeparationConfig(precision=one), device.type), mix)
+    if _has("demucs", "HTDemucs"):
+        _print_htdemucs(HTDemucsShaped(device), mix)
+    if _has("bs_roformer", "BS-RoFormer"):
+        _print_roformer(device, mix)
+
+
+def _has(package: str, what: str) -> bool:
+    """Whether a peer is installed; says so if not."""
+    is_there = importlib.util.find_spec(package) is not None
+    if not is_there:
+        print(f"\nno package {package}: {what} was not measured (make install)")
+    return is_there
+
+
+def _print_precisions(load: Callable[[Precision], Model], mix: NDArray[np.float32]) -> None:
+    """A sweep for each precision that the device offers."""
     for precision in get_args(get_type_hints(SeparationConfig)["precision"]):
         try:
-            model = load_model(SeparationConfig(precision=precision), options.device)
+            model = load(precision)
         except ConfigError as error:
             print(f"{precision:26} refused: {error}")
             continue
         _print_sweep(model, precision, mix)
-    if importlib.util.find_spec("demucs") is None:
-        print(
-            "\nthe package `demucs` is not installed: HTDemucs was not measured (pip install demucs==4.1.0)"
-        )
-        return
-    _print_htdemucs(HTDemucsShaped(device), mix)
 
 
 def _print_machine(device: torch.device) -> None:
@@ -115,7 +131,7 @@ def _print_sweep(model: Model, label: str, mix: NDArray[np.float32]) -> None:
         rates, shares = zip(
             *(_engine_rate(model, batch, mix) for _ in range(ROUNDS[model.device.type])), strict=True
         )
-        figures = f"{alone:20.0f} {statistics.median(rates):19.0f} {statistics.median(shares):6.0%}"
+        figures = f"{alone:20.3g} {statistics.median(rates):19.3g} {statistics.median(shares):6.0%}"
         print(f"{label:26} {batch:6} {figures}", flush=True)
 
 
@@ -134,9 +150,32 @@ def _print_htdemucs(model: HTDemucsShaped, mix: NDArray[np.float32]) -> None:
         theirs.append(_apply(apply_model, model, one))
         ours.append(_engine_rate(model, batch, mix)[0])
     ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
-    print(f"{peer:26} {1:6} {'':20} {statistics.median(theirs):19.0f}")
+    print(f"{peer:26} {1:6} {'':20} {statistics.median(theirs):19.3g}")
     n_tracks = TRACKS[model.device.type]
     print(f"\nratio {ratio:.2f}: batch {batch} and {n_tracks} open tracks against one track at a time")
+
+
+def _print_roformer(device: torch.device, mix: NDArray[np.float32]) -> None:
+    """Our engine in every precision, and the network of the package alone."""
+    from tests.roformers import PUBLISHED, make_card, package_network
+
+    architecture, arguments = PUBLISHED["viperx_ep317"]
+    if device.type == "cpu":
+        arguments = {**arguments, "dim": 16, "depth": 1, "heads": 2, "dim_head": 8}
+    net = package_network(architecture, arguments)
+    card = make_card(architecture, arguments, audio={"chunk_size": _ROFORMER_CHUNK})
+    separation = SeparationConfig(residual="drop")
+
+    def load(precision: Precision) -> Roformer:
+        return Roformer(card, dict(net.state_dict()), separation, Arithmetic(precision, device))
+
+    print(f"\n{'BS-RoFormer, random weights':26} {_HEADER}")
+    _print_precisions(load, mix)
+    model = load("fp32")
+    net.to(device)
+    for batch in BATCHES[device.type][:-1]:
+        rate = _network_rate(model, batch, net)
+        print(f"{'bs-roformer ' + version('bs-roformer') + ' fp32':26} {batch:6} {rate:20.3g}", flush=True)
 
 
 def _apply(apply_model: Callable[..., Any], model: HTDemucsShaped, mix: Tensor) -> float:
@@ -147,14 +186,16 @@ def _apply(apply_model: Callable[..., Any], model: HTDemucsShaped, mix: Tensor) 
     return mix.shape[-1] / RATE / seconds
 
 
-def _network_rate(model: Model, batch: int) -> float:
+def _network_rate(model: Model, batch: int, peer: Callable[[Tensor], Tensor] | None = None) -> float:
     """x real time of full segments in one batch that lies on the device; what they share counts once."""
     first, second = model.segments(2**40)[:2]
     segments = torch.rand((batch, model.n_channels, first.n_frames), device=model.device) - 0.5
-    model(segments)
-    seconds = statistics.median(
-        _timed(lambda: model(segments), model) for _ in range(ROUNDS[model.device.type])
-    )
+    compute = peer or model
+    with torch.inference_mode():
+        compute(segments)
+        seconds = statistics.median(
+            _timed(lambda: compute(segments), model) for _ in range(ROUNDS[model.device.type])
+        )
     return batch * (second.start - first.start) / model.sample_rate / seconds
 
 
