@@ -40,6 +40,8 @@ _MATRICES = {
     ),
 }
 """By pixels of output along an axis: the transforms of inputs, kernels and outputs."""
+_MOST_OF_TAPS = 0.75
+"""If no more of the kernels' rows meet an image, rows of output are computed one by one."""
 _EVERYWHERE = 7
 """What is added to this product, (1, 1) of (rows, 6), comes out in every pixel: those columns of the outputs'
 transforms are ones."""
@@ -64,22 +66,53 @@ class Scratch:
 
 
 class Product:
-    """A convolution with kernels (N, C, height, width) and a bias (N), as one matrix product."""
+    """A convolution with kernels (N, C, height, width) and a bias (N), as matrix products.
 
-    def __init__(self, kernel: Tensor, bias: Tensor, n_channels: Sequence[int]) -> None:
-        """Args: `n_channels`: of each image that will be joined; C in sum."""
+    Args:
+        kernel: of all images that will be joined.
+        bias: (N,).
+        n_channels: of each image; C in sum.
+        stride: of rows, as in the windows that it will get.
+    """
+
+    def __init__(self, kernel: Tensor, bias: Tensor, n_channels: Sequence[int], stride: int = 1) -> None:
         parts = torch.split(kernel, list(n_channels), dim=1)
-        flat = [part.permute(2, 3, 1, 0).reshape(-1, len(kernel)) for part in parts]
-        self._kernel, self._bias = torch.cat(flat).float(), bias.float()
-        self.n_out = len(kernel)
+        flat = [part.permute(2, 3, 1, 0).flatten(1, 2) for part in parts]
+        self._kernel, self._bias = torch.cat(flat, dim=1).float().contiguous(), bias.float()
+        self._stride, self.n_out = stride, len(kernel)
 
-    def convolve(self, parts: Sequence[Tensor], scratch: Scratch) -> Tensor:
-        """The convolution (B, rows, columns, N), in scratch, of what `windows` gives of each image."""
-        gathered = scratch.take(0, *parts[0].shape[:3], len(self._kernel))
+    def convolve(self, parts: Sequence[Tensor], scratch: Scratch, n_rows: int, n_kept: int) -> Tensor:
+        """The convolution (B, rows, columns, N), in scratch.
+
+        Where an image has few rows, most rows of the kernel meet nothing but the zeros above and below it:
+        these are not multiplied.
+
+        Args:
+            parts: what `windows` gives of each image, (B, rows, columns, height, width * C); a row of zeros
+                lies above the images.
+            n_rows: of the images, without the zeros.
+            n_kept: rows of the output that are wanted; those below may be anything finite.
+        """
+        n_images, n_out, n_columns, height = parts[0].shape[:4]
+        taps = [_taps(self._stride * row, height, n_rows) for row in range(min(n_out, n_kept))]
+        if sum(map(len, taps)) > _MOST_OF_TAPS * n_out * height:
+            out = scratch.take(1, n_images, n_out, n_columns, self.n_out)
+            self._multiply(parts, slice(None), scratch, out)
+            return out
+        rows = scratch.take(1, n_out, n_images, 1, n_columns, self.n_out)
+        rows[len(taps) :].zero_()
+        for row, (own, out) in enumerate(zip(taps, rows, strict=False)):
+            reached = slice(own.start, own.stop)
+            self._multiply([part[:, row : row + 1, :, reached] for part in parts], reached, scratch, out)
+        return rows.squeeze(2).transpose(0, 1)
+
+    def _multiply(self, parts: Sequence[Tensor], taps: slice, scratch: Scratch, out: Tensor) -> None:
+        """The product of windows with some rows of the kernel; `out` is contiguous."""
+        kernel = self._kernel[taps]
+        gathered = scratch.take(0, *parts[0].shape[:3], *kernel.shape[:2])
         _join(parts, gathered)
-        out = scratch.take(1, *gathered.shape[:3], self.n_out)
-        torch.addmm(self._bias, gathered.flatten(0, 2), self._kernel, out=out.view(-1, self.n_out))
-        return out
+        flat = gathered.view(-1, kernel.shape[0] * kernel.shape[1])
+        torch.addmm(self._bias, flat, kernel.flatten(0, 1), out=out.view(-1, self.n_out))
 
 
 class Winograd:
@@ -173,6 +206,11 @@ def patches(images: Tensor, n_rows: int = TILE) -> Tensor:
     shape = n_rows + 2, TILE + 2, n_images, (height - 2) // n_rows, (width - 2) // TILE, n_channels
     strides = (row, column, image, n_rows * row, TILE * column, 1)
     return images.as_strided(shape, strides, images.storage_offset())
+
+
+def _taps(first: int, height: int, n_rows: int) -> range:
+    """Those rows of a kernel that meet an image of `n_rows`, if the kernel begins at `first` - 1."""
+    return range(max(0, 1 - first), min(height, n_rows + 1 - first))
 
 
 def _join(parts: Sequence[Tensor], out: Tensor) -> None:

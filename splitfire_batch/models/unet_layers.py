@@ -52,6 +52,7 @@ class Down:
         self._kernel = kernel.float().contiguous(memory_format=torch.channels_last)
         self._bias = bias.float()
         self._winograds = [Winograd(in_fours(kernel), bias, rows) for rows in patch_rows]
+        self._product = Product(kernel, bias, [conv.in_channels], stride=2) if patch_rows else None
 
     def convolve(self, images: Tensor, scratch: Scratch) -> Tensor:
         """Normalised output, of images with one row and column of zeros before and at least three behind."""
@@ -64,6 +65,9 @@ class Down:
             for rows, part in winograd.convolve([patches_in_fours(images, height)], scratch):
                 pixels[:, :, :, rows].copy_(part)
             return out
+        if n_rows == 1 and self._product:
+            parts = [windows(images, (5, 5), stride=2)[:, :1, :n_columns]]
+            return self._product.convolve(parts, scratch, images.shape[1] - 4, 1)
         out = functional.conv2d(images.permute(0, 3, 1, 2), self._kernel, self._bias, stride=2)
         return out.permute(0, 2, 3, 1)
 
@@ -103,8 +107,8 @@ class Up:
         ]
         self._winograds = [Winograd(kernel.flatten(0, 2), bias.flatten(), rows) for rows in patch_rows]
 
-    def convolve(self, images: Sequence[Tensor], scratch: Scratch, out: Tensor) -> None:
-        """Write the output of images that have one row and column of zeros around them."""
+    def convolve(self, images: Sequence[Tensor], scratch: Scratch, out: Tensor, n_kept: int) -> None:
+        """Write the output, of which `n_kept` rows count; images have zeros around them."""
         n_images, n_rows, n_columns = out.shape[0], out.shape[1] // 2, out.shape[2] // 2
         if winograd := _fitting(self._winograds, n_images, n_rows, n_columns):
             height = winograd.n_rows
@@ -118,7 +122,7 @@ class Up:
             return
         for (a, b), layer in zip(_PARITIES, self._products, strict=True):
             parts = [windows(image, (2 + a, 2 + b))[:, :n_rows, :n_columns] for image in images]
-            convolved = layer.convolve(parts, scratch)
+            convolved = layer.convolve(parts, scratch, n_rows, (n_kept + 1 - a) // 2)
             spare = scratch.take(1 - scratch.piece_of(convolved), *convolved.shape)
             self._write(convolved, self._floor, spare, out[:, a::2, b::2])
 

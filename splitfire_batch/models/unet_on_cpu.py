@@ -75,7 +75,7 @@ class UNetOnCpu:
         down, up = (cast("list[nn.Conv2d]", list(layers)) for layers in (net.down, net.up))
         down_norm, up_norm = (cast("list[nn.BatchNorm2d]", list(x)) for x in (net.down_norm, net.up_norm))
         self._down = [Down(*layer) for layer in zip(down, down_norm, _DOWN_ROWS, strict=False)]
-        self._bottom = Product(down[-1].weight, exact_bias(down[-1]), [down[-1].in_channels])
+        self._bottom = Product(down[-1].weight, exact_bias(down[-1]), [down[-1].in_channels], stride=2)
         gains = [affine(norm)[0] for norm in up_norm]
         self._activations = ACTIVATIONS[net.options.activation]
         self._is_sigmoid = net.options.mask == "sigmoid"
@@ -112,18 +112,21 @@ class UNetOnCpu:
                 else:
                     layer.undo_norm(normalised, out=images.skips[level].inside[part])
                 self._activations.down(normalised, images.inputs[level].inside[part])
-        bottom = self._bottom.convolve([windows(images.inputs[-1].whole, (5, 5), stride=2)], scratch)
-        images.bottom.inside.copy_(bottom)
+        deepest, bottom = images.inputs[-1], images.bottom.inside
+        parts, n_rows = [windows(deepest.whole, (5, 5), stride=2)], deepest.inside.shape[1]
+        bottom.copy_(self._bottom.convolve(parts, scratch, n_rows, bottom.shape[1]))
         return first
 
     def _go_up(self, images: Images, audible: Sequence[slice], first: Sequence[Tensor], out: Tensor) -> None:
         """Write the masks of all audible images."""
         scratch, joined = self._workspace.scratch, [images.bottom.whole]
         for level, up in zip(range(5, 0, -1), self._up, strict=True):
+            image = images.ups[level]
             for part in [_ALL] if level >= _DEEP else audible:
-                up.convolve([image[part] for image in joined], scratch, images.ups[level].doubled[part])
-            images.ups[level].clear_border()
-            joined = [images.skips[level].whole, images.ups[level].whole] if level > 1 else []
+                below = [whole[part] for whole in joined]
+                up.convolve(below, scratch, image.doubled[part], image.inside.shape[1])
+            image.clear_border()
+            joined = [images.skips[level].whole, image.whole] if level > 1 else []
         n_rows, n_columns = out.shape[2:]
         for one, normalised in zip(audible, first, strict=True):
             plane = images.plane[3 : 3 + n_rows, 3 : 3 + n_columns]
