@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from fsspec import filesystem
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -58,6 +59,12 @@ class Protocol(RuleBasedStateMachine):
         self.runs: list[SomeRun] = []
         self.committed: list[dict[str, Any]] = []
         self.clock = count(1_000_000)
+
+    def teardown(self) -> None:
+        """All memory stores are one: what is left there would make the next machines slower and slower."""
+        memory, root = filesystem("memory"), self.store.url.removeprefix("memory://")
+        if memory.exists(root):
+            memory.rm(root, recursive=True)
 
     @initialize()
     def settings_are_recorded(self) -> None:
