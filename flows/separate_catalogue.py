@@ -74,9 +74,8 @@ def separate_catalogue(
         saved_plan: path or URL of a plan of this job; what was listed for it is taken, and nothing else.
     """
     mask_logs()
-    urls = (saved_plan, runtime.weights_mirror, runtime.registry, *catalogue.allow_root)
-    refuse_secrets(source, destination, *urls)
     job = Job(source, destination, separation, output, catalogue, runtime, replace, retry, saved_plan)
+    refuse_secrets(*job.urls)
     story.check(job)
     with story.leased(job, _say) as lease:
         run = plan(job, list_tracks(job), lease)

@@ -70,12 +70,10 @@ class Settings(BaseSettings):
         from splitfire_batch.job import Job  # it brings pyarrow, which `--help` does not need
         from splitfire_batch.storage.urls import refuse_secrets
 
-        # before Prefect stores the parameters
-        runtime = self.runtime
-        urls = (runtime.weights_mirror, runtime.registry, *self.catalogue.allow_root)
-        refuse_secrets(source, destination, saved_plan, *urls)
         configs = (self.separation, self.output, self.catalogue, self.runtime)
-        return Job(source, destination, *configs, replace, retry, saved_plan)
+        job = Job(source, destination, *configs, replace, retry, saved_plan)
+        refuse_secrets(*job.urls)  # before Prefect stores the parameters
+        return job
 
 
 def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) -> Settings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from splitfire_batch.config import LOSSY_FORMATS, OutputConfig, SeparationConfig
@@ -48,6 +49,12 @@ def settings(separation: SeparationConfig, output: OutputConfig, weights_id: str
         "output_epoch": OUTPUT_EPOCH,
         **{name: value for name in _SKIPS if (value := getattr(output, name)) is not None},
     }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is not the same, in words for an error's message: `format was 'wav' and is now 'flac'`; or ""."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in names)
 
 
 def settings_id(values: dict[str, Any], epoch: int = 0) -> str:

@@ -22,7 +22,7 @@ from splitfire_batch.catalogue import OPEN, Catalogue, check_source, complete
 from splitfire_batch.config import OutputConfig, SeparationConfig, configure
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.failures import Query, read_failures
-from splitfire_batch.identity import settings
+from splitfire_batch.identity import differences, settings
 from splitfire_batch.manifest.holdings import Holding, read_holdings
 from splitfire_batch.manifest.ledger import ROOT
 from splitfire_batch.models import find_card, weights_id
@@ -116,9 +116,7 @@ def made_by(holding: Holding, names: OutputConfig) -> tuple[SeparationConfig, Ou
     spelled = {"names": names.names, "template": names.template}
     output = configure(OutputConfig, {**spelled, **_fields_of(OutputConfig, held)})
     now = settings(separation, output, weights_id(find_card(separation.model)))
-    differ = sorted(name for name in now.keys() | held.keys() if now.get(name) != held.get(name))
-    if differ:
-        what = ", ".join(f"{name} was {held.get(name)!r} and is now {now.get(name)!r}" for name in differ)
+    if what := differences(held, now):
         raise ConfigError(
             f"tracks that failed under the settings {holding.settings_id} cannot be run again as they were: "
             f"{what}; `splitfire run` their catalogue with settings of now"

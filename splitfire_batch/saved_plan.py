@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.catalogue import LISTING, Catalogue, check_source
-from splitfire_batch.errors import ConfigError
-from splitfire_batch.identity import settings
+from splitfire_batch.errors import ConfigError, ObjectMissing
+from splitfire_batch.identity import differences, settings
 from splitfire_batch.masking import masked
 from splitfire_batch.models import find_card, weights_id
 from splitfire_batch.rows import BATCH_ROWS, rows_of, write_parquet
@@ -50,7 +50,7 @@ def check_place(url: str, job: Job, is_new: bool = False) -> None:
         return
     if is_new:
         raise ConfigError(f"{url} exists already; give --save another name, or remove it first")
-    raise ConfigError(f"there is no saved plan {url}; make one with: splitfire plan --save")
+    raise _missing(url)
 
 
 def save_listing(catalogue: Catalogue, job: Job, url: str) -> None:
@@ -88,17 +88,20 @@ def read_listing(job: Job, url: str) -> Catalogue:
         ConfigError: no such file, no plan, one of another job, or one that names objects outside the job's
             source and `allow_root`: whoever can change the file must not choose what a machine reads.
     """
-    check_place(url, job)
     store, name = _place(url, job)
     roots = [check_source(job.source, job.runtime.storage), *map(plain_url, job.catalogue.allow_root)]
     with scratch_folder(job.runtime.scratch_dir) as folder:
         try:
             file = pq.ParquetFile(store.fetch(name, folder / "plan"))
+        except ObjectMissing as error:
+            raise _missing(url) from error
         except pa.ArrowInvalid as error:
             raise ConfigError(f"{url} is no saved plan: {masked(str(error))}") from error
         with file:
             about = _about(file, url)
-            _check_purpose(about["purpose"], _purpose(job), f"{url}, saved {about['saved_at']}")
+            if what := differences(about["purpose"], _purpose(job)):
+                of = f"{url}, saved {about['saved_at']}"
+                raise ConfigError(f"{of}, is the plan of another job: {what}; give the same, or plan again")
             rows = rows_of(_batches(file, roots, url), LISTING, job.runtime.scratch_dir)
     return Catalogue(about["catalogue"], rows, about["ignored"])
 
@@ -109,6 +112,10 @@ def _place(url: str, job: Job) -> tuple[Store, str]:
         raise ConfigError(f"found {url} for a saved plan, wanted a name that ends in {EXTENSION}")
     folder, _, name = plain_url(url).rpartition("/")
     return open_store(folder or "/", job.runtime.storage), name
+
+
+def _missing(url: str) -> ConfigError:
+    return ConfigError(f"there is no saved plan {url}; make one with: splitfire plan --save")
 
 
 def _purpose(job: Job) -> dict[str, Any]:
@@ -125,13 +132,6 @@ def _purpose(job: Job) -> dict[str, Any]:
     }
     as_json: dict[str, Any] = json.loads(json.dumps(values))
     return as_json
-
-
-def _check_purpose(saved: Mapping[str, Any], wanted: Mapping[str, Any], which: str) -> None:
-    differ = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
-    if differ:
-        what = ", ".join(f"{name} was {saved.get(name)!r} and is now {wanted.get(name)!r}" for name in differ)
-        raise ConfigError(f"{which}, is the plan of another job: {what}; give the same, or plan again")
 
 
 def _about(file: pq.ParquetFile, url: str) -> dict[str, Any]:

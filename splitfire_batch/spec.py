@@ -36,6 +36,13 @@ class Job:
     saved_plan: str | None = None
     """Path or URL of a plan of this job; what was listed for it is taken, and nothing else."""
 
+    @property
+    def urls(self) -> tuple[str | None, ...]:
+        """Whatever may be a URL and travels with the job: none may hold a secret."""
+        runtime, roots = self.runtime, self.catalogue.allow_root
+        places = (self.source, self.destination, self.saved_plan)
+        return (*places, runtime.weights_mirror, runtime.registry, *roots)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:

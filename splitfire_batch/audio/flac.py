@@ -20,9 +20,8 @@ def streaminfo(info: bytes) -> tuple[int, int, int, int]:
     Args:
         info: at least 18 bytes of the block, without its header.
     """
-    word = int.from_bytes(
-        info[10:18], "big"
-    )  # 20 bits of rate, 3 of channels - 1, 5 of depth - 1, 36 of frames
+    # 20 bits of rate, 3 of channels - 1, 5 of depth - 1, 36 of frames
+    word = int.from_bytes(info[10:18], "big")
     return word >> 44, (word >> 41 & 7) + 1, (word >> 36 & 31) + 1, word & (1 << 36) - 1
 
 

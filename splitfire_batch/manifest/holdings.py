@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.identity import settings_id
+from splitfire_batch.identity import differences, settings_id
 from splitfire_batch.storage import Store
 
 _FOLDER = "_splitfire/settings"
@@ -47,14 +47,9 @@ def choose_holding(store: Store, settings: dict[str, Any], is_immutable: bool, r
         return Holding(settings_id(settings, epoch), epoch, settings)
     if replace:
         return Holding(settings_id(settings, epoch + 1), epoch + 1, settings)
-    active = others[-1]
-    differences = ", ".join(
-        f"{name} was {active.settings.get(name)!r} and is now {settings.get(name)!r}"
-        for name in sorted(active.settings.keys() | settings.keys())
-        if active.settings.get(name) != settings.get(name)
-    )
+    what = differences(others[-1].settings, settings)
     raise ConfigError(
-        f"{store.url} holds stems of {settings['model']} made with other settings ({differences}); "
+        f"{store.url} holds stems of {settings['model']} made with other settings ({what}); "
         'choose another destination, pass --replace to write over them, or set names = "immutable"'
     )
 

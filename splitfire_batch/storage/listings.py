@@ -90,11 +90,10 @@ class Pages:
                 if not _is_mark(item["Key"]):
                     yield stored_object(item["Key"][self._n_cut :], item["Size"], item)
             return
-        n_cut, as_moment = self._n_cut, datetime.fromisoformat
         for key, n_bytes, etag, moment, storage_class in taken:
-            if key[-1] != "/":
-                modified = as_moment(moment).timestamp()
-                yield StoredObject(key[n_cut:], n_bytes, plain_etag(etag), modified, storage_class)
+            if not _is_mark(key):
+                modified = datetime.fromisoformat(moment).timestamp()
+                yield StoredObject(key[self._n_cut :], n_bytes, plain_etag(etag), modified, storage_class)
 
 
 def _is_mark(key: str) -> bool:
