@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 AUDIT := .venv-audit/bin
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
+# Tests start hundreds of Python processes: where bytecode is not kept, each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
@@ -14,7 +17,7 @@ install: $(STAMP) ## make .venv with the exact versions CI runs
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
 check: install ## lint, format, strict types, layers
