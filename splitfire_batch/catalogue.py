@@ -16,7 +16,6 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from splitfire_batch.config import CatalogueConfig
 from splitfire_batch.errors import ConfigError, ObjectMissing
@@ -25,7 +24,7 @@ from splitfire_batch.identity import is_sampled
 from splitfire_batch.inventory import FILE_NAME, inventory_pages, read_manifest
 from splitfire_batch.rows import Rows, rows_of
 from splitfire_batch.selection import first_of_each, limited
-from splitfire_batch.sources import count, folder_pages, named_pages, object_pages
+from splitfire_batch.sources import folder_pages, left, named_pages, object_pages
 from splitfire_batch.storage import Options, Store, Stores, open_store, parse_url
 from splitfire_batch.storage.urls import matching_options
 from splitfire_batch.tables import META, TABLE_EXTENSIONS, read_rows, with_sizes
@@ -182,9 +181,8 @@ def _those(
     """The rows whose column is wanted; all for None. The others are counted."""
     if is_wanted is None:
         return page
-    mask = pa.array([is_wanted(text) for text in page[column].to_pylist()], pa.bool_())
-    count(ignored, otherwise, pc.invert(mask))
-    return page.filter(mask)
+    is_out = pa.array([not is_wanted(text) for text in page[column].to_pylist()], pa.bool_())
+    return left(page, is_out, otherwise, ignored)
 
 
 def _chooser(config: CatalogueConfig) -> Callable[[str], bool] | None:

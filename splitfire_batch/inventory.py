@@ -12,20 +12,21 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.scratch import scratch_folder
-from splitfire_batch.sources import Listed, page_of, problem_of, why_ignored
-from splitfire_batch.storage import Store, plain_etag
+from splitfire_batch.sources import left, tracks_of
+from splitfire_batch.storage import Store
 from splitfire_batch.tables import plain_url
 
 FILE_NAME = "manifest.json"
@@ -41,6 +42,7 @@ _COLUMNS = {
     "intelligenttieringaccesstier": "access_tier",
 }
 """What is read, by AWS' names for it without underscores and in lower case."""
+_NEEDED = ("key", "size", "etag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def inventory_pages(
                 file = bucket.fetch(path, folder / "file")
                 _check_md5(uri, file, md5)
                 for batch in _csv(file, inventory) if inventory.is_csv else _parquet(file):
-                    yield page_of(list(_rows(batch, inventory, ignored)))
+                    yield _tracks(batch, inventory.root, ignored)
             except ObjectMissing as error:
                 raise ConfigError(f"{uri}: the manifest names it, and it is not there") from error
             except (pa.ArrowException, KeyError) as error:
@@ -130,7 +132,7 @@ def _check_md5(uri: str, file: Path, wanted: str) -> None:
         raise ConfigError(f"{uri} has the MD5 {found}, its manifest says {wanted}; fetch the inventory anew")
 
 
-def _csv(file: Path, inventory: Inventory) -> Iterator[dict[str, list[Any]]]:
+def _csv(file: Path, inventory: Inventory) -> Iterator[pa.RecordBatch]:
     names = list(inventory.columns)
     with (
         pa.CompressedInputStream(pa.OSFile(str(file), "rb"), "gzip") as stream,
@@ -142,47 +144,50 @@ def _csv(file: Path, inventory: Inventory) -> Iterator[dict[str, list[Any]]]:
     ):
         for batch in reader:
             found = _known(batch)
-            found["key"] = [unquote_plus(key) for key in found["key"]]
-            yield found
+            keys = pa.array([unquote_plus(key) for key in found["key"].to_pylist()], pa.string())
+            yield found.set_column(found.schema.get_field_index("key"), "key", keys)
 
 
-def _parquet(file: Path) -> Iterator[dict[str, list[Any]]]:
+def _parquet(file: Path) -> Iterator[pa.RecordBatch]:
     with pa.parquet.ParquetFile(file) as parquet:
         names = [name for name in parquet.schema_arrow.names if _plain(name) in _COLUMNS]
         for batch in parquet.iter_batches(_BATCH, columns=names):
             yield _known(batch)
 
 
-def _known(batch: pa.RecordBatch) -> dict[str, list[Any]]:
-    """The columns that are there, by our names."""
-    return {
-        _COLUMNS[_plain(name)]: column.to_pylist()
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-        if _plain(name) in _COLUMNS
-    }
+def _known(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """All columns of `_COLUMNS` as text, by our names; null where an inventory has none."""
+    found = {_plain(name): column for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    for name in _NEEDED:
+        if name not in found:
+            raise KeyError(name)
+    nulls = pa.nulls(len(batch), pa.string())
+    texts = {told: pc.cast(found.get(name, nulls), pa.string()) for name, told in _COLUMNS.items()}
+    return pa.RecordBatch.from_pydict(texts)
 
 
-def _rows(columns: dict[str, list[Any]], inventory: Inventory, ignored: Counter[str]) -> Iterator[Listed]:
-    keys, prefix = columns["key"], inventory.root.partition("://")[2].partition("/")[2]
+def _tracks(objects: pa.RecordBatch, root: str, ignored: Counter[str]) -> pa.RecordBatch:
+    """What a listing of the root would take, as TOLD."""
+    prefix = root.partition("://")[2].partition("/")[2]
     folder = f"{prefix}/" if prefix else ""
-    told = [columns.get(name, [None] * len(keys)) for name in ("is_latest", "is_delete_marker")]
-    classes = [columns.get(name, [None] * len(keys)) for name in ("storage_class", "access_tier")]
-    for key, n_bytes, etag, is_latest, is_deleted, *where in zip(
-        keys, columns["n_bytes"], columns["etag"], *told, *classes, strict=True
-    ):
-        reason = _why_left_out(key, folder, is_latest, is_deleted)
-        if reason:
-            ignored[reason] += 1
-            continue
-        path = key.removeprefix(folder)
-        yield f"{inventory.root}/{path}", path, int(n_bytes), plain_etag(etag), problem_of(path, *where)
+    reasons: dict[str, Callable[[pa.RecordBatch], pa.Array]] = {
+        "old version": lambda rows: _says(rows["is_latest"], "false"),
+        "deleted": lambda rows: _says(rows["is_delete_marker"], "true"),
+        "outside the root": lambda rows: pc.invert(pc.starts_with(rows["key"], folder)),
+        "folder mark": lambda rows: pc.ends_with(rows["key"], "/"),
+    }
+    for reason, is_out in reasons.items():
+        objects = left(objects, is_out(objects), reason, ignored)
+    columns = {
+        "path": pc.utf8_slice_codeunits(objects["key"], len(folder)),
+        "n_bytes": pc.cast(objects["n_bytes"], pa.int64()),
+        "etag": pc.utf8_trim(pc.replace_substring_regex(objects["etag"], "^W/", ""), '"'),
+        "storage_class": objects["storage_class"],
+        "access_tier": objects["access_tier"],
+    }
+    return tracks_of(root, pa.RecordBatch.from_pydict(columns), ignored)
 
 
-def _why_left_out(key: str, folder: str, is_latest: object, is_deleted: object) -> str | None:
-    if str(is_latest).lower() == "false":
-        return "old version"
-    if str(is_deleted).lower() == "true":
-        return "deleted"
-    if not key.startswith(folder):
-        return "outside the root"
-    return "folder mark" if key.endswith("/") else why_ignored(key.removeprefix(folder))
+def _says(column: pa.Array, word: str) -> pa.Array:
+    """Where a text is that word, in whatever case; null is nothing said."""
+    return pc.fill_null(pc.equal(pc.utf8_lower(column), word), False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import compress, islice
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +35,6 @@ _REASONS: dict[str, Callable[[pa.Array], pa.Array]] = {
 }
 """What `why_ignored` says of a path that is text, in its order, by whether it is so."""
 _PAGE = 10_000
-Listed = tuple[str, str, int, str, str | None]
-"""uri, path, n_bytes, etag and problem of an object as a listing shows it."""
 
 
 def folder_pages(store: Store, destination: str | None, ignored: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -48,29 +46,44 @@ def folder_pages(store: Store, destination: str | None, ignored: Counter[str]) -
 
 
 def _audible(store: Store, page: list[StoredObject], ignored: Counter[str]) -> pa.RecordBatch:
-    """The tracks among some objects: `why_ignored` says what is none, here of all of them at once."""
+    """The tracks among some objects."""
     try:
         paths = pa.array([found.path for found in page], pa.string())
     except UnicodeEncodeError:
         ignored.update(str(why_ignored(found.path)) for found in page if not is_text(found.path))
         return _audible(store, [found for found in page if is_text(found.path)], ignored)
-    is_track = pa.array(np.ones(len(page), bool))
+    columns = {
+        "path": paths,
+        "n_bytes": pa.array([found.n_bytes for found in page], pa.int64()),
+        "etag": pa.array([found.etag for found in page], pa.string()),
+        "storage_class": pa.array([found.storage_class for found in page], pa.string()),
+        "access_tier": pa.nulls(len(page), pa.string()),
+    }
+    return tracks_of(store.url, pa.RecordBatch.from_pydict(columns), ignored)
+
+
+def tracks_of(root: str, objects: pa.RecordBatch, ignored: Counter[str]) -> pa.RecordBatch:
+    """The tracks among some objects as TOLD: `why_ignored` and `problem_of` of all of them at once.
+
+    Args:
+        root: URL of the folder or prefix.
+        objects: path below it, n_bytes, etag, and storage_class and access_tier as S3 names them, or null.
+        ignored: counts those that are no tracks, by reason.
+    """
     for reason, is_so in _REASONS.items():
-        is_left_out = pc.and_(is_track, is_so(paths))
-        count(ignored, reason, is_left_out)
-        is_track = pc.and_not(is_track, is_left_out)
-    tracks = list(compress(page, is_track.to_pylist()))
-    paths = paths.filter(is_track)
-    odd = pc.match_substring_regex(paths, _ODD_KEY).to_numpy(zero_copy_only=False)
-    archived = np.array([found.storage_class in _ARCHIVES for found in tracks], bool)
-    problems: list[str | None] = [None] * len(tracks)
-    for index in np.flatnonzero(odd | archived).tolist():
-        problems[index] = problem_of(tracks[index].path, tracks[index].storage_class)
+        objects = left(objects, is_so(objects["path"]), reason, ignored)
+    paths, where = objects["path"], [objects["storage_class"], objects["access_tier"]]
+    is_odd = pc.match_substring_regex(paths, _ODD_KEY)
+    for column in where:
+        is_odd = pc.or_(is_odd, pc.is_in(column, value_set=pa.array(_ARCHIVES)))
+    problems: list[str | None] = [None] * len(paths)
+    for index in np.flatnonzero(is_odd.to_numpy(zero_copy_only=False)):
+        problems[index] = problem_of(paths[index].as_py(), *(column[index].as_py() for column in where))
     return _batch(
-        pc.binary_join_element_wise(store.url.rstrip("/"), paths, "/"),
+        pc.binary_join_element_wise(root.rstrip("/"), paths, "/"),
         paths,
-        pa.array([found.n_bytes for found in tracks], pa.int64()),
-        pa.array([found.etag for found in tracks], pa.string()),
+        objects["n_bytes"],
+        objects["etag"],
         pa.array(problems, pa.string()),
     )
 
@@ -98,7 +111,7 @@ def why_ignored(path: str) -> str | None:
     *folders, name = path.split("/")
     if "_splitfire" in folders:
         return "own records"
-    if any(part.startswith(".") and part != ".." for part in (*folders, name)):
+    if "/." in f"/{path}" and any(part.startswith(".") and part != ".." for part in (*folders, name)):
         return "hidden"
     if "." not in name or name.rpartition(".")[2].lower() not in AUDIO_EXTENSIONS:
         return "not audio"
@@ -110,20 +123,17 @@ def why_ignored(path: str) -> str | None:
 def object_pages(store: Store, path: str) -> Iterator[pa.RecordBatch]:
     """One object, whatever its name."""
     found = store.stat(path)
-    yield page_of([(store.uri_of(path), path, found.n_bytes, found.etag, None)])
-
-
-def page_of(rows: list[Listed]) -> pa.RecordBatch:
-    """Objects as TOLD."""
+    values = (store.uri_of(path), path, found.n_bytes, found.etag, None)
     names = ("uri", "path", "n_bytes", "etag", "problem")
-    return _batch(
-        *(pa.array([row[index] for row in rows], TOLD.field(name).type) for index, name in enumerate(names))
+    yield _batch(
+        *(pa.array([value], TOLD.field(name).type) for name, value in zip(names, values, strict=True))
     )
 
 
-def _batch(*columns: pa.Array) -> pa.RecordBatch:
-    """TOLD, from the columns of Listed."""
-    uri, path, n_bytes, etag, problem = columns
+def _batch(
+    uri: pa.Array, path: pa.Array, n_bytes: pa.Array, etag: pa.Array, problem: pa.Array
+) -> pa.RecordBatch:
+    """TOLD, where nothing else is known."""
     made = {"uri": uri, "path": path, "name": path, "n_bytes": n_bytes, "etag": etag, "problem": problem}
     made |= {"duration_s": pa.nulls(len(path), pa.float64()), "meta": metas([], len(path))}
     return pa.RecordBatch.from_arrays([made[name] for name in TOLD.names], schema=TOLD)
@@ -132,15 +142,15 @@ def _batch(*columns: pa.Array) -> pa.RecordBatch:
 def named_pages(pages: Iterable[pa.RecordBatch], ignored: Counter[str]) -> Iterator[pa.RecordBatch]:
     """Of the rows of a table those that name something, and none of our own records."""
     for page in pages:
-        has_uri = pc.is_valid(page["uri"])
-        is_own = pc.fill_null(pc.match_substring_regex(page["path"], "(?:^|/)_splitfire(?:/|$)"), False)
-        count(ignored, "no uri", pc.invert(has_uri))
-        count(ignored, "own records", is_own)
-        yield page.filter(pc.and_not(has_uri, is_own))
+        named = left(page, pc.is_null(page["uri"]), "no uri", ignored)
+        is_own = pc.fill_null(pc.match_substring_regex(named["path"], "(?:^|/)_splitfire(?:/|$)"), False)
+        yield left(named, is_own, "own records", ignored)
 
 
-def count(ignored: Counter[str], reason: str, is_so: pa.Array) -> None:
-    """Add the number of truths to what is ignored for that reason."""
-    n = pc.sum(is_so).as_py()
-    if n:
-        ignored[reason] += n
+def left(rows: pa.RecordBatch, is_out: pa.Array, reason: str, ignored: Counter[str]) -> pa.RecordBatch:
+    """The rows that are not out; those that are, are counted."""
+    n_out = pc.sum(is_out).as_py()
+    if not n_out:
+        return rows
+    ignored[reason] += n_out
+    return rows.filter(pc.invert(is_out))

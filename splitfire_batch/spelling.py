@@ -37,7 +37,7 @@ DEVICE_PATTERN = r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9¹²³]"
 
 def is_text(path: str) -> bool:
     """Whether a name was UTF-8: Python spells bytes that it cannot decode as lone surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+    return path.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def safe_part(part: str) -> str:
