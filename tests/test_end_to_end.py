@@ -96,7 +96,7 @@ def _check_stems(rows: list[dict[str, Any]], good: dict[str, Path], store: Store
 @pytest.mark.parametrize(
     ("kind", "step"),
     [
-        ("s3", 12),
+        ("s3", 40),
         pytest.param("s3", 1, marks=pytest.mark.slow),
         pytest.param("folder", 1, marks=pytest.mark.slow),
     ],
