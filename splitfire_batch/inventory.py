@@ -26,7 +26,7 @@ import pyarrow.parquet
 from splitfire_batch.errors import ConfigError, ObjectMissing
 from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.sources import left, tracks_of
-from splitfire_batch.storage import Store
+from splitfire_batch.storage import Store, plain_etag
 from splitfire_batch.tables import plain_url
 
 FILE_NAME = "manifest.json"
@@ -181,7 +181,7 @@ def _tracks(objects: pa.RecordBatch, root: str, ignored: Counter[str]) -> pa.Rec
     columns = {
         "path": pc.utf8_slice_codeunits(objects["key"], len(folder)),
         "n_bytes": pc.cast(objects["n_bytes"], pa.int64()),
-        "etag": pc.utf8_trim(pc.replace_substring_regex(objects["etag"], "^W/", ""), '"'),
+        "etag": pa.array([plain_etag(etag or "") for etag in objects["etag"].to_pylist()], pa.string()),
         "storage_class": objects["storage_class"],
         "access_tier": objects["access_tier"],
     }

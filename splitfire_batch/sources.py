@@ -111,7 +111,7 @@ def why_ignored(path: str) -> str | None:
     *folders, name = path.split("/")
     if "_splitfire" in folders:
         return "own records"
-    if "/." in f"/{path}" and any(part.startswith(".") and part != ".." for part in (*folders, name)):
+    if any(part.startswith(".") and part != ".." for part in (*folders, name)):
         return "hidden"
     if "." not in name or name.rpartition(".")[2].lower() not in AUDIO_EXTENSIONS:
         return "not audio"
