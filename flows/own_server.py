@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ for _name, _value in _DEFAULTS.items():
 from prefect import settings as known  # noqa: E402 - Prefect reads its settings when it is imported
 from prefect.client.orchestration import get_client  # noqa: E402
 
+from flows.server_process import start_server  # noqa: E402
 from splitfire_batch.errors import ConfigError, TransientError  # noqa: E402
 
 _NOBODY = "http://127.0.0.1"
@@ -57,8 +57,11 @@ def reached() -> Iterator[None]:
         known.PREFECT_SERVER_CORS_ALLOWED_ORIGINS: _NOBODY,
     }
     with known.temporary_settings(changes):
-        _reach()
-        yield
+        settings = known.get_current_settings().to_environment_variables(exclude_unset=True)
+        within_s = known.PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+        url = start_server(settings, within_s)
+        with known.temporary_settings({known.PREFECT_API_URL: url}):
+            yield
 
 
 def api_url() -> str | None:
@@ -67,21 +70,9 @@ def api_url() -> str | None:
 
 
 def _reach() -> None:
-    """Ask for a sign of life; where no API is configured, that starts a server.
-
-    A terminal sends Ctrl-C to all its processes. The server must outlive the tracks that are finished
-    then, so it is born with SIGINT blocked; and its files are for this user only.
-    """
-    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    mask = os.umask(0o077)
-    try:
-        with get_client(sync_client=True) as client:
-            url, problem = client.api_url, client.api_healthcheck()
-    except RuntimeError as error:  # its own server did not start in time
-        raise TransientError(f"Prefect: {error}") from error
-    finally:
-        os.umask(mask)
-        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+    """Ask the API that is configured for a sign of life."""
+    with get_client(sync_client=True) as client:
+        url, problem = client.api_url, client.api_healthcheck()
     if problem is not None:
         raise TransientError(f"Prefect's API at {url} does not answer: {problem}; see PREFECT_API_URL")
 

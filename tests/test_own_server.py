@@ -8,9 +8,11 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -35,6 +37,7 @@ with reached():
     with get_client(sync_client=True) as client:
         told = {"url": str(client.api_url), "result": short(21)}
     told["password"] = known.PREFECT_API_AUTH_STRING.value()
+    told["imports_server"] = "prefect.server" in sys.modules
     print(json.dumps(told), flush=True)
     sys.stdin.read()
 """
@@ -46,13 +49,11 @@ class Server:
     home: Path
     password: str
     result: int | None = None
+    is_imported_by_client: bool | None = None
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server that a `splitfire run` starts, and what a flow on it returned."""
-    home = tmp_path_factory.mktemp("own") / "prefect"
-    home.mkdir(mode=0o755)
+def start(home: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    """A process with a server of its own, and what it said of it."""
     child = subprocess.Popen(
         [sys.executable, "-c", OWN],
         env={**environment(home), "PYTHONPATH": str(ROOT)},
@@ -61,9 +62,18 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         text=True,
     )
     assert child.stdout
-    told = json.loads(child.stdout.readline())
+    return child, json.loads(child.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server that a `splitfire run` starts, and what a flow on it returned."""
+    home = tmp_path_factory.mktemp("own") / "prefect"
+    home.mkdir(mode=0o755)
+    child, told = start(home)
     try:
-        yield Server(told["url"].rstrip("/"), home, told["password"], told["result"])
+        url = told["url"].rstrip("/")
+        yield Server(url, home, told["password"], told["result"], told["imports_server"])
     finally:
         child.communicate(timeout=60)
 
@@ -130,6 +140,47 @@ def test_a_page_of_another_origin_changes_nothing_even_with_the_password(server:
 @pytest.mark.slow
 def test_our_own_flows_get_through(own: Server) -> None:
     assert own.result == 42
+
+
+@pytest.mark.slow
+def test_the_server_is_not_imported_into_the_process_that_only_asks_it(own: Server) -> None:
+    assert own.is_imported_by_client is False
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_server_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    child, told = start(tmp_path / "prefect")
+    health = f"{told['url'].rstrip('/')}/health"
+    try:
+        assert answers(health)
+    finally:
+        child.kill()
+        child.communicate()
+    deadline = time.monotonic() + 30
+    while answers(health):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    broken = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path}/no/such/folder.db"}
+    done = subprocess.run(
+        [sys.executable, "-c", OWN],
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT), **broken},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last == "splitfire_batch.errors.TransientError: Prefect: its server ended with exit code 3"
 
 
 @pytest.mark.slow

@@ -241,7 +241,7 @@ def test_a_run_that_is_stopped_keeps_what_it_began_and_later_runs_do_the_rest(tm
 def test_sigterm_while_prefect_starts_leaves_no_process_behind(tmp_path: Path) -> None:
     write_tracks(tmp_path / "source", 1)
     run = start_run(tmp_path)
-    while not any("uvicorn" in args for args in members(run.pid)):
+    while not any("flows.server_process" in args for args in members(run.pid)):
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.05)
     os.kill(run.pid, signal.SIGTERM)
