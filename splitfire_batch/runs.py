@@ -23,6 +23,10 @@ _STAMP = "%Y%m%dT%H%M%S%f"
 _STAMP_LETTERS = len("20260101T000000000")
 
 
+_latest: list[tuple[Job, Store]] = []
+"""The job whose store was asked for last, and that store."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a job: its plan, and what its rows will say alike."""
@@ -121,5 +125,10 @@ def needs_offers(job: Job) -> bool:
 
 
 def destination_of(job: Job) -> Store:
-    """The store that a job writes to."""
-    return open_store(job.destination, job.runtime.storage)
+    """The store that a job writes to, one for all its steps: a bucket's client takes 0.1 s to make."""
+    for known, store in _latest:
+        if known is job:  # another job may find other credentials, though it is the same in all that is said
+            return store
+    store = open_store(job.destination, job.runtime.storage)
+    _latest[:] = [(job, store)]
+    return store

@@ -28,17 +28,19 @@ LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F
 """127.0.0.1, ::1 and ::ffff:127.0.0.1 as /proc/net spells them."""
 
 
-@ray.remote
-def grow() -> int:
-    """A worker process of its own."""
-    return os.getpid()
+class Grown:
+    """A worker process that stays; one that has only done a task goes when it is idle."""
+
+    def pid(self) -> int:
+        return os.getpid()
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """`host:port` of a Ray of our own, with a worker."""
     with connect(n_cpus=1):
-        ray.get(grow.remote())
+        worker = ray.remote(Grown).remote()
+        ray.get(worker.pid.remote())
         yield ray.get_runtime_context().gcs_address
 
 

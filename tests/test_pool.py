@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import ray
@@ -143,9 +144,17 @@ def test_no_actor_has_more_than_two_shards() -> None:
     assert most == 2
 
 
-def test_the_last_actor_gives_half_of_what_it_has_not_begun_to_one_that_is_idle() -> None:
+def both_up(folder: Path, **settings: Any) -> FakeWorker:
+    """A worker that is there when another one is, too."""
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.02)
+    return FakeWorker(**settings)
+
+
+def test_the_last_actor_gives_half_of_what_it_has_not_begun_to_one_that_is_idle(tmp_path: Path) -> None:
     """One long shard for two actors: it is split until nothing waits, and no track is done twice."""
-    make_worker = partial(FakeWorker, track_s=0.25, open_tracks=1, takes_turns=True)
+    make_worker = partial(both_up, tmp_path, track_s=0.25, open_tracks=1, takes_turns=True)
     shards = make_shards(1, 12)
     events = list(run_shards([*shards, Shard("tiny", (make_track("tiny"),))], make_worker, TWO))
     assert settled(events) == sorted([*ids(shards), "tiny"])
