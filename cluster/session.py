@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from cluster.access import check_cluster, for_us_only, settings_kept
 from cluster.actors import PoolSize
+from cluster.import_paths import job_config
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.errors import ConfigError, TransientError
 
@@ -175,6 +176,7 @@ def _start(n_cpus: int | None, is_verbose: bool) -> None:
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 namespace=_NAMESPACE,
+                job_config=job_config(),
                 log_to_driver=is_verbose,
                 logging_level=logging.INFO if is_verbose else logging.ERROR,
                 _temp_dir=str(folder / "ray"),
@@ -207,6 +209,7 @@ def _join(address: str, is_verbose: bool) -> None:
         ray.init(
             address=address,
             namespace=_NAMESPACE,
+            job_config=job_config(),
             log_to_driver=is_verbose,
             logging_level=logging.INFO if is_verbose else logging.ERROR,
         )

@@ -53,7 +53,8 @@ def _start(listener: socket.socket, variables: Mapping[str, str]) -> subprocess.
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.server_process", str(listener.fileno())],
+            # -P: whoever has flows of his own may stand beside a folder of that name
+            [sys.executable, "-P", "-m", "flows.server_process", str(listener.fileno())],
             env={**os.environ, **_VARIABLES, **variables},
             stdin=subprocess.PIPE,
             pass_fds=[listener.fileno()],

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import grpc
@@ -31,17 +31,29 @@ LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F
 class Grown:
     """A worker process that stays; one that has only done a task goes when it is idle."""
 
-    def pid(self) -> int:
-        return os.getpid()
+    def paths(self) -> list[str]:
+        return sys.path
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """`host:port` of a Ray of our own, with a worker."""
-    with connect(n_cpus=1):
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the driver stands in."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture(scope="module")
+def paths(place: Path) -> Iterator[list[str]]:
+    """Where a worker looks for modules, on a Ray of our own."""
+    with chdir(place), connect(n_cpus=1):
         worker = ray.remote(Grown).remote()
-        ray.get(worker.pid.remote())
-        yield ray.get_runtime_context().gcs_address
+        yield ray.get(worker.paths.remote())
+
+
+@pytest.fixture(scope="module")
+def head(paths: list[str]) -> str:
+    """`host:port` of a Ray of our own, with a worker."""
+    assert paths
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @contextmanager
@@ -143,6 +155,16 @@ def test_a_signal_to_the_group_of_a_run_does_not_reach_its_ray(head: str) -> Non
     assert access.is_loopback(head)
     assert len(others) >= 3  # gcs, raylet, worker; agents may still be starting
     assert os.getpgid(0) not in {os.getpgid(pid) for pid in others}
+
+
+def test_workers_look_for_modules_where_the_driver_does_and_not_where_it_stands(
+    paths: list[str], place: Path
+) -> None:
+    root = str(Path(__file__).parents[1])
+    assert root in sys.path
+    assert root in paths
+    assert str(place) not in paths
+    assert "" not in paths
 
 
 def test_strangers_are_refused_by_a_ray_of_our_own(head: str) -> None:

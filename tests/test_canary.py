@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.parse
@@ -35,6 +36,20 @@ ROOT = Path(__file__).parents[1]
 CHILDREN = b"splitfire_batch.children"
 """On the command line of what decodes and encodes."""
 
+DECOYS = (
+    "cluster",
+    "flows",
+    "numpy",
+    "pip",
+    "prefect",
+    "ray",
+    "secrets",
+    "soxr",
+    "splitfire_batch",
+    "uvicorn",
+)
+TRAP = "a decoy was imported"
+
 
 @dataclass
 class Outcome:
@@ -51,6 +66,8 @@ class Outcome:
     scratch_modes: set[int] = field(default_factory=set)
     told: list[bytes] = field(default_factory=list)
     """Bodies that the webhook got."""
+    was_decoyed: bool = False
+    """Whether a module of the folder that the run stood in was imported."""
 
 
 def make_canaries() -> dict[str, str]:
@@ -91,6 +108,13 @@ def fill(source: str, canaries: dict[str, str], folder: Path) -> str:
     lines = [json.dumps({"uri": uri, "title": f"track {n}", "link": signed}) for n, uri in enumerate(uris)]
     store.write("list.jsonl", "\n".join(lines).encode())
     return store.uri_of("list.jsonl")
+
+
+def leave_decoys(folder: Path) -> None:
+    """Modules with the names of some that a run imports, here or in its other processes."""
+    for name in DECOYS:
+        trap = f"from pathlib import Path\nPath({str(folder / TRAP)!r}).touch()\n"
+        (folder / f"{name}.py").write_text(f"{trap}raise SystemExit({name!r})\n")
 
 
 def descendants(pid: int) -> set[int]:
@@ -140,7 +164,19 @@ def outcome(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outco
     variables |= {name: text for name, text in found.canaries.items() if name.isupper()}
     variables |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)}
     variables |= {"PREFECT_HOME": str(folder / "home/prefect"), "OMP_NUM_THREADS": "1"}
-    command = [*COMMAND, "run", table, found.destination, "--model", "passthrough", "--workers", "1"]
+    leave_decoys(folder)
+    command = [
+        sys.executable,
+        "-P",
+        *COMMAND[1:],
+        "run",
+        table,
+        found.destination,
+        "--model",
+        "passthrough",
+        "--workers",
+        "1",
+    ]
     command += ["--scratch-dir", str(folder / "scratch"), "--json"]
     with WebhookReceiver() as receiver:
         key = base64.b64encode(found.canaries["webhook_key"].encode()).decode()
@@ -159,6 +195,7 @@ def outcome(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outco
             found.stdout, found.stderr = child.communicate(timeout=60)
             found.exit_code = child.returncode
             found.told = [got.body for got in receiver.received]
+            found.was_decoyed = (folder / TRAP).exists()
             yield found
         finally:
             child.kill()
@@ -172,6 +209,11 @@ def test_the_run_is_the_one_we_mean(outcome: Outcome) -> None:
     assert outcome.exit_code == 3, outcome.stderr
     assert (report["n_done"], report["n_failed"]) == (3, 5)
     assert report["failures_by_code"] == {"NOT_AUDIO": 1, "SOURCE_MISSING": 1, "BAD_URI": 3}
+
+
+def test_no_module_of_the_folder_that_one_stands_in_is_imported(outcome: Outcome) -> None:
+    assert (outcome.folder / "cluster.py").exists()
+    assert not outcome.was_decoyed
 
 
 def test_no_secret_is_on_the_screen(outcome: Outcome) -> None:

@@ -53,9 +53,13 @@ class Server:
 
 
 def start(home: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    """A process with a server of its own, and what it said of it."""
+    """A process with a server of its own, and what it said of it; it stands beside somebody else's flows."""
+    place = home.parent / "place"
+    (place / "flows").mkdir(parents=True)
+    (place / "flows" / "__init__.py").write_text("raise SystemExit('these are not the flows you mean')")
     child = subprocess.Popen(
-        [sys.executable, "-c", OWN],
+        [sys.executable, "-P", "-c", OWN],
+        cwd=place,
         env={**environment(home), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

