@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import SupportsIndex
 
 from ray.job_config import JobConfig
 
@@ -18,12 +17,6 @@ class _Fixed(list[str]):
     """Folders that Ray reads, and to which it adds in vain."""
 
     def extend(self, folders: Iterable[str], /) -> None:
-        """Leave it as it is."""
-
-    def append(self, folder: str, /) -> None:
-        """Leave it as it is."""
-
-    def insert(self, place: SupportsIndex, folder: str, /) -> None:
         """Leave it as it is."""
 
 

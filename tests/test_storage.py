@@ -32,8 +32,18 @@ from splitfire_batch.errors import (
     StorageError,
     TransientError,
 )
-from splitfire_batch.storage import RetryBudget, Store, Stores, check_path, files, open_store, parse_url
+from splitfire_batch.storage import (
+    RetryBudget,
+    Store,
+    Stores,
+    check_path,
+    files,
+    listings,
+    open_store,
+    parse_url,
+)
 from splitfire_batch.storage.faults import SCHEMES
+from splitfire_batch.storage.listings import MAX_KEYS
 from tests.s3_server import S3Server
 
 QUICK = RetryBudget(tries=2, first_wait_s=0.05, connect_timeout_s=1, read_timeout_s=5)
@@ -244,12 +254,18 @@ def test_sixteen_threads_share_a_store(store: Store) -> None:
     assert len(list(store.list_under("t"))) == 64
 
 
-def test_a_listing_has_more_than_one_page(bucket: str) -> None:
+@pytest.mark.parametrize(
+    ("n_keys", "n_in_page"), [(110, 50), pytest.param(1100, MAX_KEYS, marks=pytest.mark.slow)]
+)
+def test_a_listing_has_more_than_one_page(
+    bucket: str, n_keys: int, n_in_page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "MAX_KEYS", n_in_page)
     store = open_store(bucket, {}, QUICK)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda n: store.write(f"many/{n:04}", b"."), range(1100)))
+        list(pool.map(lambda n: store.write(f"many/{n:04}", b"."), range(n_keys)))
 
-    assert sorted(each.path for each in store.list()) == [f"many/{n:04}" for n in range(1100)]
+    assert sorted(each.path for each in store.list()) == [f"many/{n:04}" for n in range(n_keys)]
 
 
 @pytest.mark.usefixtures("s3")
