@@ -22,6 +22,7 @@ from flows.failures import failures
 from flows.foreign_flags import refuses_foreign_flags
 from flows.models import models_app
 from flows.options import Config, Destination, Flags, Json, Quiet, Source, takes_settings
+from flows.prefect_files import refuse_settings_in
 from flows.retry import retry
 from flows.separate import separate
 from flows.settings import Settings, load_settings
@@ -90,6 +91,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Separate a whole catalogue: the Prefect flow, on Ray. Run it again to go on, or for what is new."""
+    refuse_settings_in(source)
     from flows.local_run import run_flow
 
     settings = load_settings(flags, config)

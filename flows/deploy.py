@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.options import Config, Destination, Flags, Json, Source, takes_settings
+from flows.prefect_files import refuse_settings_in
 from flows.settings import load_settings
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.escapes import one_line, shell_word
@@ -51,6 +52,7 @@ def deploy(
     if timezone is not None and cron is None:
         raise ConfigError("--timezone says nothing without --cron; add --cron '0 2 * * *', or leave it out")
     job = load_settings(flags, config).job(source, destination, replace)
+    refuse_settings_in(source)
 
     from flows.deployment import deploy_job, schedule_of  # they bring Prefect
     from splitfire_batch import job as story

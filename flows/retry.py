@@ -15,6 +15,7 @@ import typer
 
 from flows.failures import Codes, split_codes
 from flows.options import Config, Destination, Flags, Json, Quiet, takes_settings
+from flows.prefect_files import refuse_settings_in
 from flows.settings import Settings, load_settings
 from flows.signals import ending
 from splitfire_batch.escapes import one_line, shell_word
@@ -65,6 +66,8 @@ def _run_all(
     destination: str, todo: Sequence[FoundRetry], settings: Settings, as_json: bool, is_quiet: bool
 ) -> int:
     """Run after run; the worst of their exit codes."""
+    for item in todo:
+        refuse_settings_in(item.retry.source)
     from flows import cli
     from flows.local_run import run_flow
 
