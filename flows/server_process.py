@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import httpx
 
@@ -69,13 +70,9 @@ def _wait(url: str, server: subprocess.Popen[bytes], within_s: float) -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise TransientError(f"Prefect: its server ended with exit code {server.returncode}")
-        try:
-            answer = httpx.get(f"{url}/health", timeout=max(_ASK_S, deadline - time.monotonic()))
-        except httpx.TransportError:
-            time.sleep(_ASK_S)
-            continue
-        if answer.is_success:
-            return
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health", timeout=max(_ASK_S, deadline - time.monotonic())).is_success:
+                return
         time.sleep(_ASK_S)
     raise TransientError(f"Prefect: its server did not answer within {within_s:g} s")
 

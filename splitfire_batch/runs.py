@@ -21,8 +21,6 @@ from splitfire_batch.unchanged import Unchanged, record_unchanged
 
 _STAMP = "%Y%m%dT%H%M%S%f"
 _STAMP_LETTERS = len("20260101T000000000")
-
-
 _latest: list[tuple[Job, Store]] = []
 """The job whose store was asked for last, and that store."""
 

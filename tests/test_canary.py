@@ -165,18 +165,8 @@ def outcome(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outco
     variables |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)}
     variables |= {"PREFECT_HOME": str(folder / "home/prefect"), "OMP_NUM_THREADS": "1"}
     leave_decoys(folder)
-    command = [
-        sys.executable,
-        "-P",
-        *COMMAND[1:],
-        "run",
-        table,
-        found.destination,
-        "--model",
-        "passthrough",
-        "--workers",
-        "1",
-    ]
+    command = [sys.executable, "-P", *COMMAND[1:], "run", table, found.destination]
+    command += ["--model", "passthrough", "--workers", "1"]
     command += ["--scratch-dir", str(folder / "scratch"), "--json"]
     with WebhookReceiver() as receiver:
         key = base64.b64encode(found.canaries["webhook_key"].encode()).decode()
