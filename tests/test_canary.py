@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from splitfire_batch.storage import open_store
+from tests.prefect_server import make_prefect_home
 from tests.small_library import COMMAND, write_bad_track, write_tracks
 from tests.webhook_receiver import WebhookReceiver
 
@@ -163,7 +164,7 @@ def outcome(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outco
     variables = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "RAY_"))}
     variables |= {name: text for name, text in found.canaries.items() if name.isupper()}
     variables |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)}
-    variables |= {"PREFECT_HOME": str(folder / "home/prefect"), "OMP_NUM_THREADS": "1"}
+    variables |= {"PREFECT_HOME": str(make_prefect_home(folder / "home/prefect")), "OMP_NUM_THREADS": "1"}
     leave_decoys(folder)
     command = [sys.executable, "-P", *COMMAND[1:], "run", table, found.destination]
     command += ["--model", "passthrough", "--workers", "1"]

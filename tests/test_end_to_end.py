@@ -30,6 +30,7 @@ from splitfire_batch.job import Job
 from splitfire_batch.report import Progress
 from splitfire_batch.storage import Store, open_store
 from tests.assets import audio_example, sonic_pi_samples
+from tests.prefect_server import make_prefect_home
 
 SPLITFIRE = str(Path(sys.executable).with_name("splitfire"))
 NEEDED = ("bd_808.flac", "drum_cowbell.flac", "loop_amen_full.flac")
@@ -109,7 +110,8 @@ def test_a_library_with_bad_files_is_separated_once_and_only_once(
     good = _library(source, step)
     n_good = len(good)
 
-    first = _run(source.url, destination.url, tmp_path / "prefect")
+    home = make_prefect_home(tmp_path / "prefect")
+    first = _run(source.url, destination.url, home)
     assert first.exit_code == 3, first.stderr
     assert (first.report["n_done"], first.report["n_failed"]) == (n_good, 3)
     rows = _tracks(destination, tmp_path)
@@ -118,7 +120,7 @@ def test_a_library_with_bad_files_is_separated_once_and_only_once(
     assert len(rows) == n_good + 3
     _check_stems(rows, good, destination, tmp_path)
 
-    second = _run(source.url, destination.url, tmp_path / "prefect")
+    second = _run(source.url, destination.url, home)
     assert second.exit_code == 0, second.stderr
     assert (second.report["n_planned"], second.report["n_done_before"]) == (0, n_good)
     assert second.report["n_failed_before"] == 3
@@ -127,7 +129,7 @@ def test_a_library_with_bad_files_is_separated_once_and_only_once(
         return  # the long tier goes on: what changes is done again
     changed = "samples/bd_808.flac"
     source.write(changed, good["samples/drum_cowbell.flac"])
-    third = _run(source.url, destination.url, tmp_path / "prefect")
+    third = _run(source.url, destination.url, home)
     assert third.exit_code == 0, third.stderr
     assert (third.report["n_planned"], third.report["n_done"]) == (1, 1)
     good[changed] = good["samples/drum_cowbell.flac"]

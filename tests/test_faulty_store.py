@@ -13,7 +13,7 @@ from splitfire_batch.manifest.parts import read_parts
 from splitfire_batch.storage import open_store
 from tests.crash_points import read_journal
 from tests.fault_proxy import FaultProxy, Rule
-from tests.forks import Forks
+from tests.forks import Forks, has_ended
 from tests.in_process_job import JobOrder
 from tests.s3_server import S3Server
 from tests.small_library import Library
@@ -64,8 +64,7 @@ def start_and_wait_for_a_part(trial: Trial) -> int:
     pid = trial.start()
     journal = Path(trial.order.journal)
     while not any(event.get("ended") and event["step"] == "part" for event in read_journal(journal)):
-        assert trial.forks.is_running(pid), trial.told()
-        time.sleep(0.005)
+        assert not has_ended(pid, within_s=0.005), trial.told()
     return pid
 
 

@@ -27,15 +27,16 @@ from prefect.client.schemas.filters import (
     FlowRunFilterName,
 )
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.separate_catalogue import separate_catalogue
+from flows.server_process import start_server
 from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.job import Job
 from splitfire_batch.report import Report
+from tests.prefect_server import make_prefect_home
 from tests.small_library import COMMAND, environment, run_main, tree, write_bad_track, write_tracks
 from tests.test_job import here
 from tests.webhook_receiver import KEY, SECRET, WebhookReceiver
@@ -47,11 +48,11 @@ TRACK_S = 12.0  # a little more than a unit of cost: for two workers each track 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def prefect_api() -> Iterator[str]:
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a Prefect API of this module's own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        url = PREFECT_API_URL.value()
-        assert url
+    home = make_prefect_home(tmp_path_factory.mktemp("prefect") / "home")
+    url = start_server({"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}, within_s=120)
+    with temporary_settings({PREFECT_API_URL: url}):
         yield url
 
 

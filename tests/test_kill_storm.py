@@ -24,7 +24,7 @@ from splitfire_batch.job import RunShards
 from splitfire_batch.records import Quarantined, Shard, ShardEvent
 from splitfire_batch.spec import WorkerSpec
 from tests.crash_points import Journal, read_journal
-from tests.forks import Forks
+from tests.forks import Forks, has_ended
 from tests.in_process_job import JobOrder, on_its_ray, run
 from tests.invariants import Findings, inspect, objects_at
 from tests.small_library import Library, write_one_shots
@@ -45,7 +45,7 @@ def storm(trial: Trial, chance: random.Random, n_kills: int) -> None:
     """Kill so many runs of the job, each after a random number of events, unless one is done before."""
     for _ in range(n_kills):
         pid = trial.start()
-        wait_for_events(Path(trial.order.journal), chance.randrange(_EVENTS), trial.forks, pid)
+        wait_for_events(Path(trial.order.journal), chance.randrange(_EVENTS), pid)
         time.sleep(chance.uniform(0, 0.02))
         code = trial.forks.kill(pid)
         if code in SETTLED:  # it was quicker than the kill
@@ -56,13 +56,12 @@ def storm(trial: Trial, chance: random.Random, n_kills: int) -> None:
     trial.resume()
 
 
-def wait_for_events(journal: Path, n_events: int, forks: Forks, pid: int) -> None:
+def wait_for_events(journal: Path, n_events: int, pid: int) -> None:
     """Return when a run has noted so many events, or is at its end."""
     give_up_at = time.monotonic() + 60
-    while time.monotonic() < give_up_at and forks.is_running(pid):
+    while time.monotonic() < give_up_at and not has_ended(pid, within_s=0.001):
         if journal.exists() and journal.read_bytes().count(b"\n") >= n_events:
             return
-        time.sleep(0.001)
 
 
 def many_storms(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.forks import Forks
+from tests.forks import Forks, has_ended
 from tests.in_process_job import JobOrder
 from tests.small_library import Library
 from tests.trials import SETTLED, Trial
@@ -41,11 +40,10 @@ def freeze(trial: Trial, order: JobOrder, n_events: int) -> int | None:
     """A run that stops in the midst after so many events; None if it was at its end before."""
     journal = Path(order.journal)
     pid = trial.forks.start(order, trial.log)
-    while trial.forks.is_running(pid):
+    while not has_ended(pid, within_s=0.001):
         if journal.exists() and journal.read_bytes().count(b"\n") >= n_events:
             os.kill(pid, signal.SIGSTOP)
             return pid
-        time.sleep(0.001)
     trial.forks.wait(pid)
     return None
 
