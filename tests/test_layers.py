@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,7 @@ ONLY = {
 FILES = sorted(path for top in ("splitfire_batch", "cluster", "flows") for path in (ROOT / top).rglob("*.py"))
 
 
+@cache
 def _imports(path: Path) -> set[str]:
     """Every module that a file imports, also inside functions; `from a import b` counts as a."""
     found: set[str] = set()
@@ -221,6 +223,7 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
+@cache
 def _entry(module: str) -> str | None:
     """The entry of ROWS that a module belongs to."""
     parts = module.split(".")

@@ -21,14 +21,13 @@ from splitfire_batch.blending import MixBuffer, OverlapAdd
 from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.models import find_card, load_model
-from splitfire_batch.models.precision import Arithmetic
 from splitfire_batch.models.spleeter import Spleeter
 from splitfire_batch.models.spleeter_unet import UNet, _sub_pixel, _variable, make_unet
 from splitfire_batch.models.weights import load_weights
 from tests.assets import audio_example
+from tests.spleeter_models import spleeter
 
 CARD = find_card("spleeter-2stems")
-CPU = torch.device("cpu")
 PARITY = Path(__file__).parent / "data" / "parity_audio_example.npz"
 
 
@@ -66,12 +65,6 @@ def test_a_transposed_convolution_is_a_plain_one_and_a_pixel_shuffle(n_in, n_out
     torch.testing.assert_close(torch.nn.functional.pixel_shuffle(plain, 2), wanted)
 
 
-def model_with(weights: dict[str, Tensor], residual: str = "drop", **settings: object) -> Spleeter:
-    """With all estimates by default."""
-    separation = SeparationConfig(residual=residual, **settings)  # type: ignore[arg-type]
-    return Spleeter(CARD, weights, separation, Arithmetic("fp32", CPU))
-
-
 def stems_of(model: Spleeter, mix: Tensor) -> Tensor:
     """(S, C, n) as the engine gets them, one segment at a time."""
     n_frames = mix.shape[1]
@@ -99,7 +92,7 @@ def example() -> Tensor:
 def test_stems_agree_with_the_original_implementation(published):
     """`data/parity_audio_example.npz`: 8,192 frames of what TensorFlow 2.12 and the original code give."""
     reference = np.load(PARITY)
-    found = stems_of(model_with(published, short_clip="reference"), example()).numpy()
+    found = stems_of(spleeter(CARD, published, short_clip="reference"), example()).numpy()
     for stem, estimate in zip(CARD.stems, found, strict=True):
         # Two float32 implementations of the same formulas come to 100 dB; a wrong STFT to 30.
         assert snr_db(reference[stem].T, estimate[:, reference["frames"]]) >= 90, stem
@@ -136,7 +129,7 @@ def slow_stems(weights: dict[str, Tensor], mix: NDArray[np.float64], n_pad: int)
 @pytest.mark.parametrize(("short_clip", "n_pad"), [("adaptive", 64), ("reference", 512)])
 def test_segments_add_up_to_the_whole_track(published, short_clip, n_pad):
     mix = example().repeat(1, 2)[:, :900_000]  # a full block and one of 371 columns
-    found = stems_of(model_with(published, short_clip=short_clip), mix)
+    found = stems_of(spleeter(CARD, published, short_clip=short_clip), mix)
     wanted = slow_stems(published, mix.double().numpy(), n_pad)
     for stem, one, other in zip(CARD.stems, wanted, found.numpy(), strict=True):
         assert snr_db(one, other) >= 100, stem  # float32 against float64
@@ -153,15 +146,15 @@ def test_segments_add_up_to_the_whole_track(published, short_clip, n_pad):
 )
 def test_only_what_the_stems_are_made_of_is_computed(published, residual, stems, wanted):
     segment = example()[None, :, :68_608]
-    both = model_with(published)(segment)
-    model = model_with(published, residual, stems=stems)
+    both = spleeter(CARD, published)(segment)
+    model = spleeter(CARD, published, residual=residual, stems=stems)
     assert model.stems == wanted
     assert torch.equal(model(segment), both[:, [CARD.stems.index(stem) for stem in wanted]])
 
 
 @pytest.mark.parametrize("columns", [32, 64, 512])
 def test_an_estimate_does_not_depend_on_its_neighbours(published, columns):
-    model = model_with(published)
+    model = spleeter(CARD, published)
     length = (columns - 1) * 1024 + 4096
     segment = example()[:, :length]
     segment = torch.nn.functional.pad(segment, (0, length - segment.shape[1]))
@@ -181,7 +174,7 @@ def test_load_model_gives_the_published_network_its_settings(published):
     )
     assert model.segments(1)[0].n_frames == 527_360
     segment = example()[None, :, :68_608]
-    same = model_with(published, short_clip="reference", mask_extension="average")
+    same = spleeter(CARD, published, short_clip="reference", mask_extension="average")
     assert torch.equal(model(segment), same(segment))
 
 
@@ -189,7 +182,7 @@ def test_load_model_gives_the_published_network_its_settings(published):
 def test_with_average_extension_the_stems_sum_to_the_mix(random_weights, n_frames):
     """The masks then sum to one at every bin, and Hann at a hop of a quarter reconstructs perfectly."""
     mix = noise(n_frames)
-    stems = stems_of(model_with(random_weights, mask_extension="average"), mix)
+    stems = stems_of(spleeter(CARD, random_weights, mask_extension="average"), mix)
     torch.testing.assert_close(stems.sum(0), mix, rtol=0, atol=3e-6)
 
 
@@ -201,7 +194,7 @@ def test_a_short_clip_is_separated_like_the_loop_it_is_part_of(published, n_fram
     clip, n_seen = example()[:, :n_frames], (columns - 1) * 1024 + 4096
     loop = clip.repeat(1, n_seen // n_frames + 2)
     first = n_frames * (1 + 4095 // n_frames)  # a repetition with 4,096 frames of the loop before it
-    model = model_with(published)
+    model = spleeter(CARD, published)
     estimates = model(loop[None, :, first - 4096 :][..., :n_seen])[0]
     assert torch.equal(stems_of(model, clip), estimates[..., 4096 : 4096 + n_frames])
 
@@ -209,13 +202,14 @@ def test_a_short_clip_is_separated_like_the_loop_it_is_part_of(published, n_fram
 def test_with_zero_extension_nothing_is_above_the_networks_bins(random_weights):
     seconds = torch.arange(88_200, dtype=torch.float64) / 44_100  # float32 would add phase noise
     tone = torch.sin(2 * torch.pi * 15_000 * seconds).float().expand(2, -1)
-    middle = stems_of(model_with(random_weights), tone)[..., 8192:-8192]  # its ends are clicks, at every bin
+    stems = stems_of(spleeter(CARD, random_weights), tone)
+    middle = stems[..., 8192:-8192]  # its ends are clicks, at every bin
     assert middle.abs().max() < 1e-4
-    assert stems_of(model_with(random_weights, mask_extension="average"), tone).abs().max() > 0.1
+    assert stems_of(spleeter(CARD, random_weights, mask_extension="average"), tone).abs().max() > 0.1
 
 
 def test_silence_stays_silent(random_weights):
-    assert not stems_of(model_with(random_weights), torch.zeros(2, 70_000)).any()
+    assert not stems_of(spleeter(CARD, random_weights), torch.zeros(2, 70_000)).any()
 
 
 LENGTHS = st.one_of(
@@ -225,7 +219,7 @@ LENGTHS = st.one_of(
 
 @pytest.fixture(scope="module", params=["adaptive", "reference"])
 def model(request, random_weights) -> Spleeter:
-    return model_with(random_weights, short_clip=request.param)
+    return spleeter(CARD, random_weights, short_clip=request.param)
 
 
 @given(n_frames=LENGTHS)
@@ -251,7 +245,7 @@ def test_a_segment_within_a_prefix_stays_as_it_is(model, n_frames, more):
 
 @pytest.fixture(scope="module")
 def reference_model(random_weights) -> Spleeter:
-    return model_with(random_weights, short_clip="reference")
+    return spleeter(CARD, random_weights, short_clip="reference")
 
 
 @given(n_frames=LENGTHS)
@@ -275,13 +269,13 @@ def test_reference_segments_are_all_full(reference_model, n_frames):
 def test_a_clip_is_filled_up_to_the_next_multiple_of_32_columns_in_a_loop_of_64_with_zeros(
     random_weights, n_frames, n_columns, fill
 ):
-    (segment,) = model_with(random_weights).segments(n_frames)
+    (segment,) = spleeter(CARD, random_weights).segments(n_frames)
     assert segment.n_frames == (n_columns - 1) * 1024 + 4096
     assert segment.fill == fill
 
 
 def test_segments_of_a_very_long_track_are_cheap_to_ask_for(random_weights):
-    segments = model_with(random_weights).segments(10**15)
+    segments = spleeter(CARD, random_weights).segments(10**15)
     assert len(segments) > 10**9
     assert segments[10**9].start == 10**9 * 524_288 - 4096
     with pytest.raises(IndexError):
@@ -297,6 +291,6 @@ def test_segments_of_another_shape_are_refused(reference_model, shape):
 def test_weights_of_another_model_are_refused(random_weights):
     less = {name: tensor for name, tensor in random_weights.items() if name != "conv2d_13/bias"}
     with pytest.raises(ConfigError, match="the weights have no conv2d_13/bias"):
-        model_with(less)
+        spleeter(CARD, less)
     with pytest.raises(ConfigError, match=r"conv2d/bias is torch.float32 of shape \(17,\), wanted .*\(16,\)"):
-        model_with({**random_weights, "conv2d/bias": torch.zeros(17)})
+        spleeter(CARD, {**random_weights, "conv2d/bias": torch.zeros(17)})

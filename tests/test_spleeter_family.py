@@ -13,14 +13,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from splitfire_batch.config import SeparationConfig
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.models import ModelCard
-from splitfire_batch.models.precision import Arithmetic
-from splitfire_batch.models.spleeter import Spleeter, _softmax
+from splitfire_batch.models.spleeter import _softmax
 from splitfire_batch.models.spleeter_unet import UNet, _variable
 from splitfire_batch.models.unet_on_cpu import UNetOnCpu
 from tests.assets import audio_example
+from tests.spleeter_models import spleeter
 from tests.spleeter_networks import CARDS, NORM, estimates_of, random_checkpoint, variables
 
 N_FRAMES = 63 * 1024 + 4096
@@ -45,11 +43,6 @@ def music() -> Tensor:
     return torch.from_numpy(mix.T.copy()).view(2, 4, N_FRAMES)[:, 1::2].transpose(0, 1).contiguous()
 
 
-def model_of(card: ModelCard, weights: dict[str, Tensor], **settings: object) -> Spleeter:
-    separation = SeparationConfig(**{"residual": "drop", **settings})  # type: ignore[arg-type]
-    return Spleeter(card, weights, separation, Arithmetic("fp32", torch.device("cpu")))
-
-
 IN_GATE = [
     name
     if name in ("spleeter-4stems", "spleeter-5stems-16khz")
@@ -67,7 +60,7 @@ def snr_db(wanted: Tensor, found: Tensor) -> float:
 def test_estimates_are_what_the_formulas_say(name, checkpoints, music):
     card = CARDS[name]
     weights = checkpoints[len(card.stems)]
-    model = model_of(card, weights)
+    model = spleeter(card, weights)
     assert model.stems == STEMS[len(card.stems)]
     assert all(isinstance(net, UNetOnCpu) for net in model._nets)
     found, wanted = model(music[:1])[0], estimates_of(weights, card, music[0])
@@ -80,17 +73,17 @@ def test_estimates_are_what_the_formulas_say(name, checkpoints, music):
 def test_one_stem_is_what_it_is_among_all(checkpoints, music):
     """Its mask needs every network; only the inverse transforms of the others are left out."""
     card, weights = CARDS["spleeter-5stems"], checkpoints[5]
-    alone = model_of(card, weights, stems="piano")
+    alone = spleeter(card, weights, stems="piano")
     assert alone.stems == ("piano",)
-    assert torch.equal(alone(music[:1])[:, 0], model_of(card, weights)(music[:1])[:, 1])
+    assert torch.equal(alone(music[:1])[:, 0], spleeter(card, weights)(music[:1])[:, 1])
 
 
 def test_by_default_the_stem_other_is_left_to_the_mix(checkpoints):
-    assert model_of(CARDS["spleeter-5stems"], checkpoints[5], residual="fold").stems == STEMS[5][:-1]
+    assert spleeter(CARDS["spleeter-5stems"], checkpoints[5], residual="fold").stems == STEMS[5][:-1]
 
 
 def test_an_estimate_does_not_depend_on_its_neighbours(checkpoints, music):
-    model = model_of(CARDS["spleeter-5stems"], checkpoints[5])
+    model = spleeter(CARDS["spleeter-5stems"], checkpoints[5])
     one, other, silence = music[0], music[1], torch.zeros_like(music[0])
     first = model(torch.stack([one, other, silence]))
     second = model(torch.stack([silence, other.flip(1) * 3, one]))
@@ -118,13 +111,13 @@ def test_a_softmax_over_stems_does_not_depend_on_the_batch_or_the_threads():
 def test_a_tone_of_15_khz_is_in_stems_of_16_khz_models_only(name, is_heard, checkpoints):
     seconds = torch.arange(N_FRAMES, dtype=torch.float64) / 44_100  # float32 would add phase noise
     tone = torch.sin(2 * torch.pi * 15_000 * seconds).float().expand(1, 2, -1)
-    middle = model_of(CARDS[name], checkpoints[5])(tone)[..., 8192:-8192]  # its ends are clicks, at every bin
+    middle = spleeter(CARDS[name], checkpoints[5])(tone)[..., 8192:-8192]  # its ends are clicks, at every bin
     assert (middle.sum(1).abs().max() > 0.5) == is_heard
     assert is_heard or middle.abs().max() < 1e-4
 
 
 def test_with_average_extension_five_stems_sum_to_the_mix(checkpoints, music):
-    model = model_of(CARDS["spleeter-5stems-16khz"], checkpoints[5], mask_extension="average")
+    model = spleeter(CARDS["spleeter-5stems-16khz"], checkpoints[5], mask_extension="average")
     middle = slice(4096, -4096)  # the segment's ends are one window each, not yet a sum
     torch.testing.assert_close(
         model(music[:1])[0].sum(0)[..., middle], music[0][..., middle], rtol=0, atol=3e-6
@@ -145,7 +138,7 @@ def test_with_average_extension_five_stems_sum_to_the_mix(checkpoints, music):
 def test_options_that_the_networks_cannot_have_are_refused(options, message, checkpoints):
     card = dataclasses.replace(CARDS["spleeter-4stems"], options=options)
     with pytest.raises(ConfigError) as found:
-        model_of(card, checkpoints[4])
+        spleeter(card, checkpoints[4])
     assert str(found.value) == f"the options of spleeter-4stems in the registry are not Spleeter's: {message}"
 
 
@@ -172,4 +165,4 @@ def test_the_fifth_stem_has_the_numbers_that_the_original_gives_it():
 def test_weights_of_another_number_of_stems_are_refused(stems, message, checkpoints):
     card = dataclasses.replace(CARDS["spleeter-5stems"], stems=stems)
     with pytest.raises(ConfigError, match=message):
-        model_of(card, checkpoints[5])
+        spleeter(card, checkpoints[5])

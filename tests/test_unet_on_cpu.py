@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pytest
 import torch
@@ -90,10 +91,17 @@ def test_it_is_the_same_function_of_more_bins(request, weights, columns):
 
 def agreement_db(net: UNet, x: Tensor) -> float:
     """Of the network for CPUs with the plain one in float64; in float32 that has 105 to 115."""
+    exact, quick = exact_and_quick(net)
+    with torch.inference_mode():
+        return snr_db(exact(x.double()), quick(x))
+
+
+@cache
+def exact_and_quick(net: UNet) -> tuple[UNet, UNetOnCpu]:
+    """Built once: that takes longer than an image of most widths."""
     exact = UNet(net.options).eval()
     exact.load_state_dict(net.state_dict())
-    with torch.inference_mode():
-        return snr_db(exact.double()(x.double()), UNetOnCpu(net, Workspace())(x))
+    return exact.double(), UNetOnCpu(net, Workspace())
 
 
 @pytest.mark.slow
