@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from itertools import chain
 
 import ray
@@ -19,6 +18,7 @@ from ray.exceptions import RayError
 from cluster.access import check_cluster, for_us_only, settings_kept
 from cluster.actors import PoolSize
 from cluster.import_paths import job_config
+from cluster.own_ray import few_processes
 from splitfire_batch.config import RuntimeConfig
 from splitfire_batch.errors import ConfigError, TransientError
 
@@ -169,7 +169,7 @@ def knock(address: str) -> None:
 def _start(n_cpus: int | None, is_verbose: bool) -> None:
     """A Ray of our own, for this machine and this user only."""
     try:
-        with for_us_only() as folder, _in_groups_of_their_own():
+        with for_us_only() as folder, few_processes(is_verbose):
             ray.init(
                 address="local",
                 num_cpus=n_cpus,
@@ -183,21 +183,6 @@ def _start(n_cpus: int | None, is_verbose: bool) -> None:
             )
     except Exception as error:  # a bare one where a node takes too long to start
         raise TransientError(f"Ray did not start on this machine: {error}") from error
-
-
-@contextmanager
-def _in_groups_of_their_own() -> Iterator[None]:
-    """Processes that Ray starts inside the block are not in this process's group.
-
-    Prefect's workers, and other schedulers, ask a run to stop by SIGTERM to its whole group. Ray would die of
-    it at once, and with it the actors that are to finish their tracks. Ray offers no setting for it.
-    """
-    before = services.ConsolePopen
-    services.ConsolePopen = partial(before, process_group=0)  # type: ignore[assignment, misc]
-    try:
-        yield
-    finally:
-        services.ConsolePopen = before  # type: ignore[misc]
 
 
 def _join(address: str, is_verbose: bool) -> None:

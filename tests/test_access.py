@@ -18,11 +18,12 @@ from pathlib import Path
 import grpc
 import pytest
 import ray
-from ray._private import services
+from ray._private import parameter, services
 
 from cluster import access
 from cluster.session import connect, knock
 from splitfire_batch.errors import ConfigError, TransientError
+from tests.processes import descendants
 
 LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F"}
 """127.0.0.1, ::1 and ::ffff:127.0.0.1 as /proc/net spells them."""
@@ -115,16 +116,19 @@ def listening(pids: set[int]) -> set[tuple[int, str]]:
     return found
 
 
-def processes_of(token: str) -> set[int]:
-    """Processes that have the token in their environment, and this one."""
-    pids = {os.getpid()}
+def processes_of_ray() -> set[int]:
+    """This one, those that have the token in their environment, and those below them.
+
+    Ray's agents write their names over their environment.
+    """
+    token, pids = os.environ["RAY_AUTH_TOKEN"].encode(), set[int]()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if token.encode() in (folder / "environ").read_bytes():
+            if token in (folder / "environ").read_bytes():
                 pids.add(int(folder.name))
         except OSError:  # it ended, or is not ours
             continue
-    return pids
+    return descendants(*(pids - {os.getpid()})) | {os.getpid()}
 
 
 def test_a_ray_that_does_not_start_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,19 +146,29 @@ def test_a_ray_that_does_not_start_is_temporary(monkeypatch: pytest.MonkeyPatch)
 def test_every_process_of_a_ray_of_our_own_listens_on_this_machine_only(head: str) -> None:
     deadline = time.monotonic() + 120
     found: set[tuple[int, str]] = set()
-    while len({pid for pid, _ in found}) < 5 and time.monotonic() < deadline:
+    while len({pid for pid, _ in found}) < 6 and time.monotonic() < deadline:
         time.sleep(0.5)  # Ray's agents start after it
-        found = listening(processes_of(os.environ["RAY_AUTH_TOKEN"]))
+        found = listening(processes_of_ray())
     assert access.is_loopback(head)
-    assert len({pid for pid, _ in found}) >= 5, found  # driver, gcs, raylet, agent, worker
+    assert len({pid for pid, _ in found}) >= 6, found  # driver, gcs, raylet, two agents, worker
     assert {address for _, address in found} <= LOOPBACK, found
 
 
 def test_a_signal_to_the_group_of_a_run_does_not_reach_its_ray(head: str) -> None:
-    others = processes_of(os.environ["RAY_AUTH_TOKEN"]) - {os.getpid()}
+    others = processes_of_ray() - {os.getpid()}
     assert access.is_loopback(head)
     assert len(others) >= 3  # gcs, raylet, worker; agents may still be starting
     assert os.getpgid(0) not in {os.getpgid(pid) for pid in others}
+
+
+def test_a_ray_of_our_own_has_no_process_that_a_run_does_not_use(head: str) -> None:
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of_ray()]
+    assert access.is_loopback(head)
+    assert any(b"gcs_server" in line for line in lines)
+    for needless in (b"dashboard/dashboard.py", b"autoscaler/_private/monitor.py", b"log_monitor.py"):
+        assert not any(needless in line for line in lines)
+    assert parameter.RayParams.__module__ == "ray._private.parameter"
+    assert services.start_api_server.__module__ == services.ConsolePopen.__module__ == services.__name__
 
 
 def test_workers_look_for_modules_where_the_driver_does_and_not_where_it_stands(

@@ -30,6 +30,7 @@ import pytest
 
 from splitfire_batch.storage import open_store
 from tests.prefect_server import make_prefect_home
+from tests.processes import descendants
 from tests.small_library import COMMAND, write_bad_track, write_tracks
 from tests.webhook_receiver import WebhookReceiver
 
@@ -116,20 +117,6 @@ def leave_decoys(folder: Path) -> None:
     for name in DECOYS:
         trap = f"from pathlib import Path\nPath({str(folder / TRAP)!r}).touch()\n"
         (folder / f"{name}.py").write_text(f"{trap}raise SystemExit({name!r})\n")
-
-
-def descendants(pid: int) -> set[int]:
-    """A process and those below it."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended
-            continue
-    below = {pid}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    return below
 
 
 def watch(outcome: Outcome, child: subprocess.Popen[str]) -> None:
