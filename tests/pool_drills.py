@@ -154,9 +154,11 @@ class Machines:
         import ray
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES}
-        )
+        from cluster.own_ray import few_processes
+
+        head = {"num_cpus": 0, "object_store_memory": STORE_BYTES}
+        with few_processes(is_verbose=False):
+            self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self.add() for _ in range(n_nodes)]
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 

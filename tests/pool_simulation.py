@@ -98,12 +98,14 @@ def run(simulation: Simulation) -> Outcome:
     from ray.cluster_utils import Cluster
 
     from cluster.actors import PoolSize
+    from cluster.own_ray import few_processes
     from cluster.pool import run_shards
 
     n_per_node = simulation.n_actors // simulation.n_nodes
     node = {"num_cpus": n_per_node, "num_gpus": n_per_node, "object_store_memory": STORE_BYTES}
-    cluster = Cluster(True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES})
-    nodes = [cluster.add_node(**node) for _ in range(simulation.n_nodes)]
+    with few_processes(is_verbose=False):
+        cluster = Cluster(True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES})
+        nodes = [cluster.add_node(**node) for _ in range(simulation.n_nodes)]
     cluster.wait_for_nodes()
     ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     track_s = simulation.shard_s / simulation.n_tracks
