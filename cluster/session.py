@@ -180,6 +180,8 @@ def _start(n_cpus: int | None, is_verbose: bool) -> None:
                 log_to_driver=is_verbose,
                 logging_level=logging.INFO if is_verbose else logging.ERROR,
                 _temp_dir=str(folder / "ray"),
+                # else it begins with a worker for each CPU there is, whatever will be asked of it
+                _system_config={"prestart_worker_first_driver": False},
             )
     except Exception as error:  # a bare one where a node takes too long to start
         raise TransientError(f"Ray did not start on this machine: {error}") from error

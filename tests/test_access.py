@@ -165,6 +165,7 @@ def test_a_ray_of_our_own_has_no_process_that_a_run_does_not_use(head: str) -> N
     lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of_ray()]
     assert access.is_loopback(head)
     assert any(b"gcs_server" in line for line in lines)
+    assert not any(b"ray::IDLE" in line for line in lines)
     for needless in (b"dashboard/dashboard.py", b"autoscaler/_private/monitor.py", b"log_monitor.py"):
         assert not any(needless in line for line in lines)
     assert parameter.RayParams.__module__ == "ray._private.parameter"
