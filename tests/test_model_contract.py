@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,29 +83,31 @@ def first_where(is_true: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def borders(case: Case) -> list[int]:
+def borders(case: Case) -> dict[str, int]:
     """Lengths of tracks from which on a segment is needed that shorter ones do not need, up to the third,
     and those the case names.
     """
     model, most = model_of(case), 4 * full_frames(model_of(case))
     more = [first_where(lambda n, k=k: len(model.segments(n)) > k, most) for k in (1, 2)]
-    return sorted({*more, full_frames(model), *case.lengths})
+    return dict(zip(names_of_borders(case), (full_frames(model), *more, *case.lengths), strict=True))
 
 
-def lengths(case: Case) -> list[int]:
-    """One frame, and every border with its neighbours."""
-    return sorted({1, 2} | {border + step for border in borders(case) for step in (-1, 0, 1)})
+def names_of_borders(case: Case) -> list[str]:
+    """Known before the network is built, which tests that are only collected need not wait for."""
+    return ["full", "second", "third", *map(str, case.lengths)]
 
 
-ALL_LENGTHS = [
+AROUND_BORDERS = [
     pytest.param(
         case,
-        n,
-        id=f"{case}-{n}",
-        marks=[] if str(case) in IN_GATE and n in borders(case) else pytest.mark.slow,
+        border,
+        step,
+        id=f"{case}-{border}{step:+}",
+        marks=[] if str(case) in IN_GATE and step == 0 else pytest.mark.slow,
     )
     for case in cases()
-    for n in lengths(case)
+    for border in names_of_borders(case)
+    for step in (-1, 0, 1)
 ]
 """The neighbours of the borders are for the long tier."""
 
@@ -287,8 +289,19 @@ def slow_overlap_add(model: Model, mix: Tensor) -> np.ndarray:
     return total if model.window(model.segments(n_frames)[0]) is None else total / weight
 
 
-@pytest.mark.parametrize(("case", "n_frames"), ALL_LENGTHS)
-def test_the_engine_agrees_with_a_slow_overlap_add_at_every_length(case, n_frames):
+@pytest.mark.parametrize(("case", "border", "step"), AROUND_BORDERS)
+def test_the_engine_agrees_with_a_slow_overlap_add_around_borders(case, border, step):
+    check_against_slow_overlap_add(case, borders(case)[border] + step)
+
+
+@pytest.mark.slow
+@EVERY
+@pytest.mark.parametrize("n_frames", [1, 2])
+def test_the_engine_agrees_with_a_slow_overlap_add_of_a_frame_or_two(case, n_frames):
+    check_against_slow_overlap_add(case, n_frames)
+
+
+def check_against_slow_overlap_add(case: Case, n_frames: int) -> None:
     model, mix = model_of(case), noise(n_frames)
     with Engine(model, batch=1, packs_short=False) as engine:
         found = separated(engine, [mix])[0]
@@ -298,7 +311,7 @@ def test_the_engine_agrees_with_a_slow_overlap_add_at_every_length(case, n_frame
     np.testing.assert_allclose(found, wanted, rtol=0, atol=4e-7 * max(1.0, np.abs(wanted).max()))
 
 
-def odd_blocks(mix: Tensor, at: Sequence[int]) -> list[Tensor]:
+def odd_blocks(mix: Tensor, at: Iterable[int]) -> list[Tensor]:
     """Single frames around the borders, odd sizes elsewhere."""
     n_frames = mix.shape[2]
     near = {frame for border in at for frame in range(border - 4, border + 4)}
@@ -310,11 +323,11 @@ def odd_blocks(mix: Tensor, at: Sequence[int]) -> list[Tensor]:
 def test_streamed_equals_whole_bit_for_bit(case):
     torch.set_num_threads(2)  # as many batches at a time, of a model that is for one core
     model = model_of(case)
-    n_frames = max(borders(case)) + 1
+    n_frames = max(borders(case).values()) + 1
     mix = noise(n_frames)
     with Engine(model) as engine:
         whole = separated(engine, [mix])
-        assert torch.equal(separated(engine, odd_blocks(mix, borders(case))), whole)
+        assert torch.equal(separated(engine, odd_blocks(mix, borders(case).values())), whole)
         clip = noise(300, seed=2)
         assert torch.equal(separated(engine, clip.split(1, dim=2)), separated(engine, [clip]))
 
@@ -490,7 +503,7 @@ def test_other_precisions_of_a_gpu_are_near_fp32(case):
 @pytest.mark.gpu
 @EVERY
 def test_a_gpu_agrees_with_the_cpu(case):
-    mix = noise(max(borders(case)) + 1)
+    mix = noise(max(borders(case).values()) + 1)
     outs = []
     for model in (model_of(case), case.model("cuda")):
         with Engine(model, batch=2) as engine:
