@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-_READY_WITHIN_S = 60.0
+_READY_WITHIN_S = 120.0
 _STOP_WITHIN_S = 1.0  # it would wait for its own heartbeats; nothing is kept anyway
 
 

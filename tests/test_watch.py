@@ -173,7 +173,7 @@ def test_status_and_a_terminal_tell_of_the_run_at_work_and_change_nothing(job: J
 def test_a_real_run_is_followed_from_another_process(
     place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    write_tracks(tmp_path / "source", 40, seconds=3.0)
+    write_tracks(tmp_path / "source", 120, seconds=3.0)
     out = str(tmp_path / "out") if place == "folder" else f"{request.getfixturevalue('bucket')}/out"
     (tmp_path / "out").mkdir()
     run = start_run(tmp_path, to=out)
@@ -187,7 +187,7 @@ def test_a_real_run_is_followed_from_another_process(
     assert settled == sorted(settled)
     assert len(set(settled)) > 2
     assert seen[-1]["last_run"]["run_id"] == report["run_id"]
-    assert seen[-1]["models"][0]["done"] == 40
+    assert seen[-1]["models"][0]["done"] == 120
 
 
 @pytest.mark.slow
