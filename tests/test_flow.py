@@ -27,6 +27,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterName,
 )
 from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.separate_catalogue import separate_catalogue
@@ -54,6 +56,8 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = start_server({"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}, within_s=120)
     with temporary_settings({PREFECT_API_URL: url}):
         yield url
+        APILogWorker.instance().drain()
+        EventsWorker.drain_all()  # its socket would stay, and draw random numbers in the midst of tests
 
 
 @pytest.fixture(scope="module")
