@@ -102,9 +102,17 @@ def ends(pid: str | None, within_s: float = 10) -> bool:
     return False
 
 
-def test_all_tracks_are_settled_once_and_both_actors_work() -> None:
+def both_up(folder: Path, **settings: Any) -> FakeWorker:
+    """A worker that is there when another one is, too."""
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.02)
+    return FakeWorker(**settings)
+
+
+def test_all_tracks_are_settled_once_and_both_actors_work(tmp_path: Path) -> None:
     shards = make_shards(8, 3)
-    events = list(run_shards(shards, partial(FakeWorker, track_s=0.2), TWO))
+    events = list(run_shards(shards, partial(both_up, tmp_path, track_s=0.2), TWO))
     assert settled(events) == ids(shards)
     assert len(pids(events)) == 2
     assert sum(isinstance(event, ShardDone) for event in events) == 8
@@ -142,14 +150,6 @@ def test_no_actor_has_more_than_two_shards() -> None:
             is_open.discard(event.shard_id)
         most = max(most, len(is_open))
     assert most == 2
-
-
-def both_up(folder: Path, **settings: Any) -> FakeWorker:
-    """A worker that is there when another one is, too."""
-    (folder / str(os.getpid())).touch()
-    while len(list(folder.iterdir())) < 2:
-        time.sleep(0.02)
-    return FakeWorker(**settings)
 
 
 def test_the_last_actor_gives_half_of_what_it_has_not_begun_to_one_that_is_idle(tmp_path: Path) -> None:
@@ -196,11 +196,11 @@ def test_nothing_to_do_starts_no_actor() -> None:
     assert time.monotonic() - begin < 0.5  # an actor takes longer
 
 
-def test_a_killed_actor_costs_nothing_but_a_second_try_of_what_was_in_flight() -> None:
-    shards = make_shards(8, 4)  # so many that the actor which comes instead finds some
+def test_a_killed_actor_costs_nothing_but_a_second_try_of_what_was_in_flight(tmp_path: Path) -> None:
+    shards = make_shards(20, 4)  # so many that the actor which comes instead finds some
     events: Events = []
     victim = None
-    for event in run_shards(shards, partial(FakeWorker, track_s=0.3), TWO):
+    for event in run_shards(shards, partial(both_up, tmp_path, track_s=0.3), TWO):
         events.append(event)
         if isinstance(event, Committed) and victim is None:
             victim = event.outcomes[0].message
