@@ -23,7 +23,7 @@ from ray._private import parameter, services
 from cluster import access
 from cluster.session import connect, knock
 from splitfire_batch.errors import ConfigError, TransientError
-from tests.processes import descendants
+from tests.benchmarks.processes import tree
 
 LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F"}
 """127.0.0.1, ::1 and ::ffff:127.0.0.1 as /proc/net spells them."""
@@ -128,7 +128,8 @@ def processes_of_ray() -> set[int]:
                 pids.add(int(folder.name))
         except OSError:  # it ended, or is not ours
             continue
-    return descendants(*(pids - {os.getpid()})) | {os.getpid()}
+    others = pids - {os.getpid()}
+    return {below for pid in others for below in tree(pid)} | {os.getpid()}
 
 
 def test_a_ray_that_does_not_start_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:

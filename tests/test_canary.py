@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from splitfire_batch.storage import open_store
+from tests.benchmarks.processes import tree
 from tests.prefect_server import make_prefect_home
-from tests.processes import descendants
 from tests.small_library import COMMAND, write_bad_track, write_tracks
 from tests.webhook_receiver import WebhookReceiver
 
@@ -130,7 +130,7 @@ def watch(outcome: Outcome, child: subprocess.Popen[str]) -> None:
         if time.monotonic() < due:
             continue
         due = time.monotonic() + 0.5
-        for pid in descendants(child.pid):
+        for pid in tree(child.pid):
             with suppress(OSError):  # it ended
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
                 outcome.command_lines.add(line)
