@@ -27,6 +27,7 @@ from splitfire_batch.errors import NoSpace, StorageError
 
 _PIECE_FRAMES = 65_536  # libsndfile has crashed on longer writes
 _PROBE_BYTES = 256 * 1024  # more than what libsndfile may still hold when a disk is full
+_TAIL_FRAMES = 16_384  # several blocks of FLAC: libFLAC may decode half a file to find its very last frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +156,15 @@ class StemWriter:
         return tuple(dict.fromkeys(insert.name.decode().strip() for insert in self._inserts))
 
     def _missing(self, path: Path) -> str:
-        """What libsndfile finds wrong about the last frame of the file; empty for nothing."""
-        if not self.n_frames:
+        """What libsndfile finds wrong about the last frames of the file; empty for nothing."""
+        n_tail = min(self.n_frames, _TAIL_FRAMES)
+        if not n_tail:
             return ""
         try:
             with soundfile.SoundFile(str(path)) as file:
                 n_frames = int(file.frames)
-                file.seek(self.n_frames - 1)
-                is_whole = n_frames == self.n_frames and len(file.read(1)) == 1
+                file.seek(self.n_frames - n_tail)
+                is_whole = n_frames == self.n_frames and len(file.read(n_tail, self._dtype)) == n_tail
         except soundfile.LibsndfileError as error:
             return str(error.error_string)
         return "" if is_whole else f"found {n_frames} frames, wrote {self.n_frames}"
