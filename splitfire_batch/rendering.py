@@ -188,9 +188,9 @@ class _Residual:
 
     def add(self, mix: Array, stems: Sequence[Array]) -> None:
         self._n += mix.size
-        difference = -mix if mix.dtype.kind == "i" else -mix.astype(np.float64)
+        difference = mix if mix.dtype.kind == "i" else mix.astype(np.float64)
         for block in stems:
-            difference += block
+            difference = difference - block
         if difference.any():
             exact = difference.astype(np.float64, copy=False)
             self._energy += float(np.einsum("ij,ij->", exact, exact))  # a BLAS would wake threads for it

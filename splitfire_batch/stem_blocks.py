@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from splitfire_batch.audio import (
+    Dither,
     Insert,
     OutputFormat,
-    dither_source,
     full_scale,
     quantise,
     source_bits,
@@ -91,11 +91,11 @@ def _integer_blocks(
         # what rounds to silence stays silent
         peaks = {**separated.peaks, "mix": separated.mix_peak}
         audible = [name for name in (*names, "mix") if peaks[name] * gain >= step / 2]
-        dithers = {name: dither_source(settings.track_id, name) for name in audible}
+        dithers = {name: Dither(settings.track_id, name) for name in audible}
     for decoded, estimates in separated.blocks():
         parts = {name: quantise(estimates[name], bits, gain, dithers.get(name)) for name in names}
         if is_exact:
-            mix = to_depth(decoded, bits).astype(np.int64)
+            mix = to_depth(decoded, bits) if bits < 32 else decoded.astype(np.int64)
             yield mix, _cooked(settings.recipes, mix, parts, settings.skipped)
             continue
         exact = _to_double(decoded)
@@ -115,11 +115,11 @@ def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays, skipped: froze
         if recipe.minus is None:
             stems[recipe.stem] = parts[recipe.stem]
             continue
-        stems[recipe.stem] = mix.copy()
+        stem = mix
         for name in recipe.minus:
-            if name in skipped:
-                continue
-            stems[recipe.stem] -= parts[name]
+            if name not in skipped:
+                stem = stem - parts[name]
+        stems[recipe.stem] = stem
     return stems
 
 

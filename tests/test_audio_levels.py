@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from splitfire_batch.audio.levels import LevelMeter
+from splitfire_batch.audio.levels import PIECE_FRAMES, LevelMeter
 from splitfire_batch.observations import Levels
 from tests.material import noise
 
@@ -34,13 +34,13 @@ def levels_of(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 50_000), max_size=6), st.sampled_from([1, 2, 5]))
+@given(st.lists(st.integers(0, 150_000), max_size=6), st.sampled_from([1, 2, 5]))
 def test_the_result_is_the_same_to_the_bit_however_the_signal_is_cut(cuts, n_channels):
-    samples = np.clip(noise(50_000, n_channels, peak=1.4), -1, 1)
+    samples = np.clip(noise(150_000, n_channels, peak=1.4), -1, 1)
     assert levels_of(samples, cuts=cuts) == levels_of(samples)
 
 
-@pytest.mark.parametrize("n_frames", [1, 31, 4_410, 16_384, 16_385, 100_000])
+@pytest.mark.parametrize("n_frames", [1, 31, 4_410, PIECE_FRAMES, PIECE_FRAMES + 1, 100_000])
 @pytest.mark.parametrize("n_channels", [1, 2, 6])
 def test_levels_are_those_of_the_whole_signal(n_frames, n_channels):
     samples = noise(n_frames, n_channels) + 0.125
@@ -69,8 +69,8 @@ def test_integers_measure_like_the_floats_they_stand_for(bits, shift):
 @pytest.mark.parametrize("bits", [8, 16, 24, 32, None])
 def test_samples_at_full_scale_are_counted_with_their_longest_run(bits):
     greatest, scale = (1.0, 1.0) if bits is None else (2 ** (bits - 1) - 1, 2.0 ** (bits - 1))
-    samples = np.zeros((40_000, 2))
-    samples[16_380:16_387, 0] = greatest  # across the meter's own pieces
+    samples = np.zeros((80_000, 2))
+    samples[PIECE_FRAMES - 4 : PIECE_FRAMES + 3, 0] = greatest  # across two pieces
     samples[100:103, 1] = -scale
     samples[500, :] = greatest
     samples[700, 1] = greatest * 0.99
@@ -79,7 +79,7 @@ def test_samples_at_full_scale_are_counted_with_their_longest_run(bits):
 
 
 @pytest.mark.parametrize(
-    "where", [slice(0, 3), slice(99_997, 100_000), slice(16_382, 16_385), slice(0, None)]
+    "where", [slice(0, 3), slice(99_997, 100_000), slice(PIECE_FRAMES - 2, PIECE_FRAMES + 1), slice(0, None)]
 )
 def test_runs_are_counted_at_every_edge(where):
     samples = np.zeros((100_000, 1))
@@ -89,9 +89,9 @@ def test_runs_are_counted_at_every_edge(where):
 
 
 def test_two_runs_with_a_gap_are_not_one():
-    samples = np.zeros((40_000, 1))
+    samples = np.zeros((80_000, 1))
     samples[10:14], samples[15:18] = 1.0, -1.0
-    samples[16_384:16_386] = 1.0
+    samples[PIECE_FRAMES : PIECE_FRAMES + 2] = 1.0
     assert levels_of(samples).clipped_run == 4
 
 

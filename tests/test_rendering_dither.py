@@ -16,10 +16,10 @@ class _WorstDither:
     """The rarest noise there is: as much as there can be, always to one side."""
 
     def __init__(self, side: int) -> None:
-        self._values = [1.0, 0.0] if side > 0 else [0.0, 1.0]
+        self._value = float(np.sign(side))
 
-    def random(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        return np.broadcast_to(np.array(self._values), shape)
+    def draw(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        return np.full(shape, self._value)
 
 
 @pytest.mark.parametrize("peak", np.linspace(0.93, 0.99, 12).round(4))
@@ -32,7 +32,7 @@ def test_the_gain_leaves_room_for_the_most_unlucky_dither(tmp_path, monkeypatch,
         is_first_pass = next(calls) < 2
         return _WorstDither(-1 if (name == "mix") == is_first_pass else 1)
 
-    monkeypatch.setattr(stem_blocks, "dither_source", dither)
+    monkeypatch.setattr(stem_blocks, "Dither", dither)
     assert rendered(file, tmp_path / "out", Shares(-0.08, 1.08), depth="16").gain_db < 0
 
 

@@ -16,7 +16,7 @@ from splitfire_batch.audio.ffmpeg import ffmpeg_version
 from splitfire_batch.audio.formats import OutputFormat, choose_output, losses, source_bits
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
 from splitfire_batch.audio.levels import SILENT_DB, LevelMeter
-from splitfire_batch.audio.quantise import dither_source, full_scale, quantise, to_int
+from splitfire_batch.audio.quantise import Dither, full_scale, quantise
 from splitfire_batch.audio.readback import read_back
 from splitfire_batch.audio.resample import Resampler
 from splitfire_batch.audio.spool import Spool
@@ -26,6 +26,7 @@ __all__ = [
     "SILENT_DB",
     "VORBIS_COMMENT",
     "Decoder",
+    "Dither",
     "Encoded",
     "Insert",
     "LevelMeter",
@@ -38,7 +39,6 @@ __all__ = [
     "channel_groups",
     "choose_output",
     "codec_versions",
-    "dither_source",
     "from_lanes",
     "full_scale",
     "is_default",
@@ -51,7 +51,6 @@ __all__ = [
     "source_bits",
     "to_depth",
     "to_float",
-    "to_int",
     "to_lanes",
 ]
 

@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from splitfire_batch.audio.flac import STREAMINFO_BYTES
 from splitfire_batch.audio.formats import OutputFormat, Samples
 from splitfire_batch.audio.insert import Insert, insert_before_samples
 from splitfire_batch.audio.ogg import finish_ogg
@@ -27,6 +28,7 @@ from splitfire_batch.errors import NoSpace, StorageError
 
 _PIECE_FRAMES = 65_536  # libsndfile has crashed on longer writes
 _PROBE_BYTES = 256 * 1024  # more than what libsndfile may still hold when a disk is full
+_MD5_BYTES = 16
 _TAIL_FRAMES = 16_384  # several blocks of FLAC: libFLAC may decode half a file to find its very last frame
 
 
@@ -52,7 +54,7 @@ class StemWriter:
         """Open `path` for writing; `close` will put the `inserts` before the samples."""
         self._path, self._out, self._inserts = path, out, inserts
         self._dtype: type[np.int32 | np.float32] = np.float32 if out.bits is None else np.int32
-        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5 = None if out.container == "FLAC" else hashlib.md5(usedforsecurity=False)
         self.n_frames = 0
         """Frames written so far."""
         self._order = list(vorbis_order(out.n_channels) or ()) if out.container == "OGG" else []
@@ -77,7 +79,8 @@ class StemWriter:
         self._check(block)
         for start in range(0, len(block), _PIECE_FRAMES):
             piece: Samples = np.ascontiguousarray(block[start : start + _PIECE_FRAMES], dtype=self._dtype)
-            self._md5.update(pcm_bytes(piece, self._out.bits))
+            if self._md5:
+                self._md5.update(pcm_bytes(piece, self._out.bits))
             if self._out.bits is not None:
                 piece = np.left_shift(piece, 32 - self._out.bits, dtype=np.int32)
             if self._order:
@@ -102,10 +105,11 @@ class StemWriter:
         self._complete()
         if missing := self._missing(self._path):  # what could not be flushed is not reported by `close`
             raise self._write_error(missing)
+        pcm_md5 = self._md5.hexdigest() if self._md5 else _flac_md5(self._path)
         inserted = self._insert() if self._inserts else ()
         with self._path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Encoded(self.n_frames, self._path.stat().st_size, sha256, self._md5.hexdigest(), inserted)
+        return Encoded(self.n_frames, self._path.stat().st_size, sha256, pcm_md5, inserted)
 
     def __enter__(self) -> StemWriter:
         return self
@@ -186,6 +190,13 @@ def _codec_settings(out: OutputFormat) -> dict[str, object]:
         return {}
     mode = {"bitrate_mode": "VARIABLE"} if out.container == "MP3" else {}
     return {"compression_level": 1 - out.quality, **mode}
+
+
+def _flac_md5(path: Path) -> str:
+    """The MD5 of the samples that libFLAC has put into STREAMINFO, the first block."""
+    with path.open("rb") as file:
+        file.seek(len("fLaC") + 4)
+        return file.read(STREAMINFO_BYTES)[-_MD5_BYTES:].hex()
 
 
 def pcm_bytes(block: Samples, bits: int | None) -> bytes:

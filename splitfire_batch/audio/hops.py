@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ def hop_frames(sample_rate: int) -> int:
 
 
 class Hops:
-    """Folds values per frame into one per hop, by `fold`: np.add or np.maximum, of values >= 0.
+    """Folds values per frame into one per hop, by `fold`, beginning with 0: np.add, np.maximum, np.minimum.
 
     It keeps 8 bytes per hop: 80 a second, where the audio itself takes some hundred thousand.
     """
@@ -26,18 +27,21 @@ class Hops:
         self._closed = array("d")
         self._open, self._n_open = 0.0, 0
 
-    def add(self, values: NDArray[np.float64]) -> None:
-        """The next frames' values (n,)."""
+    def add(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Take the next frames' values, (n,) or (n, C); gives what each hop that they touch has come to."""
         if not len(values):
-            return
+            return np.zeros(0)
         begins = np.arange(-self._n_open, len(values), self._n_frames)
-        folded = self._fold.reduceat(values, np.maximum(begins, 0))
+        n_channels = values.size // len(values)
+        folded = self._fold.reduceat(values.reshape(-1), np.maximum(begins, 0) * n_channels)
+        folded = folded.astype(np.float64)
         folded[0] = self._fold(folded[0], self._open)
         n_behind = self._n_open + len(values)
         self._n_open = n_behind % self._n_frames
         is_open = self._n_open > 0
         self._closed.extend(folded[: len(folded) - is_open])
         self._open = float(folded[-1]) if is_open else 0.0
+        return folded
 
     def closed(self) -> NDArray[np.float64]:
         """The values of all hops that are complete."""

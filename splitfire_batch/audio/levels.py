@@ -22,7 +22,9 @@ from splitfire_batch.observations import Levels
 SILENT_DB = -60.0
 """100 ms with all samples below this count as silence: where FFmpeg's silencedetect draws the line."""
 
-_PIECE_FRAMES = 2 * STEP_FRAMES
+PIECE_FRAMES = 8 * STEP_FRAMES
+_ROW_FRAMES = 64
+"""numpy adds up rows of so many frames fast, frame by frame slowly."""
 
 
 class LevelMeter:
@@ -32,7 +34,7 @@ class LevelMeter:
         sample_rate: in Hz.
         n_channels: 1 to 8.
         bits: depth of integer samples; None for float ones.
-        full_scale: the value in the blocks that is 1.0.
+        full_scale: the value in the blocks that is 1.0, a power of two.
         is_full: whether loudness and true peak, which cost the most, are wanted.
     """
 
@@ -40,44 +42,44 @@ class LevelMeter:
         self, sample_rate: int, n_channels: int, bits: int | None, full_scale: float, is_full: bool
     ) -> None:
         self._scale = 1 / full_scale
-        self._greatest = 1.0 if bits is None else 1 - 2.0 ** (1 - bits)
-        self._piece: Doubles = np.zeros((n_channels, _PIECE_FRAMES))
+        self._greatest = full_scale * (1.0 if bits is None else 1 - 2.0 ** (1 - bits))
+        self._n_channels = n_channels
+        self._held: list[NDArray[Any]] = []
         self._n_held = self._n_frames = 0
         self._loudness = LoudnessMeter(sample_rate, n_channels) if is_full else None
         self._true_peak = TruePeakMeter(n_channels) if is_full else None
-        self._peak = 0.0
-        self._sums, self._energies = np.zeros(n_channels), np.zeros(n_channels)
-        self._product = 0.0
+        self._sums: Doubles = np.zeros(n_channels)
+        self._peak = self._energy = self._product = 0.0
         self._n_clipped = 0
         self._runs = [_LongestRun() for _ in range(n_channels)]
-        self._hop_peaks = Hops(hop_frames(sample_rate), np.maximum)
+        self._highs, self._lows = (Hops(hop_frames(sample_rate), fold) for fold in (np.maximum, np.minimum))
 
     def add(self, block: NDArray[Any]) -> None:
         """Take the next block (n, C), integers or floats."""
         position = 0
         while position < len(block):
-            part = block[position : position + _PIECE_FRAMES - self._n_held]
+            part = block[position : position + PIECE_FRAMES - self._n_held]
             position += len(part)
-            np.multiply(part.T, self._scale, out=self._piece[:, self._n_held : self._n_held + len(part)])
             self._n_held += len(part)
-            if self._n_held == _PIECE_FRAMES:
-                self._measure()
+            if self._n_held < PIECE_FRAMES:
+                self._held.append(part.copy())
+            else:
+                self._measure(part)
 
     def levels(self) -> Levels:
         """The result; nothing more may be added."""
-        if self._n_held:
-            self._measure()
+        if self._held:
+            self._measure(self._held.pop())
         if self._true_peak:
-            self._true_peak.add(np.zeros((len(self._piece), WINDOW_FRAMES)))
-        n_samples = self._n_frames * len(self._piece)
-        energy = float(self._energies.sum())
-        means = self._sums / max(1, self._n_frames)
+            self._true_peak.add(np.zeros((self._n_channels, WINDOW_FRAMES)))
+        n_samples = self._n_frames * self._n_channels
+        means = self._scale * self._sums / max(1, self._n_frames)
         return Levels(
-            peak_db=_db(self._peak),
+            peak_db=_db(self._scale * self._peak),
             true_peak_db=_db(self._true_peak.peak()) if self._true_peak else None,
             loudness_lufs=self._loudness.integrated() if self._loudness else None,
             loudness_range_lu=self._loudness.range() if self._loudness else None,
-            rms_db=_db(math.sqrt(energy / max(1, n_samples))),
+            rms_db=_db(self._scale * math.sqrt(self._energy / max(1, n_samples))),
             dc_offset=float(means[np.abs(means).argmax()]),
             clipped_samples=self._n_clipped,
             clipped_run=max(run.longest for run in self._runs),
@@ -85,51 +87,55 @@ class LevelMeter:
             side_ratio=self._side_ratio(),
         )
 
-    def _measure(self) -> None:
-        """Take the piece into account, what it holds of it."""
-        n_frames, self._n_held = self._n_held, 0
-        self._n_frames += n_frames
-        self._piece[:, n_frames:] = 0.0
-        frames = self._piece[:, :n_frames]
-        self._sums += frames.sum(axis=1)
-        self._energies += np.einsum("cn,cn->c", frames, frames)  # not a dot product, which wakes threads
-        if len(frames) == 2:
-            self._product += float(np.einsum("n,n->", *frames))
-        magnitudes = np.abs(frames)
-        loudest = magnitudes.max(axis=0)
-        self._peak = max(self._peak, peak := float(loudest.max()))
-        self._hop_peaks.add(loudest)
-        self._count_clipped(magnitudes, peak)
-        whole = self._piece[:, : -(-n_frames // STEP_FRAMES) * STEP_FRAMES]
-        if self._true_peak:
-            self._true_peak.add(whole)
-        if self._loudness:
-            self._loudness.add(whole, n_frames)
+    def _measure(self, part: NDArray[Any]) -> None:
+        """Take a piece into account: what is held, and the part behind it; in steps of the blocks."""
+        piece = np.concatenate([*self._held, part]) if self._held else np.ascontiguousarray(part)
+        self._held, self._n_held = [], 0
+        self._n_frames += len(piece)
+        peak = max(self._highs.add(piece).max(), -self._lows.add(piece).min())
+        self._peak = max(self._peak, float(peak))
+        frames = piece.astype(np.float64, copy=False)
+        self._add_sums(frames)
+        self._count_clipped(frames, peak)
+        if self._true_peak and self._loudness:
+            channels = np.zeros((self._n_channels, -(-len(frames) // STEP_FRAMES) * STEP_FRAMES))
+            np.multiply(frames.T, self._scale, out=channels[:, : len(frames)])
+            self._true_peak.add(channels)
+            self._loudness.add(channels, len(frames))
 
-    def _count_clipped(self, magnitudes: Doubles, peak: float) -> None:
+    def _add_sums(self, frames: Doubles) -> None:
+        samples = frames.reshape(-1)
+        self._energy += float(np.einsum("n,n->", samples, samples))  # not a dot product, which wakes threads
+        if self._n_channels == 2:
+            self._product += float(np.einsum("n,n->", *frames.T))
+        n_in_rows = len(frames) // _ROW_FRAMES * _ROW_FRAMES
+        rows = frames[:n_in_rows].reshape(-1, _ROW_FRAMES * self._n_channels)
+        self._sums += rows.sum(axis=0).reshape(_ROW_FRAMES, -1).sum(axis=0)
+        self._sums += frames[n_in_rows:].sum(axis=0)
+
+    def _count_clipped(self, frames: Doubles, peak: float) -> None:
         if peak < self._greatest:
             for run in self._runs:
                 run.end()
             return
-        is_clipped = magnitudes >= self._greatest
+        is_clipped = np.abs(frames) >= self._greatest
         self._n_clipped += int(np.count_nonzero(is_clipped))
-        for run, channel in zip(self._runs, is_clipped, strict=True):
+        for run, channel in zip(self._runs, is_clipped.T, strict=True):
             run.add(channel)
 
     def _silence_ratio(self) -> float:
-        threshold = 10 ** (SILENT_DB / 20)
-        last_peak, n_last = self._hop_peaks.last()
-        closed = self._hop_peaks.closed()
+        threshold = 10 ** (SILENT_DB / 20) / self._scale
+        (last_high, n_last), (last_low, _) = self._highs.last(), self._lows.last()
+        closed = np.maximum(self._highs.closed(), -self._lows.closed())
         n_closed = self._n_frames - n_last
         n_silent = n_closed * float(np.mean(closed < threshold)) if len(closed) else 0.0
-        return (n_silent + n_last * (last_peak < threshold)) / max(1, self._n_frames)
+        return (n_silent + n_last * (max(last_high, -last_low) < threshold)) / max(1, self._n_frames)
 
     def _side_ratio(self) -> float | None:
         """(L - R)^2 / ((L - R)^2 + (L + R)^2)."""
-        energy = float(self._energies.sum())
-        if len(self._energies) != 2 or not energy:
+        if self._n_channels != 2 or not self._energy:
             return None
-        return max(0.0, energy - 2 * self._product) / (2 * energy)
+        return max(0.0, self._energy - 2 * self._product) / (2 * self._energy)
 
 
 class _LongestRun:

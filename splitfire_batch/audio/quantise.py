@@ -13,60 +13,58 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+Integers = NDArray[np.int32] | NDArray[np.int64]
+
+_NARROW = 2.0**27
+"""Steps up to which 32 bits are enough for sums of a mix and stems: at 24 bits 24 dB over full scale."""
+
 
 def full_scale(bits: int) -> tuple[int, int]:
     """The least and the greatest integer of `bits` bits: (-2^(bits-1), 2^(bits-1) - 1)."""
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
-def quantise(
-    x: NDArray[np.floating], bits: int, gain: float = 1.0, rng: np.random.Generator | None = None
-) -> NDArray[np.int64]:
-    """rint(x * gain * 2^(bits-1) + dither), in float64; neither clipped nor checked against full scale.
+class Dither:
+    """TPDF noise for one stem of one track: the same on every machine, unlike that of any other stem.
 
-    The dither of a sample depends on how many were drawn before it, not on how a signal is cut into blocks.
+    The noise of a sample depends on how many were drawn before it, not on how a signal is cut into blocks.
+    """
+
+    def __init__(self, track_id: str, stem: str) -> None:
+        digest = hashlib.sha256(f"{track_id}\0{stem}".encode()).digest()
+        self._source = np.random.SFC64(int.from_bytes(digest[:16], "little"))
+
+    def draw(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The next samples of noise, in steps: both halves of a random 64-bit integer, added."""
+        halves = self._source.random_raw(int(np.prod(shape))).view(np.int32).reshape(*shape, 2)
+        noise: NDArray[np.float64] = np.add(halves[..., 0], halves[..., 1], dtype=np.float64)
+        noise *= 2.0**-32
+        return noise
+
+
+def quantise(x: NDArray[np.floating], bits: int, gain: float = 1.0, dither: Dither | None = None) -> Integers:
+    """rint(x * gain * 2^(bits-1) + dither), in float64; neither clipped nor checked against full scale.
 
     Args:
         x: any shape, full scale = 1.
         bits: 2 to 32.
         gain: factor for all stems of the track.
-        rng: source of TPDF dither, see `dither_source`; None for plain rounding.
+        dither: what is added before rounding; None for plain rounding.
 
     Returns:
-        Right-justified integers, same shape; they may lie outside `full_scale(bits)`.
+        Right-justified integers, same shape; they may lie outside `full_scale(bits)`. They are 32-bit ones if
+        all lie within 2^27 steps.
 
     Raises:
         ValueError: a sample is NaN, infinite or absurd (2^62 steps).
     """
     steps: NDArray[np.float64] = np.multiply(x, gain * float(1 << (bits - 1)), dtype=np.float64)
-    if rng is not None:
-        noise = rng.random((*x.shape, 2))
-        steps += noise[..., 0] - noise[..., 1]
+    if dither is not None:
+        steps += dither.draw(x.shape)
     np.rint(steps, out=steps)
-    if not -(2.0**62) < steps.min(initial=0.0) <= steps.max(initial=0.0) < 2.0**62:
+    least, greatest = steps.min(initial=0.0), steps.max(initial=0.0)
+    if not -(2.0**62) < least <= greatest < 2.0**62:
         raise ValueError("samples are NaN, infinite or absurdly large; nothing sensible can be written")
+    if -_NARROW < least <= greatest < _NARROW:
+        return steps.astype(np.int32)
     return steps.astype(np.int64)
-
-
-def to_int(x: NDArray[np.floating], bits: int, rng: np.random.Generator | None = None) -> NDArray[np.int32]:
-    """`quantise` without gain, for samples that must fit; dither stays inside full scale.
-
-    Raises:
-        ValueError: a sample does not fit or is not a number; choose a gain first.
-    """
-    least, greatest = full_scale(bits)
-    steps = quantise(x, bits)
-    if steps.size and not (least <= steps.min() and steps.max() <= greatest):
-        raise ValueError(
-            f"samples from {steps.min()} to {steps.max()} do not fit into {bits} bit, wanted {least} to "
-            f"{greatest}; apply one gain to all stems of the track first"
-        )
-    if rng is not None:
-        steps = np.clip(quantise(x, bits, rng=rng), least, greatest)
-    return steps.astype(np.int32)
-
-
-def dither_source(track_id: str, stem: str) -> np.random.Generator:
-    """The dither of one stem of one track: the same on every machine, unlike that of any other stem."""
-    digest = hashlib.sha256(f"{track_id}\0{stem}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
