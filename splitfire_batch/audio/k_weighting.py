@@ -3,7 +3,8 @@
 A recursive filter goes frame by frame, which numpy cannot do fast. But the output of a row of frames is
 linear in the row and in the filter's state before it, and so is the state behind it: with the states known,
 all rows are one matrix product. The states follow a law of the same kind, so they come from groups of rows in
-the same way, and those from groups of groups. The result is the recursion's, to rounding in float64.
+the same way, and those from groups of groups. The result is the recursion's, to rounding: states are float64,
+because rounding in them would ring on, and what comes out is float32.
 
 Axes: C channels, n frames, R rows.
 """
@@ -12,16 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
+Reals = NDArray[np.floating]
+Real = TypeVar("Real", bound=np.floating)
 Section = tuple[float, float, float, float, float]
 
 _ROW, _GROUP = 32, 16
+_N_STATES = 4
 STEP_FRAMES = _ROW * _GROUP * _GROUP
 """Blocks are whole multiples of it."""
 
@@ -37,23 +43,25 @@ class KWeighting:
 
     def __init__(self, sample_rate: int, n_channels: int) -> None:
         self._stages = _stages(sample_rate)
-        self._state: Doubles = np.zeros((n_channels, 4))
+        self._state: Doubles = np.zeros((n_channels, _N_STATES))
 
-    def weigh(self, block: Doubles) -> Doubles:
+    def weigh(self, block: Floats) -> Floats:
         """The next block (C, n), weighted; n is a multiple of STEP_FRAMES."""
         if block.shape[1] % STEP_FRAMES:
             raise ValueError(f"found {block.shape[1]} frames, wanted a multiple of {STEP_FRAMES}")
         weighted, self._state = _run(self._stages, block, self._state)
-        return weighted
+        return weighted.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """A linear system over a fixed number of steps at a time."""
 
-    inner: Doubles
-    """From the inputs of the steps to their outputs, if the state was zero, and to the state behind them."""
-    outer: Doubles
+    outputs: Reals
+    """From the inputs of the steps to their outputs, if the state was zero."""
+    behind: Doubles
+    """From them to the state behind the steps, if it was zero."""
+    outer: Reals
     """From the state before them to their outputs."""
     over: Doubles
     """From the state before them to the state behind them, as a left factor."""
@@ -64,19 +72,22 @@ def _stages(sample_rate: int) -> tuple[_Stage, ...]:
     """Over frames, over rows, over groups of rows; kept, because making them takes as long as a one-shot."""
     a, b, c, d = _in_series(_at_rate(_SHELF, sample_rate), _at_rate(_HIGH_PASS, sample_rate))
     frames = _stage(a, b, c, d, _ROW)
-    one, nothing = np.eye(4), np.zeros((4, 4))
+    frames = replace(frames, outputs=frames.outputs.astype(np.float32), outer=frames.outer.astype(np.float32))
+    one, nothing = np.eye(_N_STATES), np.zeros((_N_STATES, _N_STATES))
     rows = _stage(frames.over, one, one, nothing, _GROUP)
     return frames, rows, _stage(rows.over, one, one, nothing, _GROUP)
 
 
-def _run(stages: Sequence[_Stage], inputs: Doubles, state: Doubles) -> tuple[Doubles, Doubles]:
+def _run(stages: Sequence[_Stage], inputs: Reals, state: Doubles) -> tuple[Reals, Doubles]:
     """The outputs (C, ...) for the inputs (C, ...) of a system in that state (C, 4), and its state behind."""
     stage, *above = stages
     n_channels = len(inputs)
-    found = _product(inputs.reshape(-1, len(stage.inner)), stage.inner)
-    ends = found[:, -4:].reshape(n_channels, -1, 4)
+    rows = inputs.reshape(-1, len(stage.outputs))
+    ends: Doubles = _product(rows, stage.behind).reshape(n_channels, -1, _N_STATES)
+    starts: Reals
     starts, state = _run(above, ends, state) if above else _in_turn(stage.over, ends, state)
-    outputs = found[:, :-4] + _product(starts.reshape(-1, 4), stage.outer)
+    outputs = _product(rows, stage.outputs)
+    outputs += _product(starts.reshape(-1, _N_STATES), stage.outer)
     return outputs.reshape(n_channels, -1), state
 
 
@@ -89,12 +100,16 @@ def _in_turn(over: Doubles, ends: Doubles, state: Doubles) -> tuple[Doubles, Dou
     return starts, state
 
 
-def _product(rows: Doubles, matrix: Doubles) -> Doubles:
-    """The matrix product, on this thread alone: the cores belong to the networks."""
+def _product(rows: Reals, matrix: NDArray[Real]) -> NDArray[Real]:
+    """The matrix product in the matrix's precision, on this thread alone: cores belong to the networks."""
+    inputs: NDArray[Real] = rows.astype(matrix.dtype, copy=False)
     n_rows = max(1, _MAX_PRODUCT // matrix.size)
-    product = np.empty((len(rows), matrix.shape[1]))
-    for row in range(0, len(rows), n_rows):
-        np.matmul(rows[row : row + n_rows], matrix, out=product[row : row + n_rows])
+    n_whole = len(inputs) // n_rows * n_rows
+    product = np.empty((len(inputs), matrix.shape[1]), matrix.dtype)
+    if n_whole:  # in one call, for threads that wait for each other after each
+        pieces = inputs[:n_whole].reshape(-1, n_rows, len(matrix))
+        np.matmul(pieces, matrix, out=product[:n_whole].reshape(*pieces.shape[:2], -1))
+    np.matmul(inputs[n_whole:], matrix, out=product[n_whole:])
     return product
 
 
@@ -108,9 +123,9 @@ def _stage(a: Doubles, b: Doubles, c: Doubles, d: Doubles, n_steps: int) -> _Sta
         for end in range(begin, n_steps):
             outputs[begin, :, end] = responses[end - begin].T
     behind = np.stack([(powers[n_steps - 1 - step] @ b).T for step in range(n_steps)])
-    inner = [outputs.reshape(n_steps * n_in, -1), behind.reshape(n_steps * n_in, -1)]
     outer = np.concatenate([(c @ power).T for power in powers[:-1]], axis=1)
-    return _Stage(np.concatenate(inner, axis=1), np.ascontiguousarray(outer), powers[-1])
+    behind = behind.reshape(n_steps * n_in, -1)
+    return _Stage(outputs.reshape(n_steps * n_in, -1), behind, np.ascontiguousarray(outer), powers[-1])
 
 
 def _in_series(first: Section, second: Section) -> tuple[Doubles, Doubles, Doubles, Doubles]:

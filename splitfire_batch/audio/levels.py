@@ -23,6 +23,8 @@ SILENT_DB = -60.0
 """100 ms with all samples below this count as silence: where FFmpeg's silencedetect draws the line."""
 
 PIECE_FRAMES = 8 * STEP_FRAMES
+_FILTER_FRAMES = 4 * STEP_FRAMES
+"""So many at a time that the C library's heap keeps what the filters need."""
 _ROW_FRAMES = 64
 """numpy adds up rows of so many frames fast, frame by frame slowly."""
 
@@ -71,7 +73,7 @@ class LevelMeter:
         if self._held:
             self._measure(self._held.pop())
         if self._true_peak:
-            self._true_peak.add(np.zeros((self._n_channels, WINDOW_FRAMES)))
+            self._true_peak.add(np.zeros((self._n_channels, WINDOW_FRAMES), np.float32))
         n_samples = self._n_frames * self._n_channels
         means = self._scale * self._sums / max(1, self._n_frames)
         return Levels(
@@ -97,9 +99,15 @@ class LevelMeter:
         frames = piece.astype(np.float64, copy=False)
         self._add_sums(frames)
         self._count_clipped(frames, peak)
+        for start in range(0, len(frames), _FILTER_FRAMES):
+            self._filter(piece[start : start + _FILTER_FRAMES])
+
+    def _filter(self, frames: NDArray[Any]) -> None:
+        """What needs the channels one by one, full scale = 1."""
         if self._true_peak and self._loudness:
-            channels = np.zeros((self._n_channels, -(-len(frames) // STEP_FRAMES) * STEP_FRAMES))
-            np.multiply(frames.T, self._scale, out=channels[:, : len(frames)])
+            shape = self._n_channels, -(-len(frames) // STEP_FRAMES) * STEP_FRAMES
+            channels = np.zeros(shape, np.float32)
+            np.multiply(frames.T, self._scale, out=channels[:, : len(frames)], casting="same_kind")
             self._true_peak.add(channels)
             self._loudness.add(channels, len(frames))
 

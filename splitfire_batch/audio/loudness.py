@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from splitfire_batch.audio.hops import Hops, hop_frames
-from splitfire_batch.audio.k_weighting import Doubles, KWeighting
+from splitfire_batch.audio.k_weighting import Doubles, Floats, KWeighting
 
 _OFFSET_DB = -0.691  # makes up for the weighting's gain at 1 kHz
 _GATING_HOPS, _SHORT_TERM_HOPS = 4, 30
@@ -53,7 +53,7 @@ class LoudnessMeter:
         self._hop_frames = hop_frames(sample_rate)
         self._hops = Hops(self._hop_frames, np.add)
 
-    def add(self, block: Doubles, n_frames: int | None = None) -> None:
+    def add(self, block: Floats, n_frames: int | None = None) -> None:
         """Take the next block (C, n), full scale = 1, n a multiple of STEP_FRAMES.
 
         Of the last one only the first `n_frames` frames may be given to count; zeros should follow.
@@ -62,7 +62,8 @@ class LoudnessMeter:
         power = np.zeros(weighted.shape[1])
         for channel, weight in zip(weighted, self._weights, strict=True):
             if weight:
-                power += np.multiply(channel, channel, out=channel) * weight
+                squares = np.square(channel, out=channel)
+                power += squares if weight == 1 else squares * np.float32(weight)
         self._hops.add(power)
 
     def integrated(self) -> float | None:

@@ -37,12 +37,12 @@ class TruePeakMeter:
         self._before: Floats = np.zeros((n_channels, _TAPS - 1), np.float32)
         self._peak = 0.0
 
-    def add(self, block: NDArray[np.floating]) -> None:
+    def add(self, block: Floats) -> None:
         """Take the next block (C, n), full scale = 1, n a multiple of WINDOW_FRAMES."""
         n_channels, n_frames = block.shape
         if n_frames % WINDOW_FRAMES:
             raise ValueError(f"found {n_frames} frames, wanted a multiple of {WINDOW_FRAMES}")
-        frames = np.concatenate([self._before, block.astype(np.float32)], axis=1)
+        frames = np.concatenate([self._before, block], axis=1)
         self._before = frames[:, n_frames:].copy()
         peaks = np.abs(frames[:, :n_frames]).reshape(n_channels, -1, WINDOW_FRAMES).max(axis=2)
         self._peak = max(self._peak, float(peaks.max(initial=0)), float(np.abs(self._before).max()))
