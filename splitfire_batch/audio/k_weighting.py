@@ -26,9 +26,9 @@ Reals = NDArray[np.floating]
 Real = TypeVar("Real", bound=np.floating)
 Section = tuple[float, float, float, float, float]
 
-_ROW, _GROUP = 32, 16
+_ROW, _GROUP, _SUPERGROUP = 32, 16, 8
 _N_STATES = 4
-STEP_FRAMES = _ROW * _GROUP * _GROUP
+STEP_FRAMES = _ROW * _GROUP * _SUPERGROUP
 """Blocks are whole multiples of it."""
 
 _TABLE_RATE = 48_000
@@ -75,7 +75,7 @@ def _stages(sample_rate: int) -> tuple[_Stage, ...]:
     frames = replace(frames, outputs=frames.outputs.astype(np.float32), outer=frames.outer.astype(np.float32))
     one, nothing = np.eye(_N_STATES), np.zeros((_N_STATES, _N_STATES))
     rows = _stage(frames.over, one, one, nothing, _GROUP)
-    return frames, rows, _stage(rows.over, one, one, nothing, _GROUP)
+    return frames, rows, _stage(rows.over, one, one, nothing, _SUPERGROUP)
 
 
 def _run(stages: Sequence[_Stage], inputs: Reals, state: Doubles) -> tuple[Reals, Doubles]:

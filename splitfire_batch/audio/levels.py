@@ -22,8 +22,8 @@ from splitfire_batch.observations import Levels
 SILENT_DB = -60.0
 """100 ms with all samples below this count as silence: where FFmpeg's silencedetect draws the line."""
 
-PIECE_FRAMES = 8 * STEP_FRAMES
-_FILTER_FRAMES = 4 * STEP_FRAMES
+PIECE_FRAMES = 16 * STEP_FRAMES
+_FILTER_FRAMES = 8 * STEP_FRAMES
 """So many at a time that the C library's heap keeps what the filters need."""
 _ROW_FRAMES = 64
 """numpy adds up rows of so many frames fast, frame by frame slowly."""
@@ -52,7 +52,7 @@ class LevelMeter:
         self._true_peak = TruePeakMeter(n_channels) if is_full else None
         self._sums: Doubles = np.zeros(n_channels)
         self._peak = self._energy = self._product = 0.0
-        self._n_clipped = 0
+        self._n_clipped = self._n_zeros = 0
         self._runs = [_LongestRun() for _ in range(n_channels)]
         self._highs, self._lows = (Hops(hop_frames(sample_rate), fold) for fold in (np.maximum, np.minimum))
 
@@ -72,7 +72,7 @@ class LevelMeter:
         """The result; nothing more may be added."""
         if self._held:
             self._measure(self._held.pop())
-        if self._true_peak:
+        if self._true_peak and self._n_zeros < WINDOW_FRAMES:
             self._true_peak.add(np.zeros((self._n_channels, WINDOW_FRAMES), np.float32))
         n_samples = self._n_frames * self._n_channels
         means = self._scale * self._sums / max(1, self._n_frames)
@@ -105,8 +105,8 @@ class LevelMeter:
     def _filter(self, frames: NDArray[Any]) -> None:
         """What needs the channels one by one, full scale = 1."""
         if self._true_peak and self._loudness:
-            shape = self._n_channels, -(-len(frames) // STEP_FRAMES) * STEP_FRAMES
-            channels = np.zeros(shape, np.float32)
+            self._n_zeros = -len(frames) % STEP_FRAMES
+            channels = np.zeros((self._n_channels, len(frames) + self._n_zeros), np.float32)
             np.multiply(frames.T, self._scale, out=channels[:, : len(frames)], casting="same_kind")
             self._true_peak.add(channels)
             self._loudness.add(channels, len(frames))

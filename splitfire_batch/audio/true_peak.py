@@ -44,7 +44,7 @@ class TruePeakMeter:
             raise ValueError(f"found {n_frames} frames, wanted a multiple of {WINDOW_FRAMES}")
         frames = np.concatenate([self._before, block], axis=1)
         self._before = frames[:, n_frames:].copy()
-        peaks = np.abs(frames[:, :n_frames]).reshape(n_channels, -1, WINDOW_FRAMES).max(axis=2)
+        peaks = _window_peaks(frames[:, :n_frames])
         self._peak = max(self._peak, float(peaks.max(initial=0)), float(np.abs(self._before).max()))
         behind = np.concatenate([peaks[:, 1:], np.abs(self._before).max(axis=1, keepdims=True)], axis=1)
         bounds = np.maximum(peaks, behind) * self._greatest_gain
@@ -63,6 +63,14 @@ class TruePeakMeter:
         for row in range(0, len(windows), n_rows):
             between = windows[row : row + n_rows] @ self._matrix
             self._peak = max(self._peak, float(between.max()), -float(between.min()))
+
+
+def _window_peaks(frames: Floats) -> Floats:
+    """The highest absolute value in every window, (C, n / W)."""
+    windows = np.abs(frames).reshape(len(frames), -1, WINDOW_FRAMES)
+    # numpy is slow along short axes: the long one is made the last
+    peaks: Floats = np.ascontiguousarray(windows.transpose(2, 0, 1)).max(axis=0)
+    return peaks
 
 
 def _between_taps() -> NDArray[np.float64]:
