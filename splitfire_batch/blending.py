@@ -46,8 +46,10 @@ class MixBuffer:
         if max(segment.start, 0) < self._start:
             raise ValueError(f"{segment} begins before frame {self._start}, the first one still held")
         if is_tiled:
-            places = torch.arange(segment.start, segment.stop) % self.n_frames
-            return torch.cat(list(self._blocks), dim=1)[:, places]
+            first = segment.start % self.n_frames
+            n_times = -(-(first + segment.n_frames) // self.n_frames)
+            tiles = torch.cat(list(self._blocks), dim=1).repeat(1, n_times)
+            return tiles[:, first : first + segment.n_frames].contiguous()
         if segment.fill == "reflect" and (segment.start < 0 or segment.stop > self.n_frames > 0):
             return self._mirrored(segment)
         out = torch.zeros((self._n_channels, segment.n_frames))
