@@ -2,7 +2,7 @@
 
 A paced device answers each segment after a fixed time and leaves the CPU alone meanwhile; fetching, decoding,
 blending, encoding, hashing and storing are real, and so are S3 server, Ray and pool. Three paces show up to
-where this machine's cores keep a device busy. The second table is the real model on the CPU, with codecs in
+where this machine's cores keep a device busy. The other tables are the real model on the CPU, with codecs in
 the same process, whose threads are told apart; `cost_of_safety` measures what their children add.
 """
 
@@ -112,20 +112,23 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = parser.parse_args(arguments)
     with S3Server() as server, patch.dict(os.environ, server.environment):
         server.make_bucket("pipeline")
-        mixes = _fill("s3://pipeline/library")
-        _print_paced(mixes, options.paces, options.rounds)
-        for measure in ("basic", "all"):
-            _print_cpu(mixes, RuntimeConfig(measure=measure, codecs="inline"))
+        mixes = _fill("flac")
+        if options.paces:
+            _print_paced(mixes, options.paces, options.rounds)
+        for container, measure in (("flac", "basic"), ("flac", "all"), ("wav", "basic")):
+            mixes = mixes if container == "flac" else _fill(container)
+            print(f"\n{container.upper()}, measure = {measure}")
+            _print_cpu(container, mixes, RuntimeConfig(measure=measure, codecs="inline"))
 
 
-def _fill(url: str) -> Mixes:
-    """Put tracks of music into a store, as FLAC of 16 bit; returns what a decoder makes of them."""
+def _fill(container: str) -> Mixes:
+    """Put tracks of music into a store, 16 bit deep; returns what a decoder makes of them."""
     music = np.concatenate([whole_music(0), whole_music(1)])
     starts = np.linspace(0, len(music) - TRACK_S * RATE, N_TRACKS).astype(int)
-    store, mixes = open_store(url, {}), []
+    store, mixes = open_store(_library(container), {}), []
     with tempfile.TemporaryDirectory(prefix="splitfire-pipeline-") as folder:
         for number, start in enumerate(starts):
-            path = Path(folder) / f"{number:02}.flac"
+            path = Path(folder) / f"{number:02}.{container}"
             soundfile.write(path, music[start : start + TRACK_S * RATE], RATE, "PCM_16")
             store.write(path.name, path)
             mixes.append(soundfile.read(path, dtype="float32")[0])
@@ -148,18 +151,22 @@ def _print_paced(mixes: Mixes, paces_s: Sequence[float], n_rounds: int) -> None:
     print(f"\nx real time, medians of {n_rounds}, {audio_s:.0f} s of music; floor {FLOOR:.2f}\n")
 
 
-def _print_cpu(mixes: Mixes, runtime: RuntimeConfig) -> None:
+def _library(container: str) -> str:
+    return f"s3://pipeline/library-{container}"
+
+
+def _print_cpu(container: str, mixes: Mixes, runtime: RuntimeConfig) -> None:
     audio_s = sum(map(len, mixes)) / RATE
     model = load_model(SeparationConfig(), "cpu")
-    _, engine_s = _engine_alone(model, mixes)
+    before_s = _engine_alone(model, mixes)[1]
     network_s = _thread_cpu_s("fsspecIO")
-    job_s, report = _cpu_job(model, runtime)
+    job_s, report = _cpu_job(container, model, runtime)
     network_s = _thread_cpu_s("fsspecIO") - network_s
+    engine_s = statistics.mean((before_s, _engine_alone(model, mixes)[1]))
     names = [field.name for field in fields(StageSeconds) if not field.name.startswith(("device", "wait"))]
     stages = {name: getattr(report.seconds, name) for name in names}
     stages = {"engine, measured alone": engine_s, **stages, "fsspec's thread": network_s}
     stages["all else"] = job_s - sum(stages.values())
-    print(f"\nmeasure = {runtime.measure}")
     print(f"{'CPU-seconds of':24} {'seconds':>9} {'share':>7} {'per hour of audio':>18}")
     for name, seconds in (*stages.items(), ("the whole job", job_s)):
         print(f"{name:24} {seconds:9.1f} {seconds / job_s:7.1%} {seconds / audio_s * 3600:18.1f}")
@@ -197,11 +204,11 @@ def _paced_job(run_shards: RunShards, runtime: RuntimeConfig, pace_s: float) -> 
             times.append(time.perf_counter())
             yield event
 
-    _do(runtime, timed)
+    _do("flac", runtime, timed)
     return times[-1] - times[0]
 
 
-def _cpu_job(model: Model, runtime: RuntimeConfig) -> tuple[float, Report]:
+def _cpu_job(container: str, model: Model, runtime: RuntimeConfig) -> tuple[float, Report]:
     """CPU-seconds of a whole job in this process, its model already loaded, and its report."""
 
     def here(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent | Quarantined]:
@@ -213,18 +220,18 @@ def _cpu_job(model: Model, runtime: RuntimeConfig) -> tuple[float, Report]:
 
     with patch.object(settling, "Stopwatch", CpuStopwatch):
         begin = time.process_time()
-        report = _do(runtime, here)
+        report = _do(container, runtime, here)
         return time.process_time() - begin, report
 
 
-def _do(runtime: RuntimeConfig, run_shards: RunShards) -> Report:
+def _do(container: str, runtime: RuntimeConfig, run_shards: RunShards) -> Report:
     """The story of a job, into an empty destination."""
 
     def ignore(_: Progress) -> None:
         """Nobody watches."""
 
     destination = f"s3://pipeline/stems-{time.time_ns()}"
-    job = Job("s3://pipeline/library", destination, runtime=runtime)
+    job = Job(_library(container), destination, runtime=runtime)
     run = story.make_plan(job, story.list_tracks(job))
     story.save_plan(run)
     report = story.finalise(run, story.separate(run, run_shards, ignore))
