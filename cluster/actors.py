@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 
 from cluster.losses import Lost, read_error
 from cluster.metrics import Metrics
+from splitfire_batch.importing import uncollected
 from splitfire_batch.masking import mask_logs
 from splitfire_batch.records import Shard, ShardEvent
 
@@ -81,7 +82,8 @@ class SeparatorActor:
     def start(self) -> None:
         """Make the worker."""
         mask_logs()
-        make_worker: MakeWorker = pickle.loads(self._make_worker)  # noqa: S301 - our own driver made it
+        with uncollected():  # opening the pickle imports torch and more
+            make_worker: MakeWorker = pickle.loads(self._make_worker)  # noqa: S301 - our own driver made it
         self._worker = make_worker()
 
     @ray.method(num_returns="streaming")
@@ -195,8 +197,7 @@ class RemoteWorker:
             return News(self, shard_id, read_error(error))
 
     def _read_control(self, ready: Any) -> News | None:
-        is_answer = ready is self._asking
-        if is_answer:
+        if is_answer := ready is self._asking:
             self._asking = None
         try:
             found = ray.get(ready)

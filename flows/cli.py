@@ -31,6 +31,7 @@ from flows.vacuum import vacuum
 from flows.verify import verify
 from splitfire_batch import __version__, errors
 from splitfire_batch.escapes import one_line
+from splitfire_batch.importing import uncollected
 from splitfire_batch.masking import mask_logs
 
 EXIT_USAGE, EXIT_TEMPORARY = 2, 75
@@ -92,7 +93,8 @@ def run(
 ) -> None:
     """Separate a whole catalogue: the Prefect flow, on Ray. Run it again to go on, or for what is new."""
     refuse_settings_in(source)
-    from flows.local_run import run_flow
+    with uncollected():
+        from flows.local_run import run_flow
 
     settings = load_settings(flags, config)
     with redirect_stdout(sys.stderr):  # Ray prints a line whenever a worker dies

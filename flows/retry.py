@@ -19,6 +19,7 @@ from flows.prefect_files import refuse_settings_in
 from flows.settings import Settings, load_settings
 from flows.signals import ending
 from splitfire_batch.escapes import one_line, shell_word
+from splitfire_batch.importing import uncollected
 
 if TYPE_CHECKING:
     from splitfire_batch.retries import FoundRetry
@@ -69,7 +70,9 @@ def _run_all(
     for item in todo:
         refuse_settings_in(item.retry.source)
     from flows import cli
-    from flows.local_run import run_flow
+
+    with uncollected():
+        from flows.local_run import run_flow
 
     worst = 0
     for item in todo:

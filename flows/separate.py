@@ -13,6 +13,7 @@ from flows.foreign_flags import refuses_foreign_flags
 from flows.options import WEIGHTS, Config, Flags, Json, Quiet, takes_settings
 from flows.settings import load_settings
 from splitfire_batch.escapes import one_line
+from splitfire_batch.importing import uncollected
 from splitfire_batch.records import TrackRow
 
 EXIT_FAILED_TRACKS = 3
@@ -34,12 +35,13 @@ def separate(
     quiet: Quiet = False,
 ) -> None:
     """Separate a few files in this process, without Ray, Prefect or manifest. Replaces existing stems."""
-    from flows.downloading import showing_downloads
-    from flows.separating import showing_files
-    from flows.signals import ending_at_once
-    from splitfire_batch.headway import Headway
-    from splitfire_batch.here import separate_files
-    from splitfire_batch.storage.urls import refuse_secrets
+    with uncollected():
+        from flows.downloading import showing_downloads
+        from flows.separating import showing_files
+        from flows.signals import ending_at_once
+        from splitfire_batch.headway import Headway
+        from splitfire_batch.here import separate_files
+        from splitfire_batch.storage.urls import refuse_secrets
 
     settings = load_settings(flags, config)
     refuse_secrets(out, settings.runtime.weights_mirror)

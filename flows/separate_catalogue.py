@@ -30,6 +30,7 @@ from splitfire_batch import job as story
 from splitfire_batch.catalogue import Catalogue
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.escapes import one_line
+from splitfire_batch.importing import uncollected
 from splitfire_batch.job import Job, Run
 from splitfire_batch.lease import Lease
 from splitfire_batch.masking import mask_logs
@@ -115,7 +116,8 @@ def separate(run: Run) -> Tally:
     if not run.plan.n_shards:  # duplicates of what is done, and nothing to separate
         with draining() as stop:
             return story.separate(run, lambda shards, spec: iter(()), _watch(), stop)  # noqa: ARG005
-    from cluster.on_ray import on_ray  # Ray is imported only when there is work
+    with uncollected():
+        from cluster.on_ray import on_ray  # Ray is imported only when there is work
 
     with (
         draining() as stop,

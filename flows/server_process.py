@@ -20,6 +20,7 @@ from contextlib import suppress
 import httpx
 
 from splitfire_batch.errors import TransientError
+from splitfire_batch.importing import uncollected
 
 _VARIABLES = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 """As Prefect sets them for a server of one process: no page, and no services that schedule deployments."""
@@ -90,10 +91,12 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 def _serve(listener: socket.socket) -> None:
     """In the child: answer until the parent closes its end of the pipe, or is no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from prefect.server.api.server import create_app
-    from uvicorn import Config, Server
+    with uncollected():
+        from prefect.server.api.server import create_app
+        from uvicorn import Config, Server
 
-    Server(Config(create_app, factory=True, log_level="error", lifespan="on")).run(sockets=[listener])
+        app = create_app()
+    Server(Config(app, log_level="error", lifespan="on")).run(sockets=[listener])
 
 
 def _end_with_parent() -> None:

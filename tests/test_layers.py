@@ -22,6 +22,7 @@ ROWS = [
     {
         "splitfire_batch.errors",
         "splitfire_batch.escapes",
+        "splitfire_batch.importing",
         "splitfire_batch.heap",
         "splitfire_batch.records",
         "splitfire_batch.spelling",

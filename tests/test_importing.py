@@ -1,0 +1,54 @@
+"""What is imported inside the block is not collected there, nor looked through afterwards."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from splitfire_batch.importing import uncollected
+
+
+class Node:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_nothing_is_collected_inside_and_what_was_made_is_left_alone() -> None:
+    n_before = gc.get_freeze_count()
+    try:
+        with uncollected():
+            kept = [[] for _ in range(100_000)]
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= n_before + len(kept)
+    finally:
+        gc.unfreeze()
+
+
+def test_garbage_made_later_is_collected() -> None:
+    try:
+        with uncollected():
+            pass
+        node = weakref.ref(Node())
+        gc.collect()
+        assert node() is None
+    finally:
+        gc.unfreeze()
+
+
+def test_a_collector_that_was_off_stays_off_and_an_error_turns_it_on_again() -> None:
+    try:
+        with pytest.raises(ImportError), uncollected():
+            raise ImportError
+        assert gc.isenabled()
+        gc.disable()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
