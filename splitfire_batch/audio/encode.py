@@ -1,8 +1,8 @@
 """Writes stems: integers as they are, floats as they are, with what the manifest says about a file.
 
-libsndfile gets left-justified 32-bit integers for integer formats, from which it only takes the upper
-bits; it never converts a float, except inside lossy codecs. PCM WAV, AIFF and FLAC come out the same, byte
-for byte, each time; so do lossy files where the codec's build is the same.
+libsndfile gets integers of 16 bits as they are, and others left-justified in 32, of which it only takes the
+upper ones; it never converts a float, except inside lossy codecs. PCM WAV, AIFF and FLAC come out the same,
+byte for byte, each time; so do lossy files where the codec's build is the same.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class StemWriter:
     def __init__(self, path: Path, out: OutputFormat, inserts: Sequence[Insert] = ()) -> None:
         """Open `path` for writing; `close` will put the `inserts` before the samples."""
         self._path, self._out, self._inserts = path, out, inserts
-        self._dtype: type[np.int32 | np.float32] = np.float32 if out.bits is None else np.int32
+        self._dtype = np.dtype("float32" if out.bits is None else "int16" if out.bits == 16 else "int32")
         self._md5 = None if out.container == "FLAC" else hashlib.md5(usedforsecurity=False)
         self.n_frames = 0
         """Frames written so far."""
@@ -78,10 +78,10 @@ class StemWriter:
         """
         self._check(block)
         for start in range(0, len(block), _PIECE_FRAMES):
-            piece: Samples = np.ascontiguousarray(block[start : start + _PIECE_FRAMES], dtype=self._dtype)
+            piece = np.ascontiguousarray(block[start : start + _PIECE_FRAMES], dtype=self._dtype)
             if self._md5:
                 self._md5.update(pcm_bytes(piece, self._out.bits))
-            if self._out.bits is not None:
+            if self._out.bits not in (None, 16):
                 piece = np.left_shift(piece, 32 - self._out.bits, dtype=np.int32)
             if self._order:
                 piece = np.ascontiguousarray(piece[:, self._order])
@@ -203,12 +203,12 @@ def pcm_bytes(block: Samples, bits: int | None) -> bytes:
     """Interleaved little-endian samples of 1 to 4 bytes: what `Encoded.pcm_md5` hashes.
 
     Args:
-        block: (n, C), int32, right-justified at `bits`; float32 when that is None.
+        block: (n, C), integers, right-justified at `bits`; float32 when that is None.
         bits: 8, 16, 24 or 32; None for float.
     """
     if bits is None:
         return block.astype("<f4", copy=False).tobytes()
     if bits == 16:
-        return block.astype("<i2").tobytes()
+        return block.astype("<i2", copy=False).tobytes()
     four = block.astype("<i4", copy=False).reshape(-1).view(np.uint8).reshape(-1, 4)
     return four[:, : (bits + 7) // 8].tobytes()
