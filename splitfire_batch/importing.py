@@ -13,12 +13,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """For a block that imports much: nothing is collected, and what it made is not looked through later."""
+    """For a block that imports much: nothing is collected, and what it made is not looked through later.
+
+    That holds for the first such block of a process; what the program makes between two is its own.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if not gc.get_freeze_count():
+            gc.freeze()
         if was_on:
             gc.enable()
