@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,53 +18,47 @@ class Node:
         self.me = self
 
 
-def test_nothing_is_collected_inside_and_what_was_made_is_left_alone() -> None:
+@pytest.fixture(autouse=True)
+def unfrozen() -> Iterator[None]:
+    """As if nothing had been imported so before, and the collector as it was."""
     gc.unfreeze()
-    try:
-        with uncollected():
-            kept = [[] for _ in range(100_000)]
-            assert not gc.isenabled()
-        assert gc.isenabled()
-        assert gc.get_freeze_count() >= len(kept)
-    finally:
-        gc.unfreeze()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_nothing_is_collected_inside_and_what_was_made_is_left_alone() -> None:
+    with uncollected():
+        kept = [[] for _ in range(100_000)]
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= len(kept)
 
 
 def test_what_a_program_makes_between_two_blocks_can_still_be_collected() -> None:
-    gc.unfreeze()
-    try:
-        with uncollected():
-            pass
-        node = Node()
-        found = weakref.ref(node)
-        with uncollected():
-            del node
-        gc.collect()
-        assert found() is None
-    finally:
-        gc.unfreeze()
+    with uncollected():
+        pass
+    node = Node()
+    found = weakref.ref(node)
+    with uncollected():
+        del node
+    gc.collect()
+    assert found() is None
 
 
 def test_garbage_made_later_is_collected() -> None:
-    try:
-        with uncollected():
-            pass
-        node = weakref.ref(Node())
-        gc.collect()
-        assert node() is None
-    finally:
-        gc.unfreeze()
+    with uncollected():
+        pass
+    node = weakref.ref(Node())
+    gc.collect()
+    assert node() is None
 
 
 def test_a_collector_that_was_off_stays_off_and_an_error_turns_it_on_again() -> None:
-    try:
-        with pytest.raises(ImportError), uncollected():
-            raise ImportError
-        assert gc.isenabled()
-        gc.disable()
-        with uncollected():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    with pytest.raises(ImportError), uncollected():
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    with uncollected():
+        pass
+    assert not gc.isenabled()

@@ -23,6 +23,7 @@ SILENT_DB = -60.0
 """100 ms with all samples below this count as silence: where FFmpeg's silencedetect draws the line."""
 
 PIECE_FRAMES = 16 * STEP_FRAMES
+"""As long as the blocks that tracks come in: then none has to be joined to another."""
 _FILTER_FRAMES = 8 * STEP_FRAMES
 """So many at a time that the C library's heap keeps what the filters need."""
 _ROW_FRAMES = 64
