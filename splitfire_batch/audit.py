@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from splitfire_batch.audio import open_audio, pcm_bytes, source_bits, to_depth
 from splitfire_batch.errors import ConfigError, NoSpace, ObjectMissing, StorageError, TrackError
 from splitfire_batch.findings import Claim, Finding, StemClaim, in_source, in_stem, in_sum
@@ -123,7 +121,7 @@ def _audio(claim: Claim, stem: StemClaim, file: Path) -> Finding | None:
         with open_audio(file) as decoder:
             bits = decoder.bits
             for block in decoder.blocks():
-                md5.update(pcm_bytes(block if bits is None else to_depth(block.view(np.int32), bits), bits))
+                md5.update(pcm_bytes(block if bits is None else to_depth(block, bits), bits))
     except TrackError as error:
         return in_stem("UNREADABLE", claim, stem, str(error), f"{stem.n_frames} frames")
     header = decoder.format

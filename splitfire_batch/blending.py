@@ -52,7 +52,9 @@ class MixBuffer:
             return tiles[:, first : first + segment.n_frames].contiguous()
         if segment.fill == "reflect" and (segment.start < 0 or segment.stop > self.n_frames > 0):
             return self._mirrored(segment)
-        out = torch.zeros((self._n_channels, segment.n_frames))
+        out = torch.empty((self._n_channels, segment.n_frames))
+        out[:, : max(0, -segment.start)] = 0
+        out[:, max(0, self.n_frames - segment.start) :] = 0
         self._copy(out, segment.start)
         return out
 

@@ -9,7 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from splitfire_batch.audio import LevelMeter, pcm_bytes, source_bits, to_depth, to_float
+from splitfire_batch.audio import (
+    LevelMeter,
+    decoded_scale,
+    pcm_bytes,
+    sample_dtype,
+    source_bits,
+    to_depth,
+    to_float,
+)
 from splitfire_batch.observations import Levels
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
@@ -27,7 +35,7 @@ def measure_source(separated: Separated, is_full: bool) -> tuple[Levels, str | N
     """
     source = separated.source
     bits = source_bits(source.subtype)
-    full_scale = 1.0 if bits is None else 2.0**31
+    full_scale = decoded_scale(np.dtype(sample_dtype(bits)))
     meter = LevelMeter(source.sample_rate, source.n_channels, bits, full_scale, is_full)
     md5 = hashlib.md5(usedforsecurity=False)
     for mix in separated.mix_blocks():

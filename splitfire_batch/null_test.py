@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from splitfire_batch.audio import Decoder, open_audio, source_bits, to_depth, to_float
+from splitfire_batch.audio import Decoder, decoded_scale, open_audio, source_bits, to_depth, to_float
 from splitfire_batch.stems import Recipe
 
 Array = np.ndarray[Any, Any]
@@ -119,8 +119,7 @@ def _in_steps(block: Array, depth: int | None, bits: int, wanted: Sum) -> tuple[
     """The mix times the gain in steps of `bits`, and how far a sum may be from it."""
     if depth is not None and depth <= bits and wanted.gain_db == 0:
         return to_depth(block, bits).astype(np.int64), 0.0
-    full_scale = 2.0**31 if block.dtype == np.int32 else 1.0
-    factor = 10 ** (wanted.gain_db / 20) * 2.0 ** (bits - 1) / full_scale
+    factor = 10 ** (wanted.gain_db / 20) * 2.0 ** (bits - 1) / decoded_scale(block.dtype)
     dither = 1.0 if wanted.is_dithered and bits == 16 else 0.0
     return block.astype(np.float64) * factor, 0.5 + dither + _SLACK_STEPS
 

@@ -21,7 +21,8 @@ from splitfire_batch.audio import (
     Encoded,
     LevelMeter,
     OutputFormat,
-    full_scale,
+    fits,
+    sample_dtype,
     to_float,
 )
 from splitfire_batch.observations import Levels
@@ -114,19 +115,21 @@ def _write_once(
     written = [stem for stem in files if stem not in settings.skipped]
     meters = {stem: _meter(out, settings.measures_all) for stem in files}
     parts = [stem for stem in parts_of_mix(settings.recipes) if stem in written]
-    residual = _Residual(out.bits)
+    residual, dtype = _Residual(out.bits), sample_dtype(out.bits)
     paths = {stem: files[stem] for stem in written}
     with settings.codecs.open_stems(paths, out, settings.inserts, separated.n_frames) as writer:
         for mix, stems in watch.timed("encode", output_blocks(separated, settings, gain)):
             if not all(_fits(block, out) for block in stems.values()):
                 return None
-            with watch.measure("measure"):
-                for stem, block in stems.items():
-                    meters[stem].add(block)
             with watch.measure("encode"):
-                writer.write(stems)
                 if settings.sums_to_mix:
                     residual.add(mix, [stems[stem] for stem in parts])
+                stored = {stem: block.astype(dtype, copy=False) for stem, block in stems.items()}
+            with watch.measure("measure"):
+                for stem, block in stored.items():
+                    meters[stem].add(block)
+            with watch.measure("encode"):
+                writer.write(stored)
         with watch.measure("encode"):
             encoded = writer.close()
         watch.add("encode", writer.extra_s)
@@ -151,10 +154,9 @@ def _meter(out: OutputFormat, is_full: bool) -> LevelMeter:
 
 def _fits(block: Array, out: OutputFormat) -> bool:
     """Whether every sample fits the format; lossy ones are given nothing beyond full scale."""
-    if out.bits is None and not out.is_lossy:
-        return True
-    least, greatest = (-1.0, 1.0) if out.bits is None else full_scale(out.bits)
-    return bool(least <= block.min(initial=0) and block.max(initial=0) <= greatest)
+    if out.bits is not None:
+        return fits(block, out.bits)
+    return not out.is_lossy or bool(block.min(initial=0) >= -1 and block.max(initial=0) <= 1)
 
 
 def _stem_file(
@@ -189,10 +191,11 @@ class _Residual:
     def add(self, mix: Array, stems: Sequence[Array]) -> None:
         self._n += mix.size
         difference = mix if mix.dtype.kind == "i" else mix.astype(np.float64)
-        for block in stems:
+        *others, last = stems or [np.zeros_like(mix)]
+        for block in others:
             difference = difference - block
-        if difference.any():
-            exact = difference.astype(np.float64, copy=False)
+        if not np.array_equal(difference, last):
+            exact = np.subtract(difference, last, dtype=np.float64)
             self._energy += float(np.einsum("ij,ij->", exact, exact))  # a BLAS would wake threads for it
 
     @property

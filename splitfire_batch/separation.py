@@ -21,7 +21,15 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from splitfire_batch.audio import Resampler, Spool, channel_groups, from_lanes, to_float, to_lanes
+from splitfire_batch.audio import (
+    Resampler,
+    Spool,
+    channel_groups,
+    decoded_scale,
+    from_lanes,
+    to_float,
+    to_lanes,
+)
 from splitfire_batch.children import Codecs, Inline, OpenAudio
 from splitfire_batch.ensembles import AnyEngine
 from splitfire_batch.errors import TrackError
@@ -75,8 +83,7 @@ class Separated:
     def append_mix(self, block: np.ndarray) -> None:
         """Take the next block (n, C) of the mix, as decoded."""
         self._mix.append(block)
-        full_scale = 1.0 if block.dtype == np.float32 else 2.0**31
-        self.mix_peak = max(self.mix_peak, _peak(block) / full_scale)
+        self.mix_peak = max(self.mix_peak, _peak(block) / decoded_scale(block.dtype))
 
     def append(self, stem: str, block: np.ndarray) -> None:
         """Take the next block (n, C) of an estimate.

@@ -16,6 +16,7 @@ from splitfire_batch.audio import (
     Dither,
     Insert,
     OutputFormat,
+    decoded_scale,
     full_scale,
     quantise,
     source_bits,
@@ -95,7 +96,7 @@ def _integer_blocks(
     for decoded, estimates in separated.blocks():
         parts = {name: quantise(estimates[name], bits, gain, dithers.get(name)) for name in names}
         if is_exact:
-            mix = to_depth(decoded, bits) if bits < 32 else decoded.astype(np.int64)
+            mix = to_depth(decoded, bits).astype(np.int32 if bits < 32 else np.int64, copy=False)
             yield mix, _cooked(settings.recipes, mix, parts, settings.skipped)
             continue
         exact = _to_double(decoded)
@@ -105,7 +106,7 @@ def _integer_blocks(
 
 def _to_double(decoded: Array) -> Array:
     """A decoded block, full scale = 1, without the rounding of 32-bit integers to float32."""
-    return decoded * 2.0**-31 if decoded.dtype == np.int32 else decoded.astype(np.float64)
+    return np.multiply(decoded, 1 / decoded_scale(decoded.dtype), dtype=np.float64)
 
 
 def _cooked(recipes: Sequence[Recipe], mix: Array, parts: Arrays, skipped: frozenset[str]) -> Arrays:

@@ -11,7 +11,9 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from splitfire_batch.audio import channel_groups
+import numpy as np
+
+from splitfire_batch.audio import channel_groups, sample_dtype, source_bits
 from splitfire_batch.budget import AudioBudget
 from splitfire_batch.children import CodecLimits, InChildren, Inline
 from splitfire_batch.children.limits import allow_many_files
@@ -143,18 +145,14 @@ class Need:
     engine: int
     """Until its estimates are complete."""
     spool: int
-    """In each spool (the mix, or one estimate) until its stems are; 0 when they go to disk."""
-    n_spools: int
+    """In the largest spool (the mix, or one estimate) until its stems are; 0 when they go to disk."""
+    spools: int
+    """In all spools."""
 
     @property
     def n_bytes(self) -> int:
         """In all."""
         return self.engine + self.spools
-
-    @property
-    def spools(self) -> int:
-        """In all spools."""
-        return self.spool * self.n_spools
 
 
 def expected_need(track: Track, bench: Workbench) -> Need:
@@ -165,9 +163,11 @@ def expected_need(track: Track, bench: Workbench) -> Need:
 
 def need_of(source: AudioFormat, bench: Workbench) -> Need:
     """What a track will hold, from its header: no more for a long one than for one of unknown length."""
-    engine, n_spools = bench.engine, 1 + len(bench.estimates)
+    engine = bench.engine
     n_frames = math.ceil(source.n_frames * engine.model.sample_rate / source.sample_rate)
-    spool = 4 * source.n_frames * source.n_channels
-    fits = bench.budget.fits_spools(spool * n_spools)
+    n_samples = source.n_frames * source.n_channels
+    mix_bytes = np.dtype(sample_dtype(source_bits(source.subtype))).itemsize
+    spools = n_samples * (mix_bytes + 4 * len(bench.estimates))
+    fits = bench.budget.fits_spools(spools)
     n_lanes = len(channel_groups(source.n_channels, source.channel_mask))
-    return Need(engine.track_bytes(n_frames, n_lanes), spool if fits else 0, n_spools)
+    return Need(engine.track_bytes(n_frames, n_lanes), *((4 * n_samples, spools) if fits else (0, 0)))

@@ -62,7 +62,7 @@ def test_integer_files_give_back_their_exact_integers(path, container, subtype, 
     path.write_bytes(encoded((wanted << (32 - bits)).astype(np.int32), container, subtype))
     blocks, decoder = decoded(path, 1001)
     assert decoder.bits == bits
-    assert blocks.dtype == np.int32
+    assert blocks.dtype == (np.int16 if bits <= 16 else np.int32)
     assert blocks.flags.c_contiguous
     assert np.array_equal(to_depth(blocks, bits), wanted)
 

@@ -59,7 +59,7 @@ def test_a_message_arrives_as_it_was_sent(ends, body):
     assert message.fields == {"text": "ü\udc80\0", "none": None, "list": [1, 2.5]}
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32])
 def test_a_block_arrives_as_it_was_sent(ends, dtype):
     block = np.arange(600, dtype=dtype).reshape(200, 3)
     send_block(ends[1], block)

@@ -18,7 +18,7 @@ from tests.children import in_children, is_alive, newer_than_now, wait_until
 from tests.material import noise, write
 from tests.test_children import decoded
 
-N_FRAMES = 900_000
+N_FRAMES = 1_800_000
 
 
 @pytest.fixture(scope="module")

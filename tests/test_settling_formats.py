@@ -75,7 +75,7 @@ def test_stems_of_alac_sum_to_its_very_integers(tmp_path, bits):
     row = settled(encode(tmp_path / "a.m4a", "alac", wide, 44_100, "stereo"), tmp_path)
     assert row.status == "done", row.message
     total = sum(decoded(tmp_path / "out" / stem.path).astype(np.int64) for stem in row.stems)
-    assert np.array_equal(total >> (32 - bits), x)
+    assert np.array_equal(total if bits == 16 else total >> 8, x)
     assert row.sum_residual_db is None
     assert [stem.subtype for stem in row.stems] == [f"PCM_{bits}"] * 2
 
@@ -99,7 +99,7 @@ def test_stems_keep_the_mask_of_a_surround_mix(tmp_path):
         with av.open(str(tmp_path / "out" / stem.path)) as container:
             assert container.streams.audio[0].layout.name == "4.0"
     total = sum(decoded(tmp_path / "out" / stem.path).astype(np.int64) for stem in row.stems)
-    assert np.array_equal(total >> 16, x)
+    assert np.array_equal(total, x)
     table = to_table([row], RunContext("run", "settings", "catalogue", "model", "weights", "fp32"), "shard")
     assert table.schema == SCHEMA
     assert table["channel_mask"].to_pylist() == [0x107]
@@ -129,5 +129,5 @@ def test_a_centre_is_separated_alone_and_a_pair_together(tmp_path):
     x[:, 0], x[:, 2], x[:, 3] = 0.4, 0.2, 0.1  # left, centre, centre behind
     file = encode(tmp_path / "a.wav", "pcm_s16le", (x * 32767).astype(np.int16), 44_100, "4.0")
     settled(file, tmp_path, Swap(1.0, 0.0))
-    vocals = decoded(tmp_path / "out" / "a_vocals.wav") / 2**31
+    vocals = decoded(tmp_path / "out" / "a_vocals.wav") / 2**15
     assert vocals[15_000] == pytest.approx([0, 0.4, 0.2, 0.1], abs=1e-3)

@@ -9,14 +9,14 @@ import soundfile
 import soxr
 
 from splitfire_batch.audio.channels import channel_groups, from_lanes, is_default, to_lanes
-from splitfire_batch.audio.decode import Decoder, open_audio, to_depth, to_float
+from splitfire_batch.audio.decode import Decoder, decoded_scale, open_audio, to_depth, to_float
 from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
 from splitfire_batch.audio.essence import HEAD_BYTES, Shape, audio_id, shape_of
 from splitfire_batch.audio.ffmpeg import ffmpeg_version
-from splitfire_batch.audio.formats import OutputFormat, choose_output, losses, source_bits
+from splitfire_batch.audio.formats import OutputFormat, choose_output, losses, sample_dtype, source_bits
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
 from splitfire_batch.audio.levels import SILENT_DB, LevelMeter
-from splitfire_batch.audio.quantise import Dither, full_scale, quantise
+from splitfire_batch.audio.quantise import Dither, fits, full_scale, quantise
 from splitfire_batch.audio.readback import read_back
 from splitfire_batch.audio.resample import Resampler
 from splitfire_batch.audio.spool import Spool
@@ -39,6 +39,8 @@ __all__ = [
     "channel_groups",
     "choose_output",
     "codec_versions",
+    "decoded_scale",
+    "fits",
     "from_lanes",
     "full_scale",
     "is_default",
@@ -47,6 +49,7 @@ __all__ = [
     "pcm_bytes",
     "quantise",
     "read_back",
+    "sample_dtype",
     "shape_of",
     "source_bits",
     "to_depth",

@@ -53,8 +53,8 @@ def name_subtype(name: str, extra: bytes, sample_format: str) -> str:
     return {"pcm_alaw": "ALAW", "pcm_mulaw": "ULAW"}.get(name, name.removesuffix("float").upper())
 
 
-def to_samples(block: NDArray[Any], dtype: type[np.int32 | np.float32]) -> Samples:
-    """FFmpeg's samples as int32, left-justified, or as float32 with full scale = 1."""
+def to_samples(block: NDArray[Any], dtype: type[np.int16 | np.int32 | np.float32]) -> Samples:
+    """FFmpeg's samples as integers of that width, left-justified, or as float32 with full scale = 1."""
     if block.dtype.kind == "f":
         return block.astype(np.float32)
     bits = 8 * block.dtype.itemsize
@@ -62,4 +62,6 @@ def to_samples(block: NDArray[Any], dtype: type[np.int32 | np.float32]) -> Sampl
     if block.dtype.kind == "u":
         wide -= 1 << (bits - 1)
     wide = wide << np.int32(32 - bits)
-    return wide if dtype is np.int32 else np.multiply(wide, np.float32(2**-31), dtype=np.float32)
+    if dtype is np.float32:
+        return np.multiply(wide, np.float32(2**-31), dtype=np.float32)
+    return wide if dtype is np.int32 else (wide >> np.int32(16)).astype(np.int16)

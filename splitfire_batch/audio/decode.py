@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,23 @@ MAX_LEVEL = 1e6
 
 
 def to_float(block: Samples) -> NDArray[np.float32]:
-    """A decoded block as float32 with full scale = 1: integers times 2^-31, floats as they are."""
+    """A decoded block as float32 with full scale = 1: integers divided by it, floats as they are."""
     if block.dtype == np.float32:
         return block.astype(np.float32, copy=False)
-    return np.multiply(block, np.float32(2**-31), dtype=np.float32)
+    return np.multiply(block, np.float32(1 / decoded_scale(block.dtype)), dtype=np.float32)
 
 
-def to_depth(block: NDArray[np.int32], bits: int) -> NDArray[np.int32]:
+def to_depth(block: NDArray[Any], bits: int) -> NDArray[Any]:
     """A decoded integer block, right-justified: the source's own integers when `bits` is its depth."""
-    return block >> np.int32(32 - bits)
+    held = 8 * block.dtype.itemsize
+    if held == bits:
+        return block
+    return block >> (held - bits) if held > bits else block.astype(np.int32) << (bits - held)
+
+
+def decoded_scale(dtype: np.dtype[Any]) -> float:
+    """The value in decoded blocks that is full scale."""
+    return 1.0 if dtype == np.float32 else 2.0 ** (8 * dtype.itemsize - 1)
 
 
 class Reader(Protocol):
@@ -49,7 +57,7 @@ class Reader(Protocol):
     """How many frames fewer than the header says make no damaged file."""
 
     def read(self, n_frames: int) -> Samples:
-        """The next frames, int32 left-justified or float32, the caller's to keep; fewer only at the end.
+        """The next frames as `Decoder.blocks` has them, the caller's to keep; fewer only at the end.
 
         Raises:
             TrackError: CORRUPT_DATA or TRUNCATED.
@@ -91,8 +99,9 @@ class Decoder:
             held_back: gets each block that does not come out, since it or one before it has bad samples.
 
         Returns:
-            Samples (n, C), C-contiguous, the caller's to keep: int32, left-justified (the source's integer
-            times 2^(32 - bits)), when `bits` is set, else float32 with full scale = 1.
+            Samples (n, C), C-contiguous, the caller's to keep: when `bits` is set, left-justified int16 up to
+            16 bits, int32 beyond (the source's integer times 2^(16 - bits) or 2^(32 - bits)); else float32
+            with full scale = 1.
 
         Raises:
             TrackError: TRUNCATED, CORRUPT_DATA, NO_SAMPLES, TOO_LONG, or NON_FINITE, the latter with all

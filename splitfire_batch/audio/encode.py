@@ -19,9 +19,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from splitfire_batch.audio.flac import STREAMINFO_BYTES
-from splitfire_batch.audio.formats import OutputFormat, Samples
+from splitfire_batch.audio.formats import OutputFormat, Samples, sample_dtype
 from splitfire_batch.audio.insert import Insert, insert_before_samples
 from splitfire_batch.audio.ogg import finish_ogg
+from splitfire_batch.audio.quantise import fits
 from splitfire_batch.audio.speakers import vorbis_order, write_mask
 from splitfire_batch.audio.spool import disk_error
 from splitfire_batch.errors import NoSpace, StorageError
@@ -53,7 +54,7 @@ class StemWriter:
     def __init__(self, path: Path, out: OutputFormat, inserts: Sequence[Insert] = ()) -> None:
         """Open `path` for writing; `close` will put the `inserts` before the samples."""
         self._path, self._out, self._inserts = path, out, inserts
-        self._dtype = np.dtype("float32" if out.bits is None else "int16" if out.bits == 16 else "int32")
+        self._dtype = np.dtype(sample_dtype(out.bits))
         self._md5 = None if out.container == "FLAC" else hashlib.md5(usedforsecurity=False)
         self.n_frames = 0
         """Frames written so far."""
@@ -70,7 +71,7 @@ class StemWriter:
         """Append a block (n, C).
 
         Args:
-            block: int32 or int64, right-justified at the format's depth; float32, finite, for a float format.
+            block: integers, right-justified at the format's depth; float32, finite, for a float format.
 
         Raises:
             ValueError: another shape or dtype, or samples that do not fit.
@@ -124,7 +125,7 @@ class StemWriter:
 
     def _check(self, block: Samples | NDArray[np.int64]) -> None:
         bits, n_channels = self._out.bits, self._out.n_channels
-        wanted = ("float32",) if bits is None else ("int32", "int64")
+        wanted = ("float32",) if bits is None else ("int16", "int32", "int64")
         if block.ndim != 2 or block.shape[1] != n_channels or block.dtype.name not in wanted:
             raise ValueError(
                 f"a block has shape {block.shape} of {block.dtype}, wanted (n, {n_channels}) of {wanted[0]}"
@@ -132,7 +133,7 @@ class StemWriter:
         if bits is None:
             if not np.isfinite(block).all():
                 raise ValueError("a block has NaN or infinite samples, wanted finite ones")
-        elif block.size and not (-(1 << (bits - 1)) <= block.min() and block.max() < 1 << (bits - 1)):
+        elif 8 * block.dtype.itemsize > bits and not fits(block, bits):
             raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into {bits} bit")
 
     def _complete(self) -> None:

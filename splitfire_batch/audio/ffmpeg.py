@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from splitfire_batch.audio.codecs import CODECS, DEMUXERS, name_subtype, to_samples
-from splitfire_batch.audio.formats import Samples, source_bits
+from splitfire_batch.audio.formats import Samples, sample_dtype, source_bits
 from splitfire_batch.audio.mpeg4 import single_edit
 from splitfire_batch.audio.sniff import Family, Sniffed
 from splitfire_batch.audio.speakers import FFMPEG_NAMES, sort_speakers
@@ -108,8 +108,7 @@ class FFmpegReader:
         )
         speakers = sort_speakers([FFMPEG_NAMES.get(channel.name, 0) for channel in layout.channels])
         self._order = None if speakers.order is None else list(speakers.order)
-        is_integer = source_bits(subtype) is not None
-        self._dtype: type[np.int32 | np.float32] = np.int32 if is_integer else np.float32
+        self._dtype = sample_dtype(source_bits(subtype))
         self._packed = self._av.AudioResampler(first.format.packed, layout, first.sample_rate)
         self.format = AudioFormat(
             container=family,

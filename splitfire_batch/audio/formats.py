@@ -20,7 +20,7 @@ if (
 ):  # codec children need no settings, and not pydantic, which takes longer to load than all else
     from splitfire_batch.config import OutputConfig
 
-Samples = NDArray[np.int32 | np.float32]
+Samples = NDArray[np.int16 | np.int32 | np.float32]
 """Frames first, channels second: integers of a known depth, or floats with full scale = 1."""
 
 EXTENSIONS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "AIFF": "aiff"}
@@ -130,6 +130,13 @@ class OutputFormat:
 def source_bits(subtype: str) -> int | None:
     """Bits per sample of integer PCM and ALAC; None for float and lossy samples."""
     return _SOURCE_BITS.get(subtype)
+
+
+def sample_dtype(bits: int | None) -> type[np.int16 | np.int32 | np.float32]:
+    """What samples of that depth are decoded to: the narrowest that holds them; floats for None."""
+    if bits is None:
+        return np.float32
+    return np.int16 if bits <= 16 else np.int32
 
 
 def choose_output(source: AudioFormat, config: OutputConfig) -> OutputFormat:

@@ -9,12 +9,15 @@ not depend on the signal (Lipshitz, Wannamaker & Vanderkooy 1992).
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int32] | NDArray[np.int64]
 
+_HALF = 0xFFFF
 _NARROW = 2.0**27
 """Steps up to which 32 bits are enough for sums of a mix and stems: at 24 bits 24 dB over full scale."""
 
@@ -22,6 +25,12 @@ _NARROW = 2.0**27
 def full_scale(bits: int) -> tuple[int, int]:
     """The least and the greatest integer of `bits` bits: (-2^(bits-1), 2^(bits-1) - 1)."""
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def fits(block: NDArray[Any], bits: int) -> bool:
+    """Whether all samples, of any type, lie between the integers of `full_scale`."""
+    least, greatest = full_scale(bits)
+    return bool(least <= block.min(initial=0) and block.max(initial=0) <= greatest)
 
 
 class Dither:
@@ -33,12 +42,19 @@ class Dither:
     def __init__(self, track_id: str, stem: str) -> None:
         digest = hashlib.sha256(f"{track_id}\0{stem}".encode()).digest()
         self._source = np.random.SFC64(int.from_bytes(digest[:16], "little"))
+        self._left = np.zeros(0, np.uint32)
 
     def draw(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """The next samples of noise, in steps: both halves of a random 64-bit integer, added."""
-        halves = self._source.random_raw(int(np.prod(shape))).view(np.int32).reshape(*shape, 2)
-        noise: NDArray[np.float64] = np.add(halves[..., 0], halves[..., 1], dtype=np.float64)
-        noise *= 2.0**-32
+        """The next samples of noise, in steps: both halves of 32 random bits, added; multiples of 2^-16."""
+        n = math.prod(shape)
+        words = self._source.random_raw((n - len(self._left) + 1) // 2).view(np.uint32)
+        if len(self._left):
+            words = np.concatenate([self._left, words])
+        words, self._left = words[:n], words[n:].copy()
+        sums = (words >> np.uint32(16)) + (words & np.uint32(_HALF))
+        noise = sums.astype(np.float64).reshape(shape)
+        noise -= _HALF  # so that their mean is zero
+        noise *= 2.0**-16
         return noise
 
 

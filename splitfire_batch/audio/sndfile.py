@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from splitfire_batch.audio.bare import bare_copy
-from splitfire_batch.audio.formats import Samples, source_bits
+from splitfire_batch.audio.formats import Samples, sample_dtype, source_bits
 from splitfire_batch.audio.lengths import check_complete, ends_in_flac_frame, foreign_codec, with_data_length
 from splitfire_batch.audio.mpeg import with_length
 from splitfire_batch.audio.sniff import Sniffed
@@ -73,7 +73,7 @@ class SndfileReader:
             # what lies behind the last frame, an ID3 tag perhaps, would cost the frames before it
             n_frames = min(n_frames, self.format.n_frames - self._n_frames)
         shape = n_frames, self.format.n_channels
-        buffer: Samples = np.empty(shape, np.float32 if self._bits is None else np.int32)
+        buffer: Samples = np.empty(shape, sample_dtype(self._bits))
         try:
             n_read = len(self._file.read(out=buffer))
         except soundfile.LibsndfileError as error:

@@ -35,12 +35,12 @@ class Spool:
         self._folder = folder
         self._held: list[Samples] = []
         self._file: IO[bytes] | None = None
-        self._dtype: np.dtype[np.int32 | np.float32] | None = None
+        self._dtype: np.dtype[np.int16 | np.int32 | np.float32] | None = None
         self.n_frames = 0
         """Frames appended so far."""
 
     def append(self, block: Samples) -> None:
-        """Keep a copy of a block (n, C), float32 or int32; the first one fixes which.
+        """Keep a copy of a block (n, C), integers or float32; the first one fixes which.
 
         Raises:
             NoSpace: the disk or the quota is full.
@@ -63,7 +63,11 @@ class Spool:
     @property
     def n_bytes(self) -> int:
         """Bytes of audio kept, in memory or on disk."""
-        return self.n_frames * self._n_channels * 4
+        return self.n_frames * self._frame_bytes
+
+    @property
+    def _frame_bytes(self) -> int:
+        return self._n_channels * (self._dtype.itemsize if self._dtype else 0)
 
     @property
     def is_on_disk(self) -> bool:
@@ -121,10 +125,10 @@ class Spool:
         """Pieces of the file; each iterator has a position of its own."""
         assert self._file is not None  # noqa: S101
         assert self._dtype is not None  # noqa: S101
-        position, n_piece = 0, n_frames * self._n_channels * 4
+        position, n_piece = 0, n_frames * self._frame_bytes
         while position < self.n_bytes:
             data = os.pread(self._file.fileno(), n_piece, position)
-            if not data or len(data) % (self._n_channels * 4):
+            if not data or len(data) % self._frame_bytes:
                 raise StorageError("spool", f"found {position + len(data)} of {self.n_bytes} bytes written")
             position += len(data)
             yield np.frombuffer(data, self._dtype).reshape(-1, self._n_channels)

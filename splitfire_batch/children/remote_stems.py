@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from splitfire_batch.audio import Encoded, OutputFormat
+from splitfire_batch.audio import Encoded, OutputFormat, fits, sample_dtype
 from splitfire_batch.audio.formats import Samples
 from splitfire_batch.children.child import Child, ChildLost
 from splitfire_batch.children.pool import Children
@@ -94,20 +94,20 @@ class RemoteStems:
     def _joined(self, blocks: Sequence[np.ndarray]) -> Samples:
         """Blocks (n, C) one behind the other as one of the wire's: (n, C times their number).
 
-        What does not fit into 16 or 24 bit is found out by `StemWriter`.
+        What does not fit into 24 bit is found out by `StemWriter`.
         """
-        dtype, kind = (np.float32, "f") if self._out.bits is None else (np.int32, "i")
+        dtype = np.dtype(sample_dtype(self._out.bits))
         shape = (len(blocks[0]), self._out.n_channels)
         if self._joint is None or self._joint.shape != (len(blocks), *shape):
             self._joint = np.empty((len(blocks), *shape), dtype)
         joined = self._joint  # the same memory each time: what is sent has been copied
         for part, block in zip(joined, blocks, strict=True):
-            if block.shape != shape or block.dtype.kind != kind:
+            if block.shape != shape or block.dtype.kind != dtype.kind:
                 raise ValueError(
                     f"a block has shape {block.shape} of {block.dtype}, wanted {shape} of {dtype}"
                 )
-            if self._out.bits == 32 and block.size and not _fits_32(block):
-                raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into 32 bit")
+            if block.dtype.itemsize > dtype.itemsize and not fits(block, 8 * dtype.itemsize):
+                raise ValueError(f"samples from {block.min()} to {block.max()} do not fit into {dtype}")
             np.copyto(part, block, casting="unsafe")
         return joined.reshape(shape[0], -1)
 
@@ -117,7 +117,3 @@ class RemoteStems:
             self._children.give_back(child, self._what)
         elif child:
             self._children.discard(child, self._what)
-
-
-def _fits_32(block: np.ndarray) -> bool:
-    return bool(block.min() >= -(2**31) and block.max() < 2**31)

@@ -26,7 +26,7 @@ MAX_REQUEST_BYTES = 512 * 2**20
 """More than they are in all its stems."""
 _MAX_HEAD_BYTES = 2**20
 _SIZES = struct.Struct("<IQ")
-_DTYPES: dict[str, type[np.int32 | np.float32]] = {"int32": np.int32, "float32": np.float32}
+_DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in (np.int16, np.int32, np.float32)}
 _JOIN_BYTES = 32 * 1024
 """A short body goes with its header in one call."""
 
@@ -96,7 +96,7 @@ def receive(link: socket.socket, max_bytes: int = MAX_BODY_BYTES) -> Message | N
 
 
 def send_block(link: socket.socket, block: Samples, kind: str = "block") -> None:
-    """Send samples (n, C), C-contiguous, int32 or float32."""
+    """Send samples (n, C), C-contiguous, int16, int32 or float32."""
     fields = {"dtype": block.dtype.name, "n_frames": len(block)}
     send(link, kind, fields, block.reshape(-1).data.cast("B"))
 
@@ -110,7 +110,7 @@ def block_of(message: Message, n_channels: int, max_frames: int) -> Samples:
     dtype, n_frames = _DTYPES.get(str(message.fields.get("dtype"))), message.fields.get("n_frames")
     if dtype is None or not isinstance(n_frames, int) or not 0 < n_frames <= max_frames:
         raise WireError(f"found a block of {n_frames} frames of {message.fields.get('dtype')}")
-    if message.body.nbytes != 4 * n_frames * n_channels:
+    if message.body.nbytes != dtype.itemsize * n_frames * n_channels:
         raise WireError(f"found {message.body.nbytes} bytes for {n_frames} frames of {n_channels} channels")
     samples: Samples = message.body.view(dtype)
     return samples.reshape(n_frames, n_channels)
