@@ -35,7 +35,7 @@ from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.job import Job, RunShards
 from splitfire_batch.models import load_model
-from splitfire_batch.records import Quarantined, Shard, ShardEvent, StageSeconds
+from splitfire_batch.records import Committed, Quarantined, Shard, ShardEvent, StageSeconds, Started
 from splitfire_batch.report import Progress, Report
 from splitfire_batch.segments import Model, Segment
 from splitfire_batch.spec import WorkerSpec
@@ -196,16 +196,18 @@ def _thread_cpu_s(name: str) -> float:
 
 def _paced_job(run_shards: RunShards, runtime: RuntimeConfig, pace_s: float) -> float:
     """Seconds from the first track's beginning to the last one's commit, with a paced worker on Ray."""
-    times: list[float] = []
+    begun: list[float] = []
+    committed: list[float] = []
 
     def timed(shards: Iterable[Shard], spec: WorkerSpec) -> Iterator[ShardEvent | Quarantined]:
         values = {field.name: getattr(spec, field.name) for field in fields(WorkerSpec)}
         for event in run_shards(shards, PacedSpec(**values, segment_s=pace_s)):
-            times.append(time.perf_counter())
+            if isinstance(event, Started | Committed):
+                (begun if isinstance(event, Started) else committed).append(time.perf_counter())
             yield event
 
     _do("flac", runtime, timed)
-    return times[-1] - times[0]
+    return committed[-1] - begun[0]
 
 
 def _cpu_job(container: str, model: Model, runtime: RuntimeConfig) -> tuple[float, Report]:
