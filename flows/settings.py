@@ -15,14 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from splitfire_batch.config import (
     CatalogueConfig,
@@ -46,17 +39,15 @@ SECTIONS = {
 }
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of a job but its source and destination."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    separation: SeparationConfig = SeparationConfig()
-    output: OutputConfig = OutputConfig()
-    catalogue: CatalogueConfig = CatalogueConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    separation: SeparationConfig = Field(default_factory=SeparationConfig)
+    output: OutputConfig = Field(default_factory=OutputConfig)
+    catalogue: CatalogueConfig = Field(default_factory=CatalogueConfig)
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     def job(
         self,
@@ -87,25 +78,14 @@ def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) ->
         ConfigError: a missing or malformed file, an unknown key, a value out of its range, or a registry of
             models that is wrong.
     """
+    from pydantic_settings import SettingsError  # it takes a quarter of the time that `--help` takes
+
     if file is not None and not file.is_file():
         raise ConfigError(f"there is no settings file {file}")
     path = file or DEFAULT_FILE
     _check_environment()
-
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
-
     try:
-        settings: Settings = Layered(**flags)  # type: ignore[arg-type]
+        settings = _from_everywhere(flags, path)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
     except tomllib.TOMLDecodeError as error:
@@ -120,6 +100,32 @@ def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) ->
 
         use_registry(settings.runtime)
     return settings
+
+
+def _from_everywhere(flags: dict[str, dict[str, Any]], path: Path) -> Settings:
+    """Settings in layers; raises what pydantic does."""
+    from pydantic_settings import (
+        BaseSettings,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+        TomlConfigSettingsSource,
+    )
+
+    class Layered(Settings, BaseSettings):
+        model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, env_nested_delimiter="__")
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    return Layered(**flags)  # type: ignore[arg-type]
 
 
 def expected_workers(runtime: RuntimeConfig) -> int:

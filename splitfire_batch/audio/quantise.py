@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int32] | NDArray[np.int64]
 
 _HALF = 0xFFFF
+"""The greatest 16-bit number, and the mean of the sum of two random ones."""
 _NARROW = 2.0**27
 """Steps up to which 32 bits are enough for sums of a mix and stems: at 24 bits 24 dB over full scale."""
 
