@@ -26,11 +26,11 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Overwrite = Literal["never", "changed", "always"]
 """Which tracks that have stems already are done again."""
 
-_BASE = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, defer_build=True)
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
 
-@dataclass(frozen=True, slots=True, config=_BASE)
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class SeparationConfig:
     """Everything that changes how the stems sound."""
 
@@ -66,7 +66,7 @@ class SeparationConfig:
         return tuple(dict.fromkeys(name for name in names if name))
 
 
-@dataclass(frozen=True, slots=True, config=_BASE)
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class OutputConfig:
     """How stems are written."""
 
@@ -105,7 +105,7 @@ class OutputConfig:
         return template
 
 
-@dataclass(frozen=True, slots=True, config=_BASE)
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class CatalogueConfig:
     """Which tracks of the source to take."""
 
@@ -128,7 +128,7 @@ class CatalogueConfig:
     """Separate tracks of the same audio once, whatever their tags; the others get the stems of the first."""
 
 
-@dataclass(frozen=True, slots=True, config=_BASE)
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class RuntimeConfig:
     """How the work is done; none of it may change a stem beyond rounding."""
 

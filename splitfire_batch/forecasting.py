@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from splitfire_batch.audio import choose_output
+from splitfire_batch.audio import choose_output, spool_frame_bytes
 from splitfire_batch.config import OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import TrackError
 from splitfire_batch.forecast import Forecast, in_classes
@@ -67,8 +67,9 @@ def forecast(plan: Plan, terms: Terms) -> Forecast:
     formats = plan.sample.formats or _assumed(plan)
     known_s = sum(seconds for seconds, _ in formats) or 1.0
     stem_rate = sum(s * stem_bytes_per_s(form, terms.output, flac_rate) for s, form in formats) / known_s
-    frame_rate = sum(s * form.sample_rate * form.n_channels for s, form in formats) / known_s
     recipes = make_recipes(terms.separation, card.stems)
+    n_estimates = len(needed_estimates(recipes))
+    spools = (s * form.sample_rate * spool_frame_bytes(form, n_estimates) for s, form in formats)
     audio_s = float(durations_s.sum())
     work_s = max(device_s / n_workers / speed.utilisation, longest_s)
     return Forecast(
@@ -83,7 +84,7 @@ def forecast(plan: Plan, terms: Terms) -> Forecast:
         n_workers=n_workers,
         scratch_bytes=_scratch(
             n_bytes * (not terms.is_local),
-            4 * frame_rate * (1 + len(needed_estimates(recipes))) * durations_s,
+            sum(spools) / known_s * durations_s,
             stem_rate * len(recipes) * durations_s,
             terms,
             on_cpu=runtime.device != "cuda" and speed.devices in ((), ("cpu",)),

@@ -11,9 +11,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from splitfire_batch.audio import channel_groups, sample_dtype, source_bits
+from splitfire_batch.audio import channel_groups, spool_frame_bytes
 from splitfire_batch.budget import AudioBudget
 from splitfire_batch.children import CodecLimits, InChildren, Inline
 from splitfire_batch.children.limits import allow_many_files
@@ -165,9 +163,10 @@ def need_of(source: AudioFormat, bench: Workbench) -> Need:
     """What a track will hold, from its header: no more for a long one than for one of unknown length."""
     engine = bench.engine
     n_frames = math.ceil(source.n_frames * engine.model.sample_rate / source.sample_rate)
-    n_samples = source.n_frames * source.n_channels
-    mix_bytes = np.dtype(sample_dtype(source_bits(source.subtype))).itemsize
-    spools = n_samples * (mix_bytes + 4 * len(bench.estimates))
+    spools = source.n_frames * spool_frame_bytes(source, len(bench.estimates))
     fits = bench.budget.fits_spools(spools)
     n_lanes = len(channel_groups(source.n_channels, source.channel_mask))
-    return Need(engine.track_bytes(n_frames, n_lanes), *((4 * n_samples, spools) if fits else (0, 0)))
+    return Need(
+        engine.track_bytes(n_frames, n_lanes),
+        *((4 * source.n_frames * source.n_channels, spools) if fits else (0, 0)),
+    )

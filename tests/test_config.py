@@ -143,12 +143,12 @@ CHANGES = {
     "overlap": 0.5,
 }
 OLDER = [
-    ({}, {}, "d07ac50cf3696f15"),
-    ({"model": "passthrough", "stems": "vocals"}, {"format": "mp3"}, "ed1db3f95e553ada"),
+    ({}, {}, "0360b599474ba381"),
+    ({"model": "passthrough", "stems": "vocals"}, {"format": "mp3"}, "675d169e099ce251"),
     (
         {"residual": "stem", "short_clip": "reference", "precision": "bf16"},
         {"skip_silent_stems": -60},
-        "6965b91d1c69c986",
+        "509c093ae92a3658",
     ),
 ]
 """What destinations had before `tail` and `overlap` were settings."""

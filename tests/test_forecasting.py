@@ -138,7 +138,7 @@ def test_scratch_holds_the_largest_tracks_that_may_be_open_and_copies_of_remote_
 def test_long_tracks_keep_their_mix_and_estimate_on_disk_too():
     terms = replace(TERMS, runtime=RuntimeConfig(open_tracks=1, audio_mb=8), n_workers=1)
     found = forecast(plan_of(60.0), terms)
-    assert found.scratch_bytes == pytest.approx(2 * 60 * 176_400 + 2 * 60 * 4 * 88_200)
+    assert found.scratch_bytes == pytest.approx(2 * 60 * 176_400 + 60 * (2 + 4) * 88_200)
 
 
 def test_classes_lose_no_track_and_no_second():

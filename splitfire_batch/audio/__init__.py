@@ -13,7 +13,14 @@ from splitfire_batch.audio.decode import Decoder, decoded_scale, open_audio, to_
 from splitfire_batch.audio.encode import Encoded, StemWriter, pcm_bytes
 from splitfire_batch.audio.essence import HEAD_BYTES, Shape, audio_id, shape_of
 from splitfire_batch.audio.ffmpeg import ffmpeg_version
-from splitfire_batch.audio.formats import OutputFormat, choose_output, losses, sample_dtype, source_bits
+from splitfire_batch.audio.formats import (
+    OutputFormat,
+    choose_output,
+    losses,
+    sample_dtype,
+    source_bits,
+    spool_frame_bytes,
+)
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
 from splitfire_batch.audio.levels import SILENT_DB, LevelMeter
 from splitfire_batch.audio.quantise import Dither, fits, full_scale, quantise
@@ -52,6 +59,7 @@ __all__ = [
     "sample_dtype",
     "shape_of",
     "source_bits",
+    "spool_frame_bytes",
     "to_depth",
     "to_float",
     "to_lanes",

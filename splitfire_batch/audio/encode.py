@@ -128,7 +128,8 @@ class StemWriter:
         wanted = ("float32",) if bits is None else ("int16", "int32", "int64")
         if block.ndim != 2 or block.shape[1] != n_channels or block.dtype.name not in wanted:
             raise ValueError(
-                f"a block has shape {block.shape} of {block.dtype}, wanted (n, {n_channels}) of {wanted[0]}"
+                f"a block has shape {block.shape} of {block.dtype}, wanted (n, {n_channels}) of "
+                f"{' or '.join(wanted)}"
             )
         if bits is None:
             if not np.isfinite(block).all():

@@ -139,6 +139,12 @@ def sample_dtype(bits: int | None) -> type[np.int16 | np.int32 | np.float32]:
     return np.int16 if bits <= 16 else np.int32
 
 
+def spool_frame_bytes(source: AudioFormat, n_estimates: int) -> int:
+    """Bytes of a frame of the mix, as decoded, and of so many estimates of it, float32."""
+    mix = np.dtype(sample_dtype(source_bits(source.subtype))).itemsize
+    return source.n_channels * (mix + 4 * n_estimates)
+
+
 def choose_output(source: AudioFormat, config: OutputConfig) -> OutputFormat:
     """The format for stems of `source`; rate and channels are always the source's.
 

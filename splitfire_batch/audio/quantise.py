@@ -48,7 +48,7 @@ class Dither:
     def draw(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The next samples of noise, in steps: both halves of 32 random bits, added; multiples of 2^-16."""
         n = math.prod(shape)
-        words = self._source.random_raw((n - len(self._left) + 1) // 2).view(np.uint32)
+        words = self._source.random_raw((n - len(self._left) + 1) // 2).astype("<u8", copy=False).view("<u4")
         if len(self._left):
             words = np.concatenate([self._left, words])
         words, self._left = words[:n], words[n:].copy()

@@ -135,7 +135,7 @@ def _steps(block: np.ndarray, bits: int | None) -> np.ndarray:
     """A decoded block as stems are written: in steps of their depth."""
     if bits is None:
         return to_float(block)
-    if block.dtype == np.int32:
+    if block.dtype.kind == "i":
         return to_depth(block, bits).astype(np.int64)
     full = 2.0 ** (bits - 1)
     return np.clip(block * full, -full, full - 1).astype(np.int64)
