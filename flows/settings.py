@@ -78,7 +78,7 @@ def load_settings(flags: dict[str, dict[str, Any]], file: Path | None = None) ->
         ConfigError: a missing or malformed file, an unknown key, a value out of its range, or a registry of
             models that is wrong.
     """
-    from pydantic_settings import SettingsError  # it takes a quarter of the time that `--help` takes
+    from pydantic_settings import SettingsError  # it loads asyncio too, which `--help` need not wait for
 
     if file is not None and not file.is_file():
         raise ConfigError(f"there is no settings file {file}")

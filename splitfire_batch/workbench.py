@@ -163,10 +163,9 @@ def need_of(source: AudioFormat, bench: Workbench) -> Need:
     """What a track will hold, from its header: no more for a long one than for one of unknown length."""
     engine = bench.engine
     n_frames = math.ceil(source.n_frames * engine.model.sample_rate / source.sample_rate)
-    spools = source.n_frames * spool_frame_bytes(source, len(bench.estimates))
-    fits = bench.budget.fits_spools(spools)
     n_lanes = len(channel_groups(source.n_channels, source.channel_mask))
-    return Need(
-        engine.track_bytes(n_frames, n_lanes),
-        *((4 * source.n_frames * source.n_channels, spools) if fits else (0, 0)),
-    )
+    in_engine = engine.track_bytes(n_frames, n_lanes)
+    spools = source.n_frames * spool_frame_bytes(source, len(bench.estimates))
+    if not bench.budget.fits_spools(spools):
+        return Need(in_engine, 0, 0)
+    return Need(in_engine, 4 * source.n_frames * source.n_channels, spools)

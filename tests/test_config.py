@@ -151,7 +151,7 @@ OLDER = [
         "509c093ae92a3658",
     ),
 ]
-"""What destinations had before `tail` and `overlap` were settings."""
+"""What destinations of this epoch have, and had before `tail` and `overlap` were settings."""
 
 
 def test_everything_that_changes_the_sound_or_the_bytes_changes_the_settings_id():
