@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -37,10 +38,12 @@ class Rows:
         """All rows, with these columns in this order; all for None."""
         fields = None if columns is None else [self.schema.get_field_index(name) for name in columns]
         options = pa.ipc.IpcReadOptions(included_fields=fields)
-        reader = pa.ipc.open_file(pa.PythonFile(self._file, mode="r"), options=options)
-        for index in range(reader.num_record_batches):
-            batch = reader.get_batch(index)
-            yield batch if columns is None else batch.select(list(columns))
+        # by its descriptor: a thread of Arrow's that lets go of a Python file's bytes late aborts the process
+        with pa.OSFile(f"/dev/fd/{self._file.fileno()}") as file:
+            reader = pa.ipc.open_file(file, options=options)
+            for index in range(reader.num_record_batches):
+                batch = reader.get_batch(index)
+                yield batch if columns is None else batch.select(list(columns))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows in memory, with these columns; all for None."""
@@ -103,16 +106,24 @@ class RowWriter:
             TransientError: the disk is full.
         """
         self._flush()
-        self._writer.close()
+        with self._room():
+            self._writer.close()
+            self._file.flush()
         return self._rows
 
     def _flush(self) -> None:
         table = pa.Table.from_batches(self._waiting, self._schema).combine_chunks()
         self._rows._n_rows += self._n_waiting
         self._waiting, self._n_waiting = [], 0
-        try:
+        with self._room():
             self._writer.write_table(table)
             self._file.flush()
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Says of a full disk what to do about it."""
+        try:
+            yield
         except OSError as error:
             if error.errno not in FULL_DISK:
                 raise

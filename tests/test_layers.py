@@ -285,3 +285,12 @@ def test_infra_holds_no_python() -> None:
 @pytest.mark.parametrize("path", FILES, ids=_module)
 def test_no_module_passes_250_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 250
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_arrow_reads_nothing_that_python_has_opened(path: Path) -> None:
+    """Its own threads read ahead; one that lets go of Python's bytes while Python ends aborts the process."""
+    readers = {"open_file", "open_stream", "ParquetFile", "read_table", "open_csv", "read_csv", "read_json"}
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    read = [ast.unparse(call) for call in calls if ast.unparse(call.func).rpartition(".")[2] in readers]
+    assert not [call for call in read if "PythonFile" in call or "BytesIO" in call]

@@ -9,7 +9,6 @@ Several attempts at one track may each leave a row; `latest` says which one coun
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +137,7 @@ def _open(store: Store, path: str) -> pq.ParquetFile:
         raise TransientError(f"{store.uri_of(path)} was listed and is not there; run again") from error
     if not has_its_hash(path, data):
         raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
-    return pq.ParquetFile(io.BytesIO(data))
+    return pq.ParquetFile(pa.BufferReader(data))
 
 
 def _rows(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:

@@ -11,7 +11,6 @@ part of its time, however many have gone; it ends in the hash of its bytes, as a
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Sequence
@@ -130,7 +129,7 @@ def _newest(store: Store, columns: Sequence[str] = COLUMNS) -> pa.Table | None:
             if not has_its_hash(path, data):
                 raise ValueError("its name has another hash")
             names = [*columns, "part"]
-            return pq.read_table(io.BytesIO(data), columns=names).select(names)
+            return pq.read_table(pa.BufferReader(data), columns=names).select(names)
         except (ObjectMissing, ValueError, KeyError, OSError) as error:
             _log.warning("snapshot_unusable path=%s why=%r", path, str(error))
     return None
