@@ -213,7 +213,7 @@ def test_a_kind_of_store_that_this_worker_lacks_is_no_bug_of_ours(tmp_path):
     ("refusal", "code"), [(CredentialsExpired, "SOURCE_READ"), (AccessDenied, "SOURCE_DENIED")]
 )
 def test_expired_credentials_are_held_against_no_track(tmp_path, monkeypatch, refusal, code):
-    def refuse(store: Store, path: str, to: Path) -> Path:
+    def refuse(store: Store, path: str, to: Path, *_: object) -> Path:
         raise refusal(store.uri_of(path), f"{to.name} is refused")
 
     monkeypatch.setattr(Store, "fetch", refuse)

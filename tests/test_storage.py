@@ -123,6 +123,20 @@ def test_fetch_of_another_length_than_expected_leaves_no_file(bucket: str, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_fetch_of_another_object_than_was_listed_leaves_no_file(store: Store, tmp_path: Path) -> None:
+    store.write("x.bin", b"12345")
+    listed = store.stat("x.bin")
+    assert store.fetch("x.bin", tmp_path / "x", 5, listed.etag).read_bytes() == b"12345"
+    (tmp_path / "x").unlink(missing_ok=True)
+    store.write("x.bin", b"54321")
+
+    with pytest.raises(ObjectChanged, match=f"found etag {store.stat('x.bin').etag}, wanted {listed.etag}"):
+        store.fetch("x.bin", tmp_path / "x", 5, listed.etag)
+
+    assert not (tmp_path / "x").exists()
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 @pytest.mark.parametrize("action", ["stat", "read", "fetch"])
 def test_a_missing_object_is_missing(store: Store, action: str, tmp_path: Path) -> None:
     actions = {
@@ -705,8 +719,8 @@ def test_a_download_that_finds_the_disk_full_leaves_nothing(
     store.write("x", bytes(100_000))
     fetch = store._backend.fetch
 
-    def fill_the_disk(path: str, to: Path) -> None:
-        fetch(path, to)
+    def fill_the_disk(path: str, to: Path, etag: str) -> None:
+        fetch(path, to, etag)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(store._backend, "fetch", fill_the_disk)

@@ -218,12 +218,24 @@ def run_storm(
 
 
 @pytest.mark.parametrize(
+    ("checksums", "seed"),  # compared with what came, or not; a bucket of its own for each
+    [("when_supported", 5), ("when_required", 6)],
+)
+@pytest.mark.parametrize(
     ("n_trials", "n_wanted"), [(300, 200), pytest.param(4500, 3000, marks=pytest.mark.slow)]
 )
 def test_no_fault_makes_a_wrong_outcome(
-    s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], n_trials: int, n_wanted: int
+    s3: S3Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    n_trials: int,
+    n_wanted: int,
+    checksums: str,
+    seed: int,
 ) -> None:
-    faults, outcomes, wrong = run_storm(s3, tmp_path, n_trials, seed=5)
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", checksums)
+    faults, outcomes, wrong = run_storm(s3, tmp_path, n_trials, seed)
 
     with capsys.disabled():
         print(f"\n{faults.total()} faults {dict(faults)} in {n_trials} trials: {dict(outcomes)}")
@@ -231,6 +243,27 @@ def test_no_fault_makes_a_wrong_outcome(
     assert faults.total() >= n_wanted
     assert set(faults) == {rule.kind for rule in WEATHER}
     assert outcomes["gave up"] <= 0.03 * n_trials
+
+
+@pytest.mark.parametrize(
+    ("checksums", "wanted"), [("when_supported", ["GET"]), ("when_required", ["GET", "HEAD"])]
+)
+def test_what_nothing_vouches_for_is_asked_for_its_length(
+    bucket: str,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checksums: str,
+    wanted: list[str],
+) -> None:
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", checksums)
+    store = through(proxy, bucket)
+    store.write("x", b"12345")
+    before = len(proxy.requests)
+
+    assert store.fetch("x", tmp_path / "x").read_bytes() == b"12345"
+
+    assert [request.split()[0] for request in proxy.requests[before:]] == wanted
 
 
 def test_nothing_underneath_sends_a_request_again(store: Store, proxy: FaultProxy) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.storage.digests import Arrival
 from splitfire_batch.storage.faults import SCHEMES, RetryBudget
 from splitfire_batch.storage.folder import StoredObject
 from splitfire_batch.storage.listings import plain_etag
@@ -75,10 +76,13 @@ class Bucket:
             part: bytes = self._fs.cat_file(self._key(path), start=start, end=start + n_bytes)
             return part
 
-    def fetch(self, path: str, to: Path) -> None:
-        """Download the object to the file `to`, by one GET."""
+    def fetch(self, path: str, to: Path, wanted_etag: str = "") -> Arrival:
+        """Download the object to the file `to`, by one GET; nothing if another etag is wanted than it has."""
         with self._guard:
-            self._fs.get_file(self._key(path), str(to))
+            found = Arrival(self.stat(path).etag)
+            if wanted_etag in ("", found.etag):
+                self._fs.get_file(self._key(path), str(to))
+            return found
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Make `data` the object at `path`; stores show it whole or not at all."""

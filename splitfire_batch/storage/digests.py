@@ -4,8 +4,9 @@ In most stores that speak S3 the etag of an object that was uploaded in one piec
 the object is encrypted with a key of the customer's, and in a few stores never, and nothing tells. So bytes
 with another MD5 are fetched again, and believed when they come a second time with the length they should
 have: damage does not repeat itself, except for what is cut short.
-An etag with a dash (upload in parts) and etags of Google and Azure say nothing; there the length is checked,
-and the checksum that AWS keeps since 2025 (by botocore).
+An etag with a dash (upload in parts) and etags of Google and Azure say nothing; there the length is checked.
+Where a store keeps a checksum of the object, as AWS does since 2025, botocore has compared it with the bytes
+as they came, and the etag need not be asked.
 """
 
 from __future__ import annotations
@@ -14,9 +15,19 @@ import hashlib
 import logging
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 _MD5 = re.compile("[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
+
+
+class Arrival(NamedTuple):
+    """What a download brought."""
+
+    etag: str
+    """Of just these bytes where the store tells it with them."""
+    is_checked: bool = False
+    """Whether their checksum is the one that the store keeps."""
 
 
 class EtagCheck:

@@ -8,7 +8,6 @@ taken and so has exactly one winner.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -119,10 +118,6 @@ class Folder:
         with self.file_of(path).open("rb") as file:
             file.seek(start)
             return file.read(n_bytes)
-
-    def fetch(self, path: str, to: Path) -> None:
-        """Copy the object to the file `to`."""
-        shutil.copyfile(self.file_of(path), to)
 
     def copy(self, path: str, source: str) -> None:
         """Make the object at `path` one with the bytes of that at `source`."""

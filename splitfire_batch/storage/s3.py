@@ -14,9 +14,12 @@ from typing import Any
 
 from fsspec.asyn import sync
 
+from splitfire_batch.storage.digests import Arrival
 from splitfire_batch.storage.faults import RetryBudget, http_status
 from splitfire_batch.storage.folder import StoredObject
 from splitfire_batch.storage.listings import Pages, plain_etag, speed_up, stored_object
+
+_PIECE = 2**20
 
 
 class S3:
@@ -70,9 +73,23 @@ class S3:
         wanted = {"Range": f"bytes={start}-{start + n_bytes - 1}"}
         return sync(self._fs.loop, self._get, path, wanted)[0]  # type: ignore[no-any-return]
 
-    def fetch(self, path: str, to: Path) -> None:
-        """Download the object to the file `to`, by one GET."""
-        self._fs.get_file(self._name(path), str(to))
+    def fetch(self, path: str, to: Path, wanted_etag: str = "") -> Arrival:
+        """Download the object to the file `to`, by one GET; nothing if another etag is wanted than it has."""
+        return sync(self._fs.loop, self._save, path, to, wanted_etag)  # type: ignore[no-any-return]
+
+    async def _save(self, path: str, to: Path, wanted_etag: str) -> Arrival:
+        from aiobotocore.httpchecksum import StreamingChecksumBody
+
+        answer = await self._fs._call_s3("get_object", **self._where(path))
+        body, etag = answer["Body"], plain_etag(answer.get("ETag", ""))
+        try:
+            if wanted_etag in ("", etag):
+                with to.open("wb") as file:
+                    async for piece in body.iter_chunks(_PIECE):
+                        file.write(piece)
+        finally:
+            body.close()
+        return Arrival(etag, isinstance(body, StreamingChecksumBody))
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Make `data` the object at `path`; it shows whole or not at all."""

@@ -110,53 +110,67 @@ class Store:
     def read(self, path: str, n_bytes: int | None = None) -> bytes:
         """All bytes of an object; of exactly `n_bytes` where the caller knows. Raises ObjectMissing."""
         check_path(path)
+        read = self._reading(path, n_bytes)
+        return self._faults.attempt(self.uri_of(path), lambda: read()[0])
 
+    def _reading(self, path: str, n_bytes: int | None = None) -> Callable[[], tuple[bytes, str]]:
+        """A call that gives an object's bytes, checked as far as they can be, and their etag; for `attempt`."""
         seen: set[str] = set()
 
-        def attempt() -> bytes:
+        def read() -> tuple[bytes, str]:
             data, etag = self._backend.read(path)
             wanted = len(data) if n_bytes is None else n_bytes
             # What is cut short may be so again, and must not be believed for coming twice.
             check_length(len(data), self._backend.stat(path).n_bytes if seen else wanted)
             self._etags.check(self.uri_of(path), data, etag, seen)
-            return data
+            return data, etag
 
-        return self._faults.attempt(self.uri_of(path), attempt)
+        return read
 
     def read_part(self, path: str, start: int, n_bytes: int) -> bytes:
         """So many bytes of an object from `start` on, fewer at its end; unchecked: to look, not to keep."""
         where = check_path(path), start, n_bytes
         return self._faults.attempt(self.uri_of(path), lambda: self._backend.read_part(*where))
 
-    def fetch(self, path: str, to: Path, n_bytes: int | None = None) -> Path:
+    def fetch(self, path: str, to: Path, n_bytes: int | None = None, etag: str = "") -> Path:
         """A local file with the object's bytes: the object itself in a local store, else `to`.
 
         Args:
             path: the object.
             to: where to put it; its folder exists. It appears whole or not at all.
             n_bytes: length the object must have; by default what the store says it has.
+            etag: that it must have; any for "".
 
         Raises:
             ObjectMissing: there is no such object.
+            ObjectChanged: it has another etag.
         """
         check_path(path)
-        if isinstance(self._backend, Folder):
-            self.stat(path)
-            return self._backend.file_of(path)
+        backend = self._backend
+        if isinstance(backend, Folder):
+            self._check_etag(path, self.stat(path).etag, etag)
+            return backend.file_of(path)
         temporary = to.with_name(f".{secrets.token_hex(8)}.tmp")
         seen: set[str] = set()
 
         def attempt() -> Path:
-            found = self._backend.stat(path)
-            self._backend.fetch(path, temporary)
-            check_length(temporary.stat().st_size, found.n_bytes if n_bytes is None else n_bytes)
-            self._etags.check(self.uri_of(path), temporary, found.etag, seen)
+            found = backend.fetch(path, temporary, etag)
+            self._check_etag(path, found.etag, etag)
+            if n_bytes is not None:
+                check_length(temporary.stat().st_size, n_bytes)
+            if not found.is_checked:
+                check_length(temporary.stat().st_size, backend.stat(path).n_bytes)
+                self._etags.check(self.uri_of(path), temporary, found.etag, seen)
             return temporary.replace(to)
 
         try:
             return self._faults.attempt(self.uri_of(path), attempt)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _check_etag(self, path: str, found: str, wanted: str) -> None:
+        if wanted and found != wanted:
+            raise ObjectChanged(self.uri_of(path), f"found etag {found}, wanted {wanted}")
 
     def copy(self, path: str, source: str) -> None:
         """Make the object at `path` one with the bytes of that at `source`; a bucket does it by itself.
@@ -211,12 +225,8 @@ class Store:
 
     def _write_once(self, path: str, data: bytes, write: Callable[[], str]) -> str:
         """What `write` returns; see `once`."""
-
-        def look() -> tuple[bytes, str]:
-            return self._backend.read(path)
-
         uri = self.uri_of(path)
-        return write_once(self._faults, uri, data, write, look) or self.stat(path).etag
+        return write_once(self._faults, uri, data, write, self._reading(path)) or self.stat(path).etag
 
     def delete(self, path: str) -> None:
         """Remove an object; no error when there is none."""
