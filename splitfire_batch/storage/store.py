@@ -114,7 +114,7 @@ class Store:
         return self._faults.attempt(self.uri_of(path), lambda: read()[0])
 
     def _reading(self, path: str, n_bytes: int | None = None) -> Callable[[], tuple[bytes, str]]:
-        """A call that gives an object's bytes, checked as far as they can be, and their etag; for `attempt`."""
+        """A call that gives an object's bytes, checked as far as possible, and their etag; for `attempt`."""
         seen: set[str] = set()
 
         def read() -> tuple[bytes, str]:
