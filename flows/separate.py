@@ -45,7 +45,7 @@ def separate(
 
     settings = load_settings(flags, config)
     refuse_secrets(out, settings.runtime.weights_mirror)
-    runtime = dataclasses.replace(settings.runtime, measure="basic")  # nothing of it is shown
+    runtime = dataclasses.replace(settings.runtime, measure="none")  # nothing of it is shown
     n_failed = 0
     headway = Headway()
     with showing_downloads(quiet):

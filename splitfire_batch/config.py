@@ -16,13 +16,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, Validation
 from pydantic.dataclasses import dataclass
 
 from splitfire_batch.errors import ConfigError
+from splitfire_batch.observations import Measure
 
 LOSSY_FORMATS = frozenset({"ogg", "opus", "mp3"})
 """Values of `OutputConfig.format` that have a quality in place of a depth."""
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Floating point in the networks; what is around them is float32 always."""
-
 Overwrite = Literal["never", "changed", "always"]
 """Which tracks that have stems already are done again."""
 
@@ -155,8 +155,8 @@ class RuntimeConfig:
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)
     """Estimated device-seconds of a shard."""
-    measure: Literal["all", "basic"] = "all"
-    """`basic` leaves out what costs most: loudness, loudness range, true peak, the source's pcm_md5."""
+    measure: Measure = "all"
+    """`basic` leaves out what costs most, loudness, true peak and source's pcm_md5; `none` all but peaks."""
     storage: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""
     weights_mirror: str | None = None

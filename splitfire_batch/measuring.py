@@ -13,27 +13,31 @@ from splitfire_batch.audio import (
     LevelMeter,
     decoded_scale,
     pcm_bytes,
+    peak_levels,
     sample_dtype,
     source_bits,
     to_depth,
     to_float,
 )
-from splitfire_batch.observations import Levels
+from splitfire_batch.observations import Levels, Measure
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
 
 
-def measure_source(separated: Separated, is_full: bool) -> tuple[Levels, str | None]:
+def measure_source(separated: Separated, measure: Measure) -> tuple[Levels, str | None]:
     """The levels of the mix as it was decoded, and the MD5 of its PCM data.
 
     Args:
         separated: a whole track.
-        is_full: whether loudness, true peak and the MD5 are wanted.
+        measure: what is wanted: the MD5, loudness and true peak only for "all", nothing but the sample peak,
+            which is known, for "none".
 
     Returns:
         The MD5 is that of FLAC's STREAMINFO for the same integers; that of 32-bit floats for other sources.
     """
-    source = separated.source
+    if measure == "none":
+        return peak_levels(separated.mix_peak), None
+    source, is_full = separated.source, measure == "all"
     bits = source_bits(source.subtype)
     full_scale = decoded_scale(np.dtype(sample_dtype(bits)))
     meter = LevelMeter(source.sample_rate, source.n_channels, bits, full_scale, is_full)

@@ -6,11 +6,15 @@ Everything here is frozen, small and picklable, like `records`, which it is part
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Measure = Literal["all", "basic", "none"]
+"""What is measured of audio: everything, all but what costs most, or the sample peak alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """What one signal measures; full scale is 1.0 or 0 dB. None where there is nothing to measure."""
+    """What one signal measures; full scale is 1.0 or 0 dB. None where nothing is there, or measured."""
 
     peak_db: float | None = None
     """Sample peak; None for digital silence."""
@@ -21,13 +25,13 @@ class Levels:
     """Integrated, ITU-R BS.1770; None below 0.4 s, or if nowhere above -70 LUFS."""
     loudness_range_lu: float | None = None
     """EBU Tech 3342; None below 3 s, or if nowhere above -70 LUFS."""
-    dc_offset: float = 0.0
+    dc_offset: float | None = None
     """Mean of the channel where it is farthest from zero."""
-    clipped_samples: int = 0
+    clipped_samples: int | None = None
     """Samples at full scale, or beyond it in a float format."""
-    clipped_run: int = 0
+    clipped_run: int | None = None
     """The most of them that follow each other in one channel."""
-    silence_ratio: float = 0.0
+    silence_ratio: float | None = None
     """Part of the time, in steps of 100 ms, without a sample above -60 dB."""
     side_ratio: float | None = None
     """Energy of the channels' difference over that of sum and difference, 0 to 1; None unless stereo."""

@@ -31,14 +31,14 @@ class Flag:
 
 
 def _is_clipped(levels: Levels | None) -> bool:
-    return levels is not None and levels.clipped_run >= CLIPPED_RUN
+    return levels is not None and (levels.clipped_run or 0) >= CLIPPED_RUN
 
 
 def _has_dc(row: TrackRow) -> bool:
     if not row.source or not row.levels:
         return False
     is_long = row.source.n_frames >= MIN_DC_S * row.source.sample_rate
-    return is_long and abs(row.levels.dc_offset) > MAX_DC
+    return is_long and abs(row.levels.dc_offset or 0.0) > MAX_DC
 
 
 def _is_nearly_mono(row: TrackRow) -> bool:

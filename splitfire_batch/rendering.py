@@ -21,11 +21,12 @@ from splitfire_batch.audio import (
     Encoded,
     LevelMeter,
     OutputFormat,
+    PeakMeter,
     fits,
     sample_dtype,
     to_float,
 )
-from splitfire_batch.observations import Levels
+from splitfire_batch.observations import Levels, Measure
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
 from splitfire_batch.stem_blocks import LOSSY_MARGIN, Array, RenderSettings, linked_gain, output_blocks
@@ -113,7 +114,7 @@ def _write_once(
     out = settings.output
     files = {recipe.stem: folder / f"{recipe.stem}.{out.ext}" for recipe in settings.recipes}
     written = [stem for stem in files if stem not in settings.skipped]
-    meters = {stem: _meter(out, settings.measures_all) for stem in files}
+    meters = {stem: _meter(out, settings.measure) for stem in files}
     parts = [stem for stem in parts_of_mix(settings.recipes) if stem in written]
     residual, dtype = _Residual(out.bits), sample_dtype(out.bits)
     paths = {stem: files[stem] for stem in written}
@@ -147,9 +148,11 @@ def _write_once(
     )
 
 
-def _meter(out: OutputFormat, is_full: bool) -> LevelMeter:
+def _meter(out: OutputFormat, measure: Measure) -> LevelMeter | PeakMeter:
     scale = 1.0 if out.bits is None else 2.0 ** (out.bits - 1)
-    return LevelMeter(out.sample_rate, out.n_channels, out.bits, scale, is_full)
+    if measure == "none":
+        return PeakMeter(scale)
+    return LevelMeter(out.sample_rate, out.n_channels, out.bits, scale, measure == "all")
 
 
 def _fits(block: Array, out: OutputFormat) -> bool:

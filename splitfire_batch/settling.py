@@ -126,7 +126,7 @@ def _separate(row: TrackRow, bench: Workbench, share: Share, watch: Stopwatch) -
 
 def _measured(row: TrackRow, separated: Separated, bench: Workbench) -> TrackRow:
     """The row with the source's levels; skipped if the operator does not want the stems of such a track."""
-    levels, pcm_md5 = measure_source(separated, bench.measures_all)
+    levels, pcm_md5 = measure_source(separated, bench.measure)
     row = replace(row, levels=levels, pcm_md5=pcm_md5)
     wanted = bench.output.skip_without_vocals
     if wanted is None or (share_db := vocals_share_db(separated)) >= wanted:
@@ -177,7 +177,7 @@ def _render_settings(
         track_id=track.track_id,
         sums_to_mix=bench.sums_to_mix,
         inserts=inserts,
-        measures_all=bench.measures_all,
+        measure=bench.measure,
         codecs=bench.limits.codecs,
         skip_below_db=bench.output.skip_silent_stems,
     )

@@ -24,6 +24,7 @@ from splitfire_batch.audio import (
     to_float,
 )
 from splitfire_batch.children import Codecs, Inline
+from splitfire_batch.observations import Measure
 from splitfire_batch.separation import Separated
 from splitfire_batch.stems import Recipe, needed_estimates
 
@@ -45,8 +46,8 @@ class RenderSettings:
     """Seeds the dither."""
     sums_to_mix: bool
     """Whether the stems are to add up to the mix; only then the residual is measured."""
-    measures_all: bool = True
-    """Whether to measure loudness and true peak too."""
+    measure: Measure = "all"
+    """What is measured of them."""
     skip_below_db: float | None = None
     """Stems whose peak stays below are not written."""
     skipped: frozenset[str] = frozenset()
@@ -134,6 +135,7 @@ def linked_gain(separated: Separated, settings: RenderSettings) -> float:
         return LOSSY_MARGIN / max(-lowest, highest)
     greatest = full_scale(settings.output.bits)[1]
     # A stem is a sum of at most so many rounded parts, each off by 1.5 steps at worst (0.5 by rounding, 1 by
-    # dither): downwards where its peak was found here, upwards where it will be written.
-    margin = 2 * 1.5 * (len(separated.peaks) + 1)
+    # dither, and what its float32 lacks): downwards where its peak was found here, upwards where it will be
+    # written.
+    margin = 2 * 1.51 * (len(separated.peaks) + 1)
     return (greatest - margin) / max(-lowest, highest)

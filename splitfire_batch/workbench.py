@@ -20,6 +20,7 @@ from splitfire_batch.ensembles import AnyEngine, open_engine
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.lease import GUARD_S, Guard
 from splitfire_batch.models import Loaded, find_card
+from splitfire_batch.observations import Measure
 from splitfire_batch.records import AudioFormat, Track
 from splitfire_batch.scratch import sweep
 from splitfire_batch.separation import Limits
@@ -47,8 +48,8 @@ class Workbench:
     budget: AudioBudget
     max_bytes: int
     is_immutable: bool
-    measures_all: bool = True
-    """Whether to measure loudness and true peak too."""
+    measure: Measure = "all"
+    """What is measured of the source and its stems."""
     guard: Guard = field(default_factory=Guard)
     """Asked before a stem is written under a plain name, and before every part."""
 
@@ -114,7 +115,7 @@ def open_bench(
         budget=AudioBudget(max(audio_mb * 2**20 - engine.queue_bytes, audio_mb * 2**19)),
         max_bytes=runtime.max_bytes,
         is_immutable=is_immutable,
-        measures_all=runtime.measure == "all",
+        measure=runtime.measure,
         engine=engine,
     )
 

@@ -104,7 +104,7 @@ def test_the_silence_ratio_is_the_part_of_the_time_below_60_db():
 
 def test_digital_silence_has_no_levels():
     found = levels_of(np.zeros((50_000, 2)))
-    assert found == Levels(silence_ratio=1.0)
+    assert found == Levels(dc_offset=0.0, clipped_samples=0, clipped_run=0, silence_ratio=1.0)
 
 
 @pytest.mark.parametrize(

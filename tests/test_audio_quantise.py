@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from splitfire_batch.audio.quantise import Dither, full_scale, quantise
+from splitfire_batch.audio.quantise import NO_NOISE, Dither, full_scale, quantise
 
 
 def noise(n_frames, seed=0):
@@ -58,9 +58,30 @@ def test_dither_does_not_depend_on_the_blocks():
 
 
 def test_dither_is_a_step_at_most_either_way():
-    drawn = Dither("track", "vocals").draw((100_000, 2))
+    drawn = Dither("track", "vocals").draw(1_000_000) / NO_NOISE - 1
     assert -1 <= drawn.min() < -0.99
-    assert 0.99 < drawn.max() < 1
+    assert 0.99 < drawn.max() <= 1
+    assert abs(drawn.mean()) < 0.003  # seven standard errors
+    assert drawn.var() == pytest.approx(1 / 6, rel=0.01)
+    assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.005
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("peak", [0.9, 40.0])  # beyond 24 dB over full scale it takes 64 bits
+def test_dither_is_added_before_rounding(peak, dtype, gain):
+    x = (peak * noise(20_000)).astype(dtype)
+    drawn = Dither("track", "vocals").draw(x.size).reshape(x.shape) - float(NO_NOISE)
+    wanted = x.astype(np.float64) * gain * 2**15 + drawn / 4096
+    found = quantise(x, 16, gain, Dither("track", "vocals"))
+    assert np.abs(found - wanted).max() < 0.5 + 2.0**-9 * max(1, peak)
+    assert abs((found - wanted).mean()) < 0.008
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_what_is_no_sample_is_refused_with_dither_too(bad):
+    with pytest.raises(ValueError, match="NaN, infinite or absurdly large"):
+        quantise(np.array([0.0, bad], dtype=np.float32), 16, dither=Dither("track", "vocals"))
 
 
 @pytest.mark.parametrize(("peak", "dtype"), [(0.9, np.int32), (15.9, np.int32), (16.1, np.int64)])
@@ -72,6 +93,6 @@ def test_integers_are_wide_only_where_they_must_be(peak, dtype):
 
 def test_each_stem_of_each_track_has_its_own_dither():
     names = [("a", "vocals"), ("a", "drums"), ("b", "vocals"), ("avocals", "")]
-    draws = {tuple(Dither(track, stem).draw((2,))) for track, stem in names}
+    draws = {tuple(Dither(track, stem).draw(3)) for track, stem in names}
     assert len(draws) == len(names)
-    assert Dither("a", "vocals").draw((2,)).tolist() == Dither("a", "vocals").draw((2,)).tolist()
+    assert Dither("a", "vocals").draw(3).tolist() == Dither("a", "vocals").draw(3).tolist()

@@ -46,7 +46,7 @@ def shares(*whole: str, **rms_db: float | None) -> dict[str, float | None]:
 def test_the_sources_md5_is_the_one_that_flac_keeps_of_itself(tmp_path, subtype, n_channels):
     file = write(tmp_path / "a.flac", noise(70_000, n_channels), 44_100, subtype)
     with separated(file) as track:
-        _, md5 = measure_source(track, is_full=True)
+        _, md5 = measure_source(track, "all")
     assert md5 == file.read_bytes()[26:42].hex()
 
 
@@ -59,7 +59,7 @@ def test_the_sources_md5_is_that_of_its_samples_whatever_the_container(tmp_path,
         octets = np.frombuffer(data, np.uint8).reshape(-1, 8)[:, : BYTES[subtype]]
         data = octets.tobytes()
     with separated(file) as track:
-        _, md5 = measure_source(track, is_full=True)
+        _, md5 = measure_source(track, "all")
     assert md5 == hashlib.md5(data).hexdigest()  # noqa: S324
 
 
@@ -70,7 +70,7 @@ def test_the_sources_levels_are_those_of_its_own_samples(tmp_path, subtype):
     file = write(tmp_path / "a.wav", mix, 44_100, subtype)
     samples, _ = soundfile.read(file, dtype="float64")
     with separated(file) as track:
-        levels, _ = measure_source(track, is_full=True)
+        levels, _ = measure_source(track, "all")
     assert levels.peak_db == pytest.approx(20 * np.log10(np.abs(samples).max()), abs=1e-6)
     assert levels.rms_db == pytest.approx(10 * np.log10(np.mean(samples**2)), abs=1e-6)
     assert (levels.clipped_samples, levels.clipped_run) == (5, 5)
@@ -79,7 +79,7 @@ def test_the_sources_levels_are_those_of_its_own_samples(tmp_path, subtype):
 
 def test_the_cheap_measurement_has_neither_loudness_nor_md5(tmp_path):
     with separated(write(tmp_path / "a.wav", noise(50_000))) as track:
-        levels, md5 = measure_source(track, is_full=False)
+        levels, md5 = measure_source(track, "basic")
     assert (levels.loudness_lufs, levels.true_peak_db, md5) == (None, None, None)
     assert levels.rms_db is not None
 

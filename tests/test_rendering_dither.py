@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from splitfire_batch import stem_blocks
+from splitfire_batch.audio.quantise import NO_NOISE
 from tests.material import Shares, noise, read_stems, read_wav, rendered, write
 
 
@@ -16,10 +17,10 @@ class _WorstDither:
     """The rarest noise there is: as much as there can be, always to one side."""
 
     def __init__(self, side: int) -> None:
-        self._value = float(np.sign(side))
+        self._value = NO_NOISE + side * NO_NOISE
 
-    def draw(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        return np.full(shape, self._value)
+    def draw(self, n: int) -> NDArray[np.uint16]:
+        return np.full(n, self._value, np.uint16)
 
 
 @pytest.mark.parametrize("peak", np.linspace(0.93, 0.99, 12).round(4))

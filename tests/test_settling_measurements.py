@@ -96,10 +96,10 @@ def test_every_number_reaches_the_manifest(tmp_path):
     assert record["measure_s"] == pytest.approx(row.seconds.measure, rel=1e-6)
 
 
-def test_the_cheap_measurement_changes_no_stem(tmp_path):
+def test_cheap_measurements_change_no_stem(tmp_path):
     file = write(tmp_path / "a.wav", noise(50_000))
     rows = {}
-    for measure in ("all", "basic"):
+    for measure in ("all", "basic", "none"):
         runtime = RuntimeConfig(measure=measure)  # type: ignore[arg-type]
         (row,) = separate_files([file], str(tmp_path / measure), PASSTHROUGH, OutputConfig(), runtime)
         rows[measure] = row
@@ -107,6 +107,11 @@ def test_the_cheap_measurement_changes_no_stem(tmp_path):
         assert (full.sha256, full.pcm_md5) == (basic.sha256, basic.pcm_md5)
         costly = {"loudness_lufs": None, "loudness_range_lu": None, "true_peak_db": None}
         assert basic.levels == replace(full.levels, **costly)
+    for full, bare in zip(rows["all"].stems, rows["none"].stems, strict=True):
+        assert (full.sha256, full.pcm_md5, full.is_silent) == (bare.sha256, bare.pcm_md5, bare.is_silent)
+        assert bare.levels == Levels(peak_db=full.levels.peak_db)
+    assert rows["none"].levels == Levels(peak_db=rows["all"].levels.peak_db)
+    assert (rows["none"].pcm_md5, rows["none"].qc_flags) == (None, ())
     assert (rows["basic"].pcm_md5, rows["basic"].levels.loudness_lufs) == (None, None)
     assert None not in (rows["all"].pcm_md5, rows["all"].levels.loudness_lufs)
 

@@ -22,7 +22,7 @@ from splitfire_batch.audio.formats import (
     spool_frame_bytes,
 )
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
-from splitfire_batch.audio.levels import SILENT_DB, LevelMeter
+from splitfire_batch.audio.levels import SILENT_DB, LevelMeter, PeakMeter, peak_levels
 from splitfire_batch.audio.quantise import Dither, fits, full_scale, quantise
 from splitfire_batch.audio.readback import read_back
 from splitfire_batch.audio.resample import Resampler
@@ -38,6 +38,7 @@ __all__ = [
     "Insert",
     "LevelMeter",
     "OutputFormat",
+    "PeakMeter",
     "Resampler",
     "Shape",
     "Spool",
@@ -54,6 +55,7 @@ __all__ = [
     "losses",
     "open_audio",
     "pcm_bytes",
+    "peak_levels",
     "quantise",
     "read_back",
     "sample_dtype",

@@ -147,6 +147,26 @@ class LevelMeter:
         return max(0.0, self._energy - 2 * self._product) / (2 * self._energy)
 
 
+class PeakMeter:
+    """Finds nothing but the sample peak of one signal; `full_scale` as for a LevelMeter."""
+
+    def __init__(self, full_scale: float) -> None:
+        self._scale, self._peak = 1 / full_scale, 0.0
+
+    def add(self, block: NDArray[Any]) -> None:
+        """Take the next block (n, C), integers or floats."""
+        self._peak = max(self._peak, float(block.max(initial=0)), -float(block.min(initial=0)))
+
+    def levels(self) -> Levels:
+        """The result."""
+        return peak_levels(self._scale * self._peak)
+
+
+def peak_levels(peak: float) -> Levels:
+    """Of a signal of which only the sample peak is known; 1.0 is full scale."""
+    return Levels(peak_db=_db(peak))
+
+
 class _LongestRun:
     """Counts consecutive frames, over any number of blocks."""
 
