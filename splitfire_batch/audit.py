@@ -130,7 +130,7 @@ def _audio(claim: Claim, stem: StemClaim, file: Path) -> Finding | None:
         shape = _shape(wanted.n_frames, wanted.sample_rate, wanted.n_channels)
         if found != shape:
             return in_stem("FORMAT", claim, stem, found, shape)
-    if _is_lossless(stem) and md5.hexdigest() != stem.pcm_md5:
+    if stem.pcm_md5 and _is_lossless(stem) and md5.hexdigest() != stem.pcm_md5:
         return in_stem("PCM_MD5", claim, stem, f"MD5 of the samples {md5.hexdigest()}", stem.pcm_md5)
     return None
 

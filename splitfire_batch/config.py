@@ -156,7 +156,7 @@ class RuntimeConfig:
     shard_s: float = Field(default=300, gt=0)
     """Estimated device-seconds of a shard."""
     measure: Measure = "all"
-    """`basic` leaves out what costs most, loudness, true peak and source's pcm_md5; `none` all but peaks."""
+    """`basic` leaves out what costs most: loudness, true peak, the mix's pcm_md5; `none` all but peaks."""
     storage: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""
     weights_mirror: str | None = None

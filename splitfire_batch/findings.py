@@ -39,7 +39,7 @@ class StemClaim:
     n_frames: int
     n_bytes: int
     sha256: str
-    pcm_md5: str
+    pcm_md5: str | None
 
 
 @dataclass(frozen=True, slots=True)

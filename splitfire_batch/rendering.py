@@ -118,7 +118,8 @@ def _write_once(
     parts = [stem for stem in parts_of_mix(settings.recipes) if stem in written]
     residual, dtype = _Residual(out.bits), sample_dtype(out.bits)
     paths = {stem: files[stem] for stem in written}
-    with settings.codecs.open_stems(paths, out, settings.inserts, separated.n_frames) as writer:
+    has_md5 = settings.measure != "none"
+    with settings.codecs.open_stems(paths, out, settings.inserts, separated.n_frames, has_md5) as writer:
         for mix, stems in watch.timed("encode", output_blocks(separated, settings, gain)):
             if not all(_fits(block, out) for block in stems.values()):
                 return None

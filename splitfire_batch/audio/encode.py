@@ -41,9 +41,10 @@ class Encoded:
     n_bytes: int
     sha256: str
     """Of the file's bytes."""
-    pcm_md5: str
+    pcm_md5: str | None
     """Of the PCM data, little-endian, interleaved, at the file's depth: FLAC's STREAMINFO MD5. For lossy
-    formats of the floats that the codec was given, because what comes back depends on who decodes it."""
+    formats of the floats that the codec was given, because what comes back depends on who decodes it. None
+    where it was not wanted, and the format has none."""
     inserted: tuple[str, ...] = ()
     """Names of the chunks before the samples, each once; none if a decoder stumbles over them."""
 
@@ -51,11 +52,14 @@ class Encoded:
 class StemWriter:
     """One stem file being written. In a `with` statement, an exception removes the unfinished file."""
 
-    def __init__(self, path: Path, out: OutputFormat, inserts: Sequence[Insert] = ()) -> None:
+    def __init__(
+        self, path: Path, out: OutputFormat, inserts: Sequence[Insert] = (), has_md5: bool = True
+    ) -> None:
         """Open `path` for writing; `close` will put the `inserts` before the samples."""
         self._path, self._out, self._inserts = path, out, inserts
         self._dtype = np.dtype(sample_dtype(out.bits))
-        self._md5 = None if out.container == "FLAC" else hashlib.md5(usedforsecurity=False)
+        self._has_own_md5 = out.container == "FLAC"
+        self._md5 = hashlib.md5(usedforsecurity=False) if has_md5 and not self._has_own_md5 else None
         self.n_frames = 0
         """Frames written so far."""
         self._order = list(vorbis_order(out.n_channels) or ()) if out.container == "OGG" else []
@@ -106,7 +110,9 @@ class StemWriter:
         self._complete()
         if missing := self._missing(self._path):  # what could not be flushed is not reported by `close`
             raise self._write_error(missing)
-        pcm_md5 = self._md5.hexdigest() if self._md5 else _flac_md5(self._path)
+        pcm_md5 = _flac_md5(self._path) if self._has_own_md5 else None
+        if self._md5:
+            pcm_md5 = self._md5.hexdigest()
         inserted = self._insert() if self._inserts else ()
         with self._path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -83,8 +83,11 @@ class Codecs(Protocol):
         out: OutputFormat,
         inserts: Mapping[str, Sequence[Insert]],
         n_frames: int,
+        has_md5: bool = True,
     ) -> OpenStems:
         """Begin the files of stems, of `n_frames` each; files of these names are overwritten.
+
+        Without `has_md5` no MD5 of the samples is computed.
 
         Raises:
             ChildLost: here or later: let `encode` begin anew.

@@ -28,9 +28,10 @@ class Inline:
         out: OutputFormat,
         inserts: Mapping[str, Sequence[Insert]],
         n_frames: int,  # noqa: ARG002 - a limit of children
+        has_md5: bool = True,
     ) -> InlineStems:
         """See `Codecs.open_stems`."""
-        return InlineStems(files, out, inserts)
+        return InlineStems(files, out, inserts, has_md5)
 
     def encode(self, attempt: Callable[[], Made]) -> Made:
         """See `Codecs.encode`."""
@@ -58,12 +59,16 @@ class InlineStems:
     extra_s = 0.0
 
     def __init__(
-        self, files: Mapping[str, Path], out: OutputFormat, inserts: Mapping[str, Sequence[Insert]]
+        self,
+        files: Mapping[str, Path],
+        out: OutputFormat,
+        inserts: Mapping[str, Sequence[Insert]],
+        has_md5: bool,
     ) -> None:
         self._stack = ExitStack()
         with ExitStack() as stack:
             self._writers = {
-                stem: stack.enter_context(StemWriter(file, out, inserts.get(stem, ())))
+                stem: stack.enter_context(StemWriter(file, out, inserts.get(stem, ()), has_md5))
                 for stem, file in files.items()
             }
             self._stack = stack.pop_all()

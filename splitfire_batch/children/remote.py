@@ -52,15 +52,17 @@ class InChildren:
         out: OutputFormat,
         inserts: Mapping[str, Sequence[Insert]],
         n_frames: int,
+        has_md5: bool = True,
     ) -> OpenStems:
         """See `Codecs.open_stems`; where there is nothing to write, no child is needed."""
         if not files:
-            return InlineStems(files, out, inserts)
+            return InlineStems(files, out, inserts, has_md5)
         listed, data = packed_inserts({stem: inserts.get(stem, ()) for stem in files})
         request = {
             "files": {stem: str(file) for stem, file in files.items()},
             "out": plain(out),
             "inserts": listed,
+            "has_md5": has_md5,
             "n_frames": n_frames,
         }
         stems = RemoteStems(self._children, files, out, self._name or "stems")

@@ -145,7 +145,7 @@ class _Job:
         limits.allow_files(int(_ROOM * n_most) + _HEAD_BYTES)
         with ExitStack() as stack:
             writers = [
-                stack.enter_context(StemWriter(file, out, inserts.get(stem, ())))
+                stack.enter_context(StemWriter(file, out, inserts.get(stem, ()), fields["has_md5"]))
                 for stem, file in files.items()
             ]
             try:
