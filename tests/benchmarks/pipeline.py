@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from unittest.mock import patch
@@ -35,6 +36,7 @@ from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.job import Job, RunShards
 from splitfire_batch.models import load_model
+from splitfire_batch.observations import Measure
 from splitfire_batch.records import Committed, Quarantined, Shard, ShardEvent, StageSeconds, Started
 from splitfire_batch.report import Progress, Report
 from splitfire_batch.segments import Model, Segment
@@ -48,7 +50,9 @@ from tests.s3_server import S3Server
 PACES_S = (0.24, 0.12, 0.06)
 N_TRACKS, TRACK_S = 16, 90
 FLOOR, CPU_FLOOR = 0.90, 0.80
+MEASURES: Sequence[Measure] = ("none", "all")
 ROUNDS = 3
+_WHOLE = "the whole job"
 _FULL_FRAMES, _SHARED_FRAMES = 527_360, 3_072
 
 Mixes = Sequence[NDArray[np.float32]]
@@ -115,10 +119,13 @@ def main(arguments: Sequence[str] = ()) -> None:
         mixes = _fill("flac")
         if options.paces:
             _print_paced(mixes, options.paces, options.rounds)
-        for container, measure in (("flac", "basic"), ("flac", "all"), ("wav", "basic")):
+        _cpu_job("flac", load_model(SeparationConfig(), "cpu"), RuntimeConfig(codecs="inline"))  # to warm up
+        for container in ("flac", "wav"):
             mixes = mixes if container == "flac" else _fill(container)
-            print(f"\n{container.upper()}, measure = {measure}")
-            _print_cpu(container, mixes, RuntimeConfig(measure=measure, codecs="inline"))
+            for measure in MEASURES:
+                print(f"\n{container.upper()}, measure = {measure}")
+                runtime = RuntimeConfig(measure=measure, codecs="inline")
+                _print_cpu(container, mixes, runtime, options.rounds)
 
 
 def _fill(container: str) -> Mixes:
@@ -155,23 +162,37 @@ def _library(container: str) -> str:
     return f"s3://pipeline/library-{container}"
 
 
-def _print_cpu(container: str, mixes: Mixes, runtime: RuntimeConfig) -> None:
+def _print_cpu(container: str, mixes: Mixes, runtime: RuntimeConfig, n_rounds: int) -> None:
+    """Jobs in turn with the engine alone; each is compared with the engine before and after it."""
     audio_s = sum(map(len, mixes)) / RATE
     model = load_model(SeparationConfig(), "cpu")
-    before_s = _engine_alone(model, mixes)[1]
+    alone, jobs = [_engine_alone(model, mixes)[1]], []
+    for _ in range(n_rounds):
+        jobs.append(_cpu_stages(container, model, runtime))
+        alone.append(_engine_alone(model, mixes)[1])
+    engines = [(before + after) / 2 for before, after in pairwise(alone)]
+    rows = [
+        {"engine, measured alone": engine, **job, "all else": 2 * job[_WHOLE] - engine - sum(job.values())}
+        for engine, job in zip(engines, jobs, strict=True)
+    ]
+    names = sorted(rows[0], key=lambda name: name == _WHOLE)
+    medians = {name: statistics.median(row[name] for row in rows) for name in names}
+    print(f"{'CPU-seconds of':24} {'seconds':>9} {'share':>7} {'per hour of audio':>18}")
+    for name, seconds in medians.items():
+        print(f"{name:24} {seconds:9.1f} {seconds / medians[_WHOLE]:7.1%} {seconds / audio_s * 3600:18.1f}")
+    shares = [engine / job[_WHOLE] for engine, job in zip(engines, jobs, strict=True)]
+    floor = f"; floor {CPU_FLOOR:.2f}" if runtime.measure == "none" else ""
+    print(f"\nengine / job {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}){floor}")
+
+
+def _cpu_stages(container: str, model: Model, runtime: RuntimeConfig) -> dict[str, float]:
+    """CPU-seconds of a job by stage, without the engine's, and of all of it."""
     network_s = _thread_cpu_s("fsspecIO")
     job_s, report = _cpu_job(container, model, runtime)
     network_s = _thread_cpu_s("fsspecIO") - network_s
-    engine_s = statistics.mean((before_s, _engine_alone(model, mixes)[1]))
     names = [field.name for field in fields(StageSeconds) if not field.name.startswith(("device", "wait"))]
     stages = {name: getattr(report.seconds, name) for name in names}
-    stages = {"engine, measured alone": engine_s, **stages, "fsspec's thread": network_s}
-    stages["all else"] = job_s - sum(stages.values())
-    print(f"{'CPU-seconds of':24} {'seconds':>9} {'share':>7} {'per hour of audio':>18}")
-    for name, seconds in (*stages.items(), ("the whole job", job_s)):
-        print(f"{name:24} {seconds:9.1f} {seconds / job_s:7.1%} {seconds / audio_s * 3600:18.1f}")
-    floor = f"; floor {CPU_FLOOR:.2f}" if runtime.measure == "basic" else ""
-    print(f"\nengine / job {engine_s / job_s:.2f}{floor}")
+    return {**stages, "fsspec's thread": network_s, _WHOLE: job_s}
 
 
 def _engine_alone(model: Model, mixes: Mixes) -> tuple[float, float]:
