@@ -14,7 +14,7 @@ _ADVICE = {
     "fetch": "raise open_tracks to fetch more tracks at the same time",
     "decode": _CORES,
     "blend": _CORES,
-    "measure": 'raise open_tracks if cores are idle, else set measure = "basic"',
+    "measure": 'raise open_tracks if cores are idle, else set measure = "basic" or "none"',
     "encode": _CORES,
     "store": "raise open_tracks to store more tracks at the same time",
     "memory": "raise audio_mb to have more tracks in hand",

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, Validation
 from pydantic.dataclasses import dataclass
 
 from splitfire_batch.errors import ConfigError
-from splitfire_batch.observations import Measure
+from splitfire_batch.observations import Measurements
 
 LOSSY_FORMATS = frozenset({"ogg", "opus", "mp3"})
 """Values of `OutputConfig.format` that have a quality in place of a depth."""
@@ -155,7 +155,7 @@ class RuntimeConfig:
     """Folder for temporary files; default: the system's."""
     shard_s: float = Field(default=300, gt=0)
     """Estimated device-seconds of a shard."""
-    measure: Measure = "all"
+    measure: Measurements = "all"
     """`basic` leaves out what costs most: loudness, true peak, the mix's pcm_md5; `none` all but peaks."""
     storage: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Options of the store per URL prefix, such as {"s3://": {"endpoint_url": "..."}}; never secrets."""

@@ -11,7 +11,7 @@
         |-- AccessDenied
         |   `-- CredentialsExpired   everything else will be refused as well
         |-- ObjectExists     an exclusive create lost the race
-        |-- ObjectChanged    so did a conditional replace
+        |-- ObjectChanged    so did a conditional replace; or it is not the one that was to be fetched
         `-- NoSpace
 
 Code asks the type, never the text. Each class hands the very arguments of its ``__init__`` to
@@ -75,7 +75,7 @@ class ObjectExists(StorageError):
 
 
 class ObjectChanged(StorageError):
-    """A conditional replace found another object than it was to replace, or none."""
+    """There is another object than the one to be replaced or fetched, or none."""
 
 
 class NoSpace(StorageError):

@@ -19,12 +19,12 @@ from splitfire_batch.audio import (
     to_depth,
     to_float,
 )
-from splitfire_batch.observations import Levels, Measure
+from splitfire_batch.observations import Levels, Measurements
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
 
 
-def measure_source(separated: Separated, measure: Measure) -> tuple[Levels, str | None]:
+def measure_source(separated: Separated, measure: Measurements) -> tuple[Levels, str | None]:
     """The levels of the mix as it was decoded, and the MD5 of its PCM data.
 
     Args:

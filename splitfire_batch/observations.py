@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Measure = Literal["all", "basic", "none"]
+Measurements = Literal["all", "basic", "none"]
 """What is measured of audio: everything, all but what costs most, or the sample peak alone."""
 
 

@@ -81,13 +81,12 @@ class StemFile:
     n_bytes: int
     sha256: str | None
     pcm_md5: str | None
-    """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats.
-
-    For lossy formats of the floats that the codec was given, because decoders differ.
-    """
+    """MD5 of the PCM data, little-endian and interleaved: FLAC's own STREAMINFO MD5 for integer formats. For
+    lossy ones of the floats that the codec was given. Except for FLAC, None where `measure` is "none"."""
     levels: Levels = field(default_factory=Levels)
     energy_share_db: float | None = None
-    """Its part of the energy of the stems that make up the mix; None for silence, or if one is missing."""
+    """Its part of the energy of the stems that make up the mix; None for silence, or if one is missing or not
+    measured."""
     is_silent: bool = False
     """Its sample peak lies below -60 dB, or below `skip_silent_stems`."""
     preserved_chunks: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from splitfire_batch.audio import (
     sample_dtype,
     to_float,
 )
-from splitfire_batch.observations import Levels, Measure
+from splitfire_batch.observations import Levels, Measurements
 from splitfire_batch.records import StemFile
 from splitfire_batch.separation import Separated
 from splitfire_batch.stem_blocks import LOSSY_MARGIN, Array, RenderSettings, linked_gain, output_blocks
@@ -149,7 +149,7 @@ def _write_once(
     )
 
 
-def _meter(out: OutputFormat, measure: Measure) -> LevelMeter | PeakMeter:
+def _meter(out: OutputFormat, measure: Measurements) -> LevelMeter | PeakMeter:
     scale = 1.0 if out.bits is None else 2.0 ** (out.bits - 1)
     if measure == "none":
         return PeakMeter(scale)

@@ -140,8 +140,7 @@ def _fetch(track: Track, bench: Workbench, folder: Path) -> Path:
     """The whole object as a local file."""
     try:
         store, key = bench.sources.locate(track.uri)
-        n_bytes = track.n_bytes if track.etag else None  # else it may have changed, and nobody minds
-        return store.fetch(key, folder / "source", n_bytes, track.etag)
+        return store.fetch(key, folder / "source", etag=track.etag)  # a table's size may be wrong
     except ObjectChanged as error:
         why = f"the object changed after it was listed: {error.why}; run the job again"
         raise TrackError("SOURCE_CHANGED", why) from error

@@ -24,7 +24,7 @@ from splitfire_batch.audio import (
     to_float,
 )
 from splitfire_batch.children import Codecs, Inline
-from splitfire_batch.observations import Measure
+from splitfire_batch.observations import Measurements
 from splitfire_batch.separation import Separated
 from splitfire_batch.stems import Recipe, needed_estimates
 
@@ -46,7 +46,7 @@ class RenderSettings:
     """Seeds the dither."""
     sums_to_mix: bool
     """Whether the stems are to add up to the mix; only then the residual is measured."""
-    measure: Measure = "all"
+    measure: Measurements = "all"
     """What is measured of them."""
     skip_below_db: float | None = None
     """Stems whose peak stays below are not written."""

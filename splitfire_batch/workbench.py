@@ -20,7 +20,7 @@ from splitfire_batch.ensembles import AnyEngine, open_engine
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.lease import GUARD_S, Guard
 from splitfire_batch.models import Loaded, find_card
-from splitfire_batch.observations import Measure
+from splitfire_batch.observations import Measurements
 from splitfire_batch.records import AudioFormat, Track
 from splitfire_batch.scratch import sweep
 from splitfire_batch.separation import Limits
@@ -48,7 +48,7 @@ class Workbench:
     budget: AudioBudget
     max_bytes: int
     is_immutable: bool
-    measure: Measure = "all"
+    measure: Measurements = "all"
     """What is measured of the source and its stems."""
     guard: Guard = field(default_factory=Guard)
     """Asked before a stem is written under a plain name, and before every part."""

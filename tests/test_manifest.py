@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,7 +29,15 @@ from splitfire_batch.manifest.ledger import (
     write_part,
 )
 from splitfire_batch.manifest.parts import KEYS, part_paths, read_each, read_latest, schema_of, whole_rows
-from splitfire_batch.manifest.schema import SCHEMA, SCHEMA_VERSION, STEM, RunContext, parquet_bytes, to_table
+from splitfire_batch.manifest.schema import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    STEM,
+    RunContext,
+    parquet_bytes,
+    parquet_source,
+    to_table,
+)
 from splitfire_batch.observations import Levels
 from splitfire_batch.records import AudioFormat, StageSeconds, StemFile, Track, TrackRow
 from splitfire_batch.storage import Store, open_store
@@ -389,3 +398,12 @@ def test_a_part_that_was_listed_and_is_not_there_is_worth_another_run(tmp_path):
     path = f"_splitfire/parts/settings/run/shard-{'0' * 16}.parquet"
     with pytest.raises(TransientError, match=rf"{path} was listed and is not there; run again"):
         read_each(open_store(str(tmp_path), {}), [path], schema_of(None))
+
+
+def test_arrow_is_never_the_last_to_hold_bytes_of_ours():
+    """A thread of its own that let go of them while Python ends would abort the process."""
+    data = parquet_bytes(table(row()))
+    held = sys.getrefcount(data)
+    for _ in range(100):
+        pq.read_table(parquet_source(data))
+        assert sys.getrefcount(data) == held

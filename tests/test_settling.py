@@ -20,7 +20,7 @@ from splitfire_batch.errors import FAILURE_CODES, AccessDenied, CredentialsExpir
 from splitfire_batch.records import Track, TrackRow
 from splitfire_batch.separation import Limits
 from splitfire_batch.settling import settle
-from splitfire_batch.storage import Store
+from splitfire_batch.storage import Store, open_store
 from splitfire_batch.transfer import DeviceLost
 from tests.material import Shares, noise, read_wav, track_of, workbench, write
 
@@ -131,6 +131,22 @@ def test_an_object_without_a_known_etag_is_taken_as_it_is(tmp_path):
     assert settled(track_of(a_wav(tmp_path), etag=""), tmp_path).status == "done"
 
 
+@pytest.mark.parametrize("n_bytes", [0, -1, 7])
+def test_a_size_that_a_table_has_wrong_is_held_against_no_object(tmp_path, bucket, n_bytes):
+    file, store = a_wav(tmp_path), open_store(bucket, {})
+    store.write("a.wav", file)
+    track = track_of(file, uri=f"{bucket}/a.wav", etag=store.stat("a.wav").etag, n_bytes=n_bytes)
+    assert settled(track, tmp_path).status == "done"
+
+
+def test_an_object_of_a_bucket_that_was_replaced_after_listing_has_changed(tmp_path, bucket):
+    file, store = a_wav(tmp_path), open_store(bucket, {})
+    store.write("a.wav", file)
+    track = track_of(file, uri=f"{bucket}/a.wav", etag="0" * 32)
+    wanted = (f"found etag {store.stat('a.wav').etag}", f"wanted {track.etag}", "run the job again")
+    check_failed(settled(track, tmp_path), tmp_path, "SOURCE_CHANGED", *wanted)
+
+
 def test_an_object_above_the_limit_is_too_large_and_not_fetched(tmp_path):
     track = track_of(a_wav(tmp_path))
     row = settled(track, tmp_path, max_bytes=track.n_bytes - 1)
@@ -213,7 +229,7 @@ def test_a_kind_of_store_that_this_worker_lacks_is_no_bug_of_ours(tmp_path):
     ("refusal", "code"), [(CredentialsExpired, "SOURCE_READ"), (AccessDenied, "SOURCE_DENIED")]
 )
 def test_expired_credentials_are_held_against_no_track(tmp_path, monkeypatch, refusal, code):
-    def refuse(store: Store, path: str, to: Path, *_: object) -> Path:
+    def refuse(store: Store, path: str, to: Path, **_: object) -> Path:
         raise refusal(store.uri_of(path), f"{to.name} is refused")
 
     monkeypatch.setattr(Store, "fetch", refuse)

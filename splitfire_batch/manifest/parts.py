@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from splitfire_batch.errors import ConfigError, ObjectMissing, TransientError
-from splitfire_batch.manifest.schema import SCHEMA, STEM, USAGE, parquet_bytes
+from splitfire_batch.manifest.schema import SCHEMA, STEM, USAGE, parquet_bytes, parquet_source
 from splitfire_batch.storage import Store
 
 ROOT = "_splitfire"
@@ -137,7 +137,7 @@ def _open(store: Store, path: str) -> pq.ParquetFile:
         raise TransientError(f"{store.uri_of(path)} was listed and is not there; run again") from error
     if not has_its_hash(path, data):
         raise ConfigError(f"{store.uri_of(path)} is damaged: its name has another hash; move it away")
-    return pq.ParquetFile(pa.BufferReader(data))
+    return pq.ParquetFile(parquet_source(data))
 
 
 def _rows(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:

@@ -184,6 +184,16 @@ def _record(row: TrackRow) -> dict[str, object]:
     }
 
 
+def parquet_source(data: bytes) -> pa.BufferReader:
+    """What Arrow reads `data` from: a copy of its own, since its threads may let go of it late.
+
+    Bytes of Python's that one of them is the last to hold abort a process that is ending.
+    """
+    sink = pa.BufferOutputStream()
+    sink.write(data)
+    return pa.BufferReader(sink.getvalue())
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """The table as one Parquet file."""
     sink = io.BytesIO()

@@ -29,7 +29,7 @@ from splitfire_batch.manifest.parts import (
     read_each,
     schema_of,
 )
-from splitfire_batch.manifest.schema import parquet_bytes
+from splitfire_batch.manifest.schema import parquet_bytes, parquet_source
 from splitfire_batch.storage import Store
 
 MAX_LOOSE = 256
@@ -129,7 +129,7 @@ def _newest(store: Store, columns: Sequence[str] = COLUMNS) -> pa.Table | None:
             if not has_its_hash(path, data):
                 raise ValueError("its name has another hash")
             names = [*columns, "part"]
-            return pq.read_table(pa.BufferReader(data), columns=names).select(names)
+            return pq.read_table(parquet_source(data), columns=names).select(names)
         except (ObjectMissing, ValueError, KeyError, OSError) as error:
             _log.warning("snapshot_unusable path=%s why=%r", path, str(error))
     return None

@@ -5,8 +5,9 @@ the object is encrypted with a key of the customer's, and in a few stores never,
 with another MD5 are fetched again, and believed when they come a second time with the length they should
 have: damage does not repeat itself, except for what is cut short.
 An etag with a dash (upload in parts) and etags of Google and Azure say nothing; there the length is checked.
-Where a store keeps a checksum of the object, as AWS does since 2025, botocore has compared it with the bytes
-as they came, and the etag need not be asked.
+Where a store keeps a checksum of the whole object that botocore can compute (CRC-32, SHA-1, SHA-256; for
+AWS's CRC-64 it needs the package awscrt), it has compared it with the bytes as they came, and the etag need
+not be asked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from splitfire_batch.errors import ObjectChanged
 
 _MD5 = re.compile("[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
@@ -61,6 +64,12 @@ def check_length(found: int, wanted: int) -> None:
     """Raise ConnectionError if another number of bytes arrived than was expected."""
     if found != wanted:
         raise ConnectionError(f"{found} bytes arrived, {wanted} were expected; changed or cut short")
+
+
+def check_etag(uri: str, found: str, wanted: str) -> None:
+    """Raise ObjectChanged for another etag than is wanted; "" is any."""
+    if wanted and found != wanted:
+        raise ObjectChanged(uri, f"found etag {found}, wanted {wanted}")
 
 
 def _md5_of(data: bytes | Path) -> str:

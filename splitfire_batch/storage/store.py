@@ -21,7 +21,7 @@ from splitfire_batch.errors import (
     ObjectMissing,
 )
 from splitfire_batch.storage.buckets import Bucket
-from splitfire_batch.storage.digests import EtagCheck, check_length
+from splitfire_batch.storage.digests import EtagCheck, check_etag, check_length
 from splitfire_batch.storage.faults import Faults, RetryBudget
 from splitfire_batch.storage.folder import Folder, NextPage, StoredObject
 from splitfire_batch.storage.listings import Pages
@@ -38,17 +38,19 @@ class Store:
     StorageError, and ValueError for a path that is absolute, empty, or has `..` or NUL in it.
     """
 
-    def __init__(self, url: str, backend: Folder | Bucket | S3, faults: Faults) -> None:
+    def __init__(
+        self, url: str, backend: Folder | Bucket | S3, faults: Faults, etags: EtagCheck | None = None
+    ) -> None:
         self.url = url
         """Absolute path of a local folder, else scheme://bucket/prefix."""
-        self._backend, self._faults, self._etags = backend, faults, EtagCheck()
+        self._backend, self._faults, self._etags = backend, faults, etags or EtagCheck()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Store holds connections and secrets; send its URL and open it there")
 
     def within(self, budget: RetryBudget) -> Store:
         """The same objects over the same connections, with another budget."""
-        return Store(self.url, self._backend, self._faults.within(budget))
+        return Store(self.url, self._backend, self._faults.within(budget), self._etags)
 
     @property
     def is_local(self) -> bool:
@@ -113,12 +115,16 @@ class Store:
         read = self._reading(path, n_bytes)
         return self._faults.attempt(self.uri_of(path), lambda: read()[0])
 
-    def _reading(self, path: str, n_bytes: int | None = None) -> Callable[[], tuple[bytes, str]]:
-        """A call that gives an object's bytes, checked as far as possible, and their etag; for `attempt`."""
+    def _reading(
+        self, path: str, n_bytes: int | None = None, hoped: bytes | None = None
+    ) -> Callable[[], tuple[bytes, str]]:
+        """A call that gives an object's bytes and their etag; what is not `hoped` for is checked first."""
         seen: set[str] = set()
 
         def read() -> tuple[bytes, str]:
             data, etag = self._backend.read(path)
+            if data == hoped:
+                return data, etag
             wanted = len(data) if n_bytes is None else n_bytes
             # What is cut short may be so again, and must not be believed for coming twice.
             check_length(len(data), self._backend.stat(path).n_bytes if seen else wanted)
@@ -138,7 +144,7 @@ class Store:
         Args:
             path: the object.
             to: where to put it; its folder exists. It appears whole or not at all.
-            n_bytes: length the object must have; by default what the store says it has.
+            n_bytes: length it must have, if that is known; else what the store says, where nothing vouches.
             etag: that it must have; any for "".
 
         Raises:
@@ -148,18 +154,21 @@ class Store:
         check_path(path)
         backend = self._backend
         if isinstance(backend, Folder):
-            self._check_etag(path, self.stat(path).etag, etag)
+            check_etag(self.uri_of(path), self.stat(path).etag, etag)
             return backend.file_of(path)
         temporary = to.with_name(f".{secrets.token_hex(8)}.tmp")
         seen: set[str] = set()
 
         def attempt() -> Path:
             found = backend.fetch(path, temporary, etag)
-            self._check_etag(path, found.etag, etag)
+            check_etag(self.uri_of(path), found.etag, etag)
             if n_bytes is not None:
                 check_length(temporary.stat().st_size, n_bytes)
             if not found.is_checked:
-                check_length(temporary.stat().st_size, backend.stat(path).n_bytes)
+                now = backend.stat(path)
+                check_length(temporary.stat().st_size, now.n_bytes)
+                if now.etag != found.etag:
+                    raise ConnectionError("the object changed while it was fetched")
                 self._etags.check(self.uri_of(path), temporary, found.etag, seen)
             return temporary.replace(to)
 
@@ -167,10 +176,6 @@ class Store:
             return self._faults.attempt(self.uri_of(path), attempt)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _check_etag(self, path: str, found: str, wanted: str) -> None:
-        if wanted and found != wanted:
-            raise ObjectChanged(self.uri_of(path), f"found etag {found}, wanted {wanted}")
 
     def copy(self, path: str, source: str) -> None:
         """Make the object at `path` one with the bytes of that at `source`; a bucket does it by itself.
@@ -225,8 +230,8 @@ class Store:
 
     def _write_once(self, path: str, data: bytes, write: Callable[[], str]) -> str:
         """What `write` returns; see `once`."""
-        uri = self.uri_of(path)
-        return write_once(self._faults, uri, data, write, self._reading(path)) or self.stat(path).etag
+        uri, look = self.uri_of(path), self._reading(path, hoped=data)
+        return write_once(self._faults, uri, data, write, look) or self.stat(path).etag
 
     def delete(self, path: str) -> None:
         """Remove an object; no error when there is none."""

@@ -36,7 +36,7 @@ from splitfire_batch.config import RuntimeConfig, SeparationConfig
 from splitfire_batch.engine import Engine
 from splitfire_batch.job import Job, RunShards
 from splitfire_batch.models import load_model
-from splitfire_batch.observations import Measure
+from splitfire_batch.observations import Measurements
 from splitfire_batch.records import Committed, Quarantined, Shard, ShardEvent, StageSeconds, Started
 from splitfire_batch.report import Progress, Report
 from splitfire_batch.segments import Model, Segment
@@ -50,7 +50,7 @@ from tests.s3_server import S3Server
 PACES_S = (0.24, 0.12, 0.06)
 N_TRACKS, TRACK_S = 16, 90
 FLOOR, CPU_FLOOR = 0.90, 0.80
-MEASURES: Sequence[Measure] = ("none", "all")
+MEASURES: Sequence[Measurements] = ("none", "all")
 ROUNDS = 3
 _WHOLE = "the whole job"
 _FULL_FRAMES, _SHARED_FRAMES = 527_360, 3_072
