@@ -143,12 +143,12 @@ CHANGES = {
     "overlap": 0.5,
 }
 OLDER = [
-    ({}, {}, "0360b599474ba381"),
-    ({"model": "passthrough", "stems": "vocals"}, {"format": "mp3"}, "675d169e099ce251"),
+    ({}, {}, "20ee78dbf8e0c8b2"),
+    ({"model": "passthrough", "stems": "vocals"}, {"format": "mp3"}, "80d78cc766e23004"),
     (
         {"residual": "stem", "short_clip": "reference", "precision": "bf16"},
         {"skip_silent_stems": -60},
-        "509c093ae92a3658",
+        "6f1cf74a7cd82096",
     ),
 ]
 """What destinations of this epoch have, and had before `tail` and `overlap` were settings."""

@@ -22,6 +22,8 @@ from tests.assets import audio_example, musdb_song, music
 
 CPU = torch.device("cpu")
 SECONDS = 6
+CPU_SLACK_DB = 0.5
+"""oneDNN rounds elsewhere on other CPUs with AMX: the hardest piece has 41.0 dB on one, 39.95 on another."""
 
 
 def song() -> Tensor:
@@ -58,7 +60,8 @@ def worst_db(precision: str, device: str, mix: Tensor) -> float:
     segment = nn.functional.pad(mix[:, :n_frames], (0, max(0, n_frames - mix.shape[1])))
     found = measure(model, exact, segment)  # type: ignore[arg-type]
     print(precision, device, *found)
-    assert all(stem.keeps(FLOORS_DB[precision]) for stem in found)
+    floor_db = FLOORS_DB[precision] - (CPU_SLACK_DB if device == "cpu" else 0)
+    assert all(stem.keeps(floor_db) for stem in found)
     return min(stem.snr_db for stem in found)
 
 

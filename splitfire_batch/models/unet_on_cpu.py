@@ -22,8 +22,9 @@ from splitfire_batch.models.unet_activations import ACTIVATIONS
 from splitfire_batch.models.unet_images import Images
 from splitfire_batch.models.unet_layers import Down, Outermost, Up, affine, exact_bias, merged
 
-_PACK_COLUMNS = 512
-"""STFT columns, of one image or several, that go through the deep layers together."""
+_PACKS = ((73, 4), (170, 2))
+"""Images of at most so many STFT columns that go through the deep layers together; of longer ones each by
+itself. What an engine's smallest batch has, so that larger ones do not differ from it (DECISIONS 163)."""
 _DEEP = 3
 """Images halved more often are small, and the layers that write them have nearly all of the weights."""
 _DOWN_ROWS = ((), (), (), (TILE, 2), (2,))
@@ -90,7 +91,7 @@ class UNetOnCpu:
 
     def __call__(self, x: Tensor) -> Tensor:
         out = torch.zeros(x.shape)
-        size = min(len(x), max(1, _PACK_COLUMNS // x.shape[2]))
+        size = min(len(x), next((n for most, n in _PACKS if x.shape[2] <= most), 1))
         images = self._workspace.images_of((size, x.shape[2], x.shape[3]), self._widths)
         for pack, results in zip(torch.split(x, size), torch.split(out, size), strict=True):
             audible = [slice(i, i + 1) for i, image in enumerate(pack) if image.amax() != 0]
