@@ -37,6 +37,8 @@ from tests.benchmarks.original import Original
 
 N_FILES = 100
 ROUNDS = 3
+PASSES = 3
+"""Of ours in a round: they take a tenth of the time, and are measured as long as the others by that."""
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -58,7 +60,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         _together(engine, mixes[::10])
         for _ in range(n_rounds):
             peaks.append(matmul_gflops())
-            ours.append(_together(engine, mixes))
+            ours.append(
+                statistics.median(_together(engine, mixes) for _ in range(1 if takes_all else PASSES))
+            )
             singly.append(sum(separate(alone, mix) for mix in mixes))
             theirs.append(sum(original.separate(mix) for mix in mixes))
     print(f"{'':32} {'seconds':>9} {'files/s':>9} {'x real time':>12} {'ratio':>6}")
