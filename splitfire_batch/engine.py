@@ -22,14 +22,11 @@ from torch import Tensor
 from splitfire_batch.batching import Batcher, Busy, torch_threads
 from splitfire_batch.blending import MixBuffer, OverlapAdd
 from splitfire_batch.requests import Request, RequestQueue
-from splitfire_batch.segments import Model, Segment
+from splitfire_batch.segments import Model, Segment, cpu_pack
 from splitfire_batch.stopwatch import DeviceClock, Stopwatch
 from splitfire_batch.transfer import open_transfer
 
 _ENDLESS = 2**62
-_CPU_PACKS = {7: 4, 3: 2}
-"""On a CPU segments share a batch that are at most a seventh, or a third, of a full one: more would gain
-little, and slots that stay empty are not quite free."""
 _HELD_SEGMENTS = 5
 """Segments' worth of mix and estimates that a track holds at most: two in flight, the rest in copies."""
 
@@ -213,4 +210,4 @@ def _gpu_size(batch: int, full_frames: int, n_frames: int) -> int:
 
 
 def _cpu_size(batch: int, full_frames: int, n_frames: int) -> int:
-    return batch * next((n for part, n in _CPU_PACKS.items() if n_frames * part <= full_frames), 1)
+    return batch * cpu_pack(n_frames, full_frames)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 Fill = Literal["zeros", "tile", "reflect"]
+_CPU_PACKS = {7: 4, 3: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +137,12 @@ def uniform_segments(n_frames: int, length: int, stride: int) -> LazySegments:
     """Segments of one length every `stride` frames from frame 0, the last one running past the end."""
     n = 1 + max(0, -(-(n_frames - length) // stride))
     return LazySegments(n, lambda index: Segment(index * stride, length))
+
+
+def cpu_pack(length: int, full_length: int) -> int:
+    """How many segments of that length, in any unit, share a batch or more on a CPU.
+
+    Four are at most a seventh, two at most a third of a full one: more would gain little, and slots that stay
+    empty are not quite free. Networks compute larger batches in packs of so many, which makes no bit differ.
+    """
+    return next((n for part, n in _CPU_PACKS.items() if length * part <= full_length), 1)

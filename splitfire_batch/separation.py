@@ -27,6 +27,7 @@ from splitfire_batch.audio import (
     channel_groups,
     decoded_scale,
     from_lanes,
+    sample_peak,
     to_float,
     to_lanes,
 )
@@ -83,7 +84,7 @@ class Separated:
     def append_mix(self, block: np.ndarray) -> None:
         """Take the next block (n, C) of the mix, as decoded."""
         self._mix.append(block)
-        self.mix_peak = max(self.mix_peak, _peak(block) / decoded_scale(block.dtype))
+        self.mix_peak = max(self.mix_peak, sample_peak(block) / decoded_scale(block.dtype))
 
     def append(self, stem: str, block: np.ndarray) -> None:
         """Take the next block (n, C) of an estimate.
@@ -91,7 +92,7 @@ class Separated:
         Raises:
             TrackError: INTERNAL, NaN or infinite samples; they would pass for silence further on.
         """
-        peak = _peak(block)
+        peak = sample_peak(block)
         if not math.isfinite(peak):
             why = (
                 f"the model's {stem} has NaN or infinite samples near frame {self._estimates[stem].n_frames}"
@@ -210,8 +211,3 @@ def _made_ahead(blocks: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None,
             ready.append(pool.submit(next, blocks, None))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _peak(block: np.ndarray) -> float:
-    """Highest absolute value, without a copy of the block."""
-    return max(float(block.max(initial=0)), -float(block.min(initial=0)))

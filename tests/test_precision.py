@@ -22,7 +22,7 @@ from tests.assets import audio_example, musdb_song, music
 
 CPU = torch.device("cpu")
 SECONDS = 6
-CPU_SLACK_DB = 0.5
+CPU_SLACK_DB = 0.1
 """oneDNN rounds elsewhere on other CPUs with AMX: the hardest piece has 41.0 dB on one, 39.95 on another."""
 
 

@@ -22,7 +22,7 @@ from splitfire_batch.audio.formats import (
     spool_frame_bytes,
 )
 from splitfire_batch.audio.insert import VORBIS_COMMENT, Insert
-from splitfire_batch.audio.levels import SILENT_DB, LevelMeter, PeakMeter, peak_levels
+from splitfire_batch.audio.levels import SILENT_DB, LevelMeter, PeakMeter, peak_levels, sample_peak
 from splitfire_batch.audio.quantise import Dither, fits, full_scale, quantise
 from splitfire_batch.audio.readback import read_back
 from splitfire_batch.audio.resample import Resampler
@@ -59,6 +59,7 @@ __all__ = [
     "quantise",
     "read_back",
     "sample_dtype",
+    "sample_peak",
     "shape_of",
     "source_bits",
     "spool_frame_bytes",

@@ -58,8 +58,8 @@ class StemWriter:
         """Open `path` for writing; `close` will put the `inserts` before the samples."""
         self._path, self._out, self._inserts = path, out, inserts
         self._dtype = np.dtype(sample_dtype(out.bits))
-        self._has_own_md5 = out.container == "FLAC"
-        self._md5 = hashlib.md5(usedforsecurity=False) if has_md5 and not self._has_own_md5 else None
+        is_ours = has_md5 and out.container != "FLAC"
+        self._md5 = hashlib.md5(usedforsecurity=False) if is_ours else None
         self.n_frames = 0
         """Frames written so far."""
         self._order = list(vorbis_order(out.n_channels) or ()) if out.container == "OGG" else []
@@ -110,9 +110,8 @@ class StemWriter:
         self._complete()
         if missing := self._missing(self._path):  # what could not be flushed is not reported by `close`
             raise self._write_error(missing)
-        pcm_md5 = _flac_md5(self._path) if self._has_own_md5 else None
-        if self._md5:
-            pcm_md5 = self._md5.hexdigest()
+        ours = self._md5.hexdigest() if self._md5 else None
+        pcm_md5 = _flac_md5(self._path) if self._out.container == "FLAC" else ours
         inserted = self._insert() if self._inserts else ()
         with self._path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

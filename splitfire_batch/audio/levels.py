@@ -155,11 +155,16 @@ class PeakMeter:
 
     def add(self, block: NDArray[Any]) -> None:
         """Take the next block (n, C), integers or floats."""
-        self._peak = max(self._peak, float(block.max(initial=0)), -float(block.min(initial=0)))
+        self._peak = max(self._peak, sample_peak(block))
 
     def levels(self) -> Levels:
         """The result."""
         return peak_levels(self._scale * self._peak)
+
+
+def sample_peak(block: NDArray[Any]) -> float:
+    """Highest absolute value, without a copy of the block; NaN if one is."""
+    return max(float(block.max(initial=0)), -float(block.min(initial=0)))
 
 
 def peak_levels(peak: float) -> Levels:

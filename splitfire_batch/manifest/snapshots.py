@@ -125,14 +125,19 @@ def _newest(store: Store, columns: Sequence[str] = COLUMNS) -> pa.Table | None:
     """The rows of the first snapshot that can be used: these columns, and `part`, its path."""
     for path in snapshot_paths(store):
         try:
-            data = store.read(path)
-            if not has_its_hash(path, data):
-                raise ValueError("its name has another hash")
             names = [*columns, "part"]
-            return pq.read_table(parquet_source(data), columns=names).select(names)
+            return pq.read_table(_open(store, path), columns=names).select(names)
         except (ObjectMissing, ValueError, KeyError, OSError) as error:
             _log.warning("snapshot_unusable path=%s why=%r", path, str(error))
     return None
+
+
+def _open(store: Store, path: str) -> pa.BufferReader:
+    """A snapshot, if its bytes hash to its name; nobody keeps a second copy of them."""
+    data = store.read(path)
+    if not has_its_hash(path, data):
+        raise ValueError("its name has another hash")
+    return parquet_source(data)
 
 
 def _loose(paths: Sequence[str], covered: pa.Table) -> list[str]:

@@ -21,10 +21,10 @@ from splitfire_batch.models.spleeter_unet import UNet
 from splitfire_batch.models.unet_activations import ACTIVATIONS
 from splitfire_batch.models.unet_images import Images
 from splitfire_batch.models.unet_layers import Down, Outermost, Up, affine, exact_bias, merged
+from splitfire_batch.segments import cpu_pack
 
-_PACKS = ((73, 4), (170, 2))
-"""Images of at most so many STFT columns that go through the deep layers together; of longer ones each by
-itself. What an engine's smallest batch has, so that larger ones do not differ from it (DECISIONS 163)."""
+_FULL_COLUMNS = 512
+"""STFT columns of a full segment's image."""
 _DEEP = 3
 """Images halved more often are small, and the layers that write them have nearly all of the weights."""
 _DOWN_ROWS = ((), (), (), (TILE, 2), (2,))
@@ -68,7 +68,7 @@ class UNetOnCpu:
     """(B, 2, F, K) magnitudes -> masks of the same shape, as `UNet`; F a multiple of 32, K of 64.
 
     The deep layers compute a pack of images at a time, so that their weights are read once for all of them;
-    packs have one size for each shape of `x`, so no bit of an image depends on the others. A silent image is
+    packs have one size for each length, so no bit of an image depends on the others. A silent image is
     answered with zeros: what it will be multiplied by is zero.
     """
 
@@ -91,7 +91,7 @@ class UNetOnCpu:
 
     def __call__(self, x: Tensor) -> Tensor:
         out = torch.zeros(x.shape)
-        size = min(len(x), next((n for most, n in _PACKS if x.shape[2] <= most), 1))
+        size = min(len(x), cpu_pack(x.shape[2], _FULL_COLUMNS))
         images = self._workspace.images_of((size, x.shape[2], x.shape[3]), self._widths)
         for pack, results in zip(torch.split(x, size), torch.split(out, size), strict=True):
             audible = [slice(i, i + 1) for i, image in enumerate(pack) if image.amax() != 0]

@@ -38,7 +38,7 @@ from tests.benchmarks.original import Original
 N_FILES = 100
 ROUNDS = 3
 PASSES = 3
-"""Of ours in a round: they take a tenth of the time, and are measured as long as the others by that."""
+"""Of ours in a round: one takes a tenth of the original's time, so chance has more of a part in it."""
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -52,7 +52,6 @@ N_TRACKS, TRACK_S = 16, 90
 FLOOR, CPU_FLOOR = 0.90, 0.80
 MEASURES: Sequence[Measurements] = ("none", "all")
 ROUNDS = 3
-_WHOLE = "the whole job"
 _FULL_FRAMES, _SHARED_FRAMES = 527_360, 3_072
 
 Mixes = Sequence[NDArray[np.float32]]
@@ -172,27 +171,32 @@ def _print_cpu(container: str, mixes: Mixes, runtime: RuntimeConfig, n_rounds: i
         alone.append(_engine_alone(model, mixes)[1])
     engines = [(before + after) / 2 for before, after in pairwise(alone)]
     rows = [
-        {"engine, measured alone": engine, **job, "all else": 2 * job[_WHOLE] - engine - sum(job.values())}
-        for engine, job in zip(engines, jobs, strict=True)
+        {
+            "engine, measured alone": engine,
+            **stages,
+            "all else": whole - engine - sum(stages.values()),
+            "the whole job": whole,
+        }
+        for engine, (whole, stages) in zip(engines, jobs, strict=True)
     ]
-    names = sorted(rows[0], key=lambda name: name == _WHOLE)
-    medians = {name: statistics.median(row[name] for row in rows) for name in names}
+    medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    job_s = medians["the whole job"]
     print(f"{'CPU-seconds of':24} {'seconds':>9} {'share':>7} {'per hour of audio':>18}")
     for name, seconds in medians.items():
-        print(f"{name:24} {seconds:9.1f} {seconds / medians[_WHOLE]:7.1%} {seconds / audio_s * 3600:18.1f}")
-    shares = [engine / job[_WHOLE] for engine, job in zip(engines, jobs, strict=True)]
+        print(f"{name:24} {seconds:9.1f} {seconds / job_s:7.1%} {seconds / audio_s * 3600:18.1f}")
+    shares = [engine / whole for engine, (whole, _) in zip(engines, jobs, strict=True)]
     floor = f"; floor {CPU_FLOOR:.2f}" if runtime.measure == "none" else ""
     print(f"\nengine / job {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}){floor}")
 
 
-def _cpu_stages(container: str, model: Model, runtime: RuntimeConfig) -> dict[str, float]:
-    """CPU-seconds of a job by stage, without the engine's, and of all of it."""
+def _cpu_stages(container: str, model: Model, runtime: RuntimeConfig) -> tuple[float, dict[str, float]]:
+    """CPU-seconds of a whole job, and by stage without the engine's."""
     network_s = _thread_cpu_s("fsspecIO")
     job_s, report = _cpu_job(container, model, runtime)
     network_s = _thread_cpu_s("fsspecIO") - network_s
     names = [field.name for field in fields(StageSeconds) if not field.name.startswith(("device", "wait"))]
     stages = {name: getattr(report.seconds, name) for name in names}
-    return {**stages, "fsspec's thread": network_s, _WHOLE: job_s}
+    return job_s, {**stages, "fsspec's thread": network_s}
 
 
 def _engine_alone(model: Model, mixes: Mixes) -> tuple[float, float]:
