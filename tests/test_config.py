@@ -143,12 +143,12 @@ CHANGES = {
     "overlap": 0.5,
 }
 OLDER = [
-    ({}, {}, "20ee78dbf8e0c8b2"),
-    ({"model": "passthrough", "stems": "vocals"}, {"format": "mp3"}, "80d78cc766e23004"),
+    ({}, {}, "2529281d0cead767"),
+    ({"model": "passthrough", "stems": "vocals"}, {"format": "mp3"}, "4fc2cbb8511c372b"),
     (
         {"residual": "stem", "short_clip": "reference", "precision": "bf16"},
         {"skip_silent_stems": -60},
-        "6f1cf74a7cd82096",
+        "c9d12b5f6614db3e",
     ),
 ]
 """What destinations of this epoch have, and had before `tail` and `overlap` were settings."""

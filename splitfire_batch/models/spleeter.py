@@ -137,9 +137,13 @@ class Spleeter:
             total = sum(squares[1:], squares[0]).add(_EPSILON)
             kept = [square for square, is_wanted in zip(squares, self._is_wanted, strict=True) if is_wanted]
             estimates = segments.new_zeros((len(segments), len(kept), *segments.shape[1:]))
+            masked = spectrum if len(kept) == 1 else torch.empty_like(spectrum)
             for stem, square in enumerate(kept):
-                mask = square.add_(_EPSILON / len(squares)).div_(total)
-                self._add_istft(self._masked(spectrum, mask), estimates[:, stem])
+                mask = self._extended(square.add_(_EPSILON / len(squares)).div_(total))
+                n_bins = mask.shape[-1]
+                torch.mul(spectrum[..., :n_bins], mask, out=masked[..., :n_bins])
+                masked[..., n_bins:] = 0
+                self._add_istft(masked, estimates[:, stem])
             return estimates
 
     def _stft(self, segments: Tensor) -> Tensor:
@@ -155,15 +159,15 @@ class Spleeter:
             _softmax(shares)
         return [share.mul_(magnitude).square_() for share in shares]
 
-    def _masked(self, spectrum: Tensor, mask: Tensor) -> Tensor:
-        """M_i X: up to K bins, the inverse transform takes the missing ones for zeros."""
-        if self._has_average:
-            above = mask.mean(-1, keepdim=True).expand(*mask.shape[:-1], _ALL_BINS - self._n_bins)
-            mask = torch.cat((mask, above), dim=-1)
-        return spectrum[..., : mask.shape[-1]] * mask
+    def _extended(self, mask: Tensor) -> Tensor:
+        """M_i of all bins that it is known for: only the lowest K, or all of them."""
+        if not self._has_average:
+            return mask
+        above = mask.mean(-1, keepdim=True).expand(*mask.shape[:-1], _ALL_BINS - self._n_bins)
+        return torch.cat((mask, above), dim=-1)
 
     def _add_istft(self, spectrum: Tensor, signal: Tensor) -> None:
-        """Add the inverse of (B, C, F, K <= 2049) to `signal` (B, C, L)."""
+        """Add the inverse of (B, C, F, 2049) to `signal` (B, C, L)."""
         frames = torch.fft.irfft(spectrum, n=FFT_FRAMES)
         hops, n_columns = FFT_FRAMES // HOP, frames.shape[-2]
         parts = frames.view(*frames.shape[:-1], hops, HOP)
@@ -186,8 +190,8 @@ def _softmax(logits: Sequence[Tensor]) -> None:
 
 def _magnitude(spectrum: Tensor) -> Tensor:
     """|X|; torch's own `abs` of complex numbers guards against overflow, and takes twice as long."""
-    parts = torch.view_as_real(spectrum)
-    return parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).sqrt_()
+    squares = torch.view_as_real(spectrum).square()
+    return (squares[..., 0] + squares[..., 1]).sqrt_()
 
 
 build = Spleeter

@@ -38,6 +38,9 @@ _ROWS = 32
 _PARITIES = tuple(product((0, 1), (0, 1)))
 """Pixels of a transposed convolution of stride 2 are of four kinds: in even or odd rows and columns."""
 
+_TAPS = ((0, 0), (1, 0), (0, -1), (1, -1), (1, 1))
+"""Its taps along an axis: the parity of the pixels that they are part of, and where these look for input."""
+
 
 class Down:
     """A convolution (5 x 5, stride 2) with the normalisation behind it."""
@@ -141,14 +144,14 @@ class Outermost:
 
     def __init__(self, parts: Merged, first: Down) -> None:
         kernel, n_channels = parts.kernel, parts.n_channels
-        self._bias, self._floor = float(parts.bias[0, 0]), parts.floor.float()
+        self._floor = parts.floor.float()
         self._write = parts.activations.up
-        self._taps = [(a, b, y - 1, x - 1) for a, b in _PARITIES for y in range(2 + a) for x in range(2 + b)]
-        self._taps.sort(key=lambda tap: tap[2:] != (0, 0))  # begin each sum with a tap that covers all of it
-        taps = torch.stack([kernel[a, b, 0, :, y + 1, x + 1] for a, b, y, x in self._taps])
+        taps = torch.stack([kernel[a, b, 0, :, y + 1, x + 1] for b, x in _TAPS for a, y in _TAPS])
         skip, self._up = taps[:, : n_channels[0]], taps[:, n_channels[0] :].float()
         scale, shift = first.undo
-        self._skip, self._constant = (skip * scale).float(), (skip @ shift).float()[:, None]
+        constant = (skip @ shift).view(len(_TAPS), len(_TAPS))
+        constant[:2, :2] += parts.bias[0, 0]
+        self._skip, self._constant = (skip * scale).float(), constant.float().view(-1, 1)
 
     def convolve(self, skip: Tensor, up: Tensor, scratch: Scratch, out: Tensor) -> None:
         """Write the output (rows, columns) of one image; `skip` is still normalised."""
@@ -160,28 +163,21 @@ class Outermost:
             n_columns = skip.shape[1]
             pixels = out[2 * start : 2 * stop].view(stop - start, 2, n_columns, 2).permute(1, 3, 0, 2)
             inner = sums[:, :, start - first : stop - first]
-            self._write(inner, self._floor, scratch.take(0, *inner.shape), pixels)
+            self._write(inner, self._floor, scratch.take(1, *inner.shape), pixels)
 
     def _sums(self, skip: Tensor, up: Tensor, scratch: Scratch) -> Tensor:
         """Pixels (2, 2, rows, columns) by parity, of rows with nothing around them."""
         n_rows, n_columns = skip.shape[:2]
-        taps = scratch.take(0, len(self._taps), n_rows, n_columns)
-        flat = taps.flatten(1)
+        taps = scratch.take(0, len(_TAPS), len(_TAPS), n_rows, n_columns)
+        flat = taps.view(-1, n_rows * n_columns)
         torch.addmm(self._constant, self._skip, skip.reshape(n_rows * n_columns, -1).T, out=flat)
         flat.addmm_(self._up, up.reshape(n_rows * n_columns, -1).T)
-        sums = scratch.take(1, 2, 2, n_rows, n_columns)
-        for tap, (a, b, y, x) in zip(taps, self._taps, strict=True):
-            if y == x == 0:
-                torch.add(tap, self._bias, out=sums[a, b])
-            else:
-                _overlap(sums[a, b], -y, -x).add_(_overlap(tap, y, x))
-        return sums
-
-
-def _overlap(image: Tensor, y: int, x: int) -> Tensor:
-    """The part of an image that lies on its copy which is moved up by y rows and left by x columns."""
-    n_rows, n_columns = image.shape
-    return image[max(0, y) : n_rows + min(0, y), max(0, x) : n_columns + min(0, x)]
+        taps[:2, ..., 1:] += taps[2:4, ..., :-1]
+        taps[1, ..., :-1] += taps[4, ..., 1:]
+        sums = taps[:2]
+        sums[:, :2, 1:] += sums[:, 2:4, :-1]
+        sums[:, 1, :-1] += sums[:, 4, 1:]
+        return sums[:, :2].transpose(0, 1)
 
 
 def merged(

@@ -36,7 +36,7 @@ from tests.benchmarks.library import one_shot_files
 from tests.benchmarks.original import Original
 
 N_FILES = 100
-ROUNDS = 3
+ROUNDS = 5
 PASSES = 3
 """Of ours in a round: one takes a tenth of the original's time, so chance has more of a part in it."""
 
