@@ -61,7 +61,8 @@ class Engine:
         """Frames of a segment that is not cut short by its track's end."""
         self._packs_short = not is_cpu or model.is_for_one_core if packs_short is None else packs_short
         packed = _cpu_size if is_cpu else _gpu_size
-        size = packed if self._packs_short else _same_size
+        apart = _cpu_size_of_full if model.is_for_one_core else _same_size
+        size = packed if self._packs_short else apart
         size = _size_but_of_cut if model.is_of_any_length else size
         self._requests = RequestQueue(partial(size, self.batch, self.full_frames))
         self._look_ahead = self.n_servers + 1
@@ -211,3 +212,8 @@ def _gpu_size(batch: int, full_frames: int, n_frames: int) -> int:
 
 def _cpu_size(batch: int, full_frames: int, n_frames: int) -> int:
     return batch * cpu_pack(n_frames, full_frames)
+
+
+def _cpu_size_of_full(batch: int, full_frames: int, n_frames: int) -> int:
+    """Short ones go alone: in a batch they would make a pack, and have other bits than in a batch of one."""
+    return batch if cpu_pack(n_frames, full_frames) == 1 else 1

@@ -140,7 +140,7 @@ def uniform_segments(n_frames: int, length: int, stride: int) -> LazySegments:
 
 
 def cpu_pack(length: int, full_length: int) -> int:
-    """How many segments of that length, in any unit, share a batch or more on a CPU.
+    """How many segments of that length share a batch or more on a CPU; both in frames, or in STFT columns.
 
     Four are at most a seventh, two at most a third of a full one: more would gain little, and slots that stay
     empty are not quite free. Networks compute larger batches in packs of so many, which makes no bit differ.

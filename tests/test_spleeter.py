@@ -144,10 +144,11 @@ def test_segments_add_up_to_the_whole_track(published, short_clip, n_pad):
         ("drop", ("accompaniment",), ("accompaniment",)),
     ],
 )
-def test_only_what_the_stems_are_made_of_is_computed(published, residual, stems, wanted):
+@pytest.mark.parametrize("mask_extension", ["zeros", "average"])
+def test_only_what_the_stems_are_made_of_is_computed(published, residual, stems, wanted, mask_extension):
     segment = example()[None, :, :68_608]
-    both = spleeter(CARD, published)(segment)
-    model = spleeter(CARD, published, residual=residual, stems=stems)
+    both = spleeter(CARD, published, mask_extension=mask_extension)(segment)
+    model = spleeter(CARD, published, residual=residual, stems=stems, mask_extension=mask_extension)
     assert model.stems == wanted
     assert torch.equal(model(segment), both[:, [CARD.stems.index(stem) for stem in wanted]])
 

@@ -121,11 +121,17 @@ def test_an_image_does_not_depend_on_its_neighbours_its_place_or_on_what_came_be
     assert torch.equal(net(torch.cat((x, x, x, x))), first.expand(4, -1, -1, -1))
 
 
-@pytest.mark.parametrize("columns", [32, 64, 512])
+@pytest.mark.parametrize("columns", [32, 64, 128])
 def test_images_of_a_pack_are_those_of_one_alone_but_for_rounding(published, columns):
     net, x = UNetOnCpu(published, Workspace()), magnitudes(3, columns)
     alone = torch.cat([net(image[None]) for image in x])
     assert snr_db(alone, net(x)) > 95
+
+
+@pytest.mark.parametrize(("columns", "full_columns"), [(192, 512), (512, 512), (32, 64)])
+def test_longer_images_are_to_the_last_bit_those_of_one_alone(published, columns, full_columns):
+    net, x = UNetOnCpu(published, Workspace(), full_columns), magnitudes(3, columns)
+    assert torch.equal(net(x), torch.cat([net(image[None]) for image in x]))
 
 
 def test_a_silent_image_is_answered_with_zeros(published):

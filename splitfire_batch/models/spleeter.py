@@ -87,7 +87,9 @@ class Spleeter:
         nets = make_unets(tensors, len(card.stems), options)
         workspace = Workspace()
         self._nets: list[Net] = [
-            UNetOnCpu(net, workspace) if is_plain_cpu and is_suited(net) else arithmetic.network(net)
+            UNetOnCpu(net, workspace, self.block_columns)
+            if is_plain_cpu and is_suited(net)
+            else arithmetic.network(net)
             for net in nets
         ]
         self.is_of_any_length = False

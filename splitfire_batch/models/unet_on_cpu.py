@@ -23,8 +23,6 @@ from splitfire_batch.models.unet_images import Images
 from splitfire_batch.models.unet_layers import Down, Outermost, Up, affine, exact_bias, merged
 from splitfire_batch.segments import cpu_pack
 
-_FULL_COLUMNS = 512
-"""STFT columns of a full segment's image."""
 _DEEP = 3
 """Images halved more often are small, and the layers that write them have nearly all of the weights."""
 _DOWN_ROWS = ((), (), (), (TILE, 2), (2,))
@@ -72,7 +70,8 @@ class UNetOnCpu:
     answered with zeros: what it will be multiplied by is zero.
     """
 
-    def __init__(self, net: UNet, workspace: Workspace) -> None:
+    def __init__(self, net: UNet, workspace: Workspace, full_columns: int = 512) -> None:
+        """Fold the normalisations into the convolutions; `full_columns` are those of a full segment."""
         down, up = (cast("list[nn.Conv2d]", list(layers)) for layers in (net.down, net.up))
         down_norm, up_norm = (cast("list[nn.BatchNorm2d]", list(x)) for x in (net.down_norm, net.up_norm))
         self._down = [Down(*layer) for layer in zip(down, down_norm, _DOWN_ROWS, strict=False)]
@@ -87,11 +86,11 @@ class UNetOnCpu:
         self._outermost = Outermost(layers[-1], self._down[0])
         self._last = (net.last.weight * gains[-1]).float(), net.last.bias
         self._widths = [2, *(layer.n_out for layer in self._down), self._bottom.n_out]
-        self._workspace = workspace
+        self._workspace, self._full_columns = workspace, full_columns
 
     def __call__(self, x: Tensor) -> Tensor:
         out = torch.zeros(x.shape)
-        size = min(len(x), cpu_pack(x.shape[2], _FULL_COLUMNS))
+        size = min(len(x), cpu_pack(x.shape[2], self._full_columns))
         images = self._workspace.images_of((size, x.shape[2], x.shape[3]), self._widths)
         for pack, results in zip(torch.split(x, size), torch.split(out, size), strict=True):
             audible = [slice(i, i + 1) for i, image in enumerate(pack) if image.amax() != 0]

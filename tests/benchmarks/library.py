@@ -23,7 +23,7 @@ _BLOCK_FRAMES = 65_536
 
 
 def one_shot_files() -> list[Path]:
-    """The 834 samples of sonic-pi and hydrogen, in the order of their paths."""
+    """The 833 samples of sonic-pi and hydrogen, in the order of their paths."""
     roots = (sonic_pi_samples(), hydrogen_drumkits())
     return sorted(path for root in roots for path in root.rglob("*") if path.suffix in (".flac", ".wav"))
 

@@ -1,4 +1,4 @@
-"""One-shots: samples of sonic-pi and hydrogen, a seeded 100 or all 834, against the original, file by file.
+"""One-shots: samples of sonic-pi and hydrogen, a seeded 100 or all 833, against the original, file by file.
 
 Both get decoded stereo arrays at 44.1 kHz, in one process with one loaded model. The original takes one file
 after the other, which is all that its `Separator.separate` can do. Ours is the engine with default settings
