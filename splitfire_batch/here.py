@@ -31,7 +31,7 @@ from splitfire_batch.models.strides import check_obeyed
 from splitfire_batch.naming import NamedTrack, make_targets
 from splitfire_batch.records import StemFile, Track, TrackRow
 from splitfire_batch.settling import settle
-from splitfire_batch.stems import make_recipes, with_judged
+from splitfire_batch.stems import make_recipes, possible_stems, with_judged
 from splitfire_batch.storage import refuse_file
 from splitfire_batch.transfer import DeviceLost
 from splitfire_batch.tuning import find_tuning
@@ -163,7 +163,8 @@ def _tracks(files: Sequence[Path], separation: SeparationConfig, output: OutputC
     # not of the resolved path: two links to one file are two tracks
     ids = [blake2b(os.fsencode(file.absolute()), digest_size=8).hexdigest() for file in files]
     named = [NamedTrack(file.name, track_id, {}) for file, track_id in zip(files, ids, strict=True)]
-    targets = make_targets(named, output.template, separation.model)
+    stems = possible_stems(find_card(separation.model).stems)
+    targets = make_targets(named, output.template, separation.model, stems=stems)
     return [
         Track(track_id, track_id, uri, str(file), file.stat().st_size, "", target)
         for file, track_id, uri, target in zip(files, ids, uris, targets, strict=True)

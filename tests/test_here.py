@@ -57,6 +57,13 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
     assert all((tmp_path / "out" / stem.path).is_file() for row in rows for stem in row.stems)
 
 
+def test_names_that_only_the_stems_make_equal_do_not_overwrite_each_other(tmp_path):
+    files = [write(tmp_path / name, noise(3_000)) for name in ("song.wav", "song_no.wav")]
+    separation = SeparationConfig(model="passthrough", stems=("vocals", "no_vocals"))
+    rows = list(separate_files(files, str(tmp_path / "out"), separation, OutputConfig(), RuntimeConfig()))
+    assert len({stem.path for row in rows for stem in row.stems}) == 4
+
+
 @pytest.mark.parametrize(
     "name", ["a b.wav", "a#b?c%20.wav", "{name}.wav", "~a.wav", "ünï.wav", "s3:x.wav", ".wav", "-o.wav"]
 )
