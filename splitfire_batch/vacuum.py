@@ -3,7 +3,8 @@
 Only what is certainly ours is garbage; everything else is counted and left alone, and a destination that lies
 in this one is not looked at. Ours is
   - a path that some row once named as its stem, of whatever run and settings, replaced ones included: what a
-    changed source, other settings or another format left behind;
+    changed source, other settings or another format left behind. A track's last stems stay, until there are
+    others: if it failed since, or waits for its turn after `--replace`;
   - an audio file whose name ends in the hash of its own bytes, as immutable names do: what was put before a
     run was cut off, and never recorded;
   - temporary files of local writes, objects of `doctor`, all ledger snapshots but the last two, and uploads
@@ -30,8 +31,8 @@ import pyarrow.compute as pc
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.lease import Lease
 from splitfire_batch.manifest.garbage import Garbage, remove, stem_paths
-from splitfire_batch.manifest.holdings import is_current, read_holdings
-from splitfire_batch.manifest.parts import ROOT, latest, part_paths, read_each, schema_of
+from splitfire_batch.manifest.holdings import Holding, read_holdings, replaces
+from splitfire_batch.manifest.parts import REVOKED, ROOT, latest, part_paths, read_each, schema_of
 from splitfire_batch.manifest.snapshots import snapshot_paths
 from splitfire_batch.storage import Store
 from splitfire_batch.storage.leftovers import Leftover, try_leftovers
@@ -147,12 +148,25 @@ def _named(store: Store, parts: Sequence[str]) -> tuple[pa.Array, pa.Array]:
     schema = schema_of(_COLUMNS)
     rows = pa.concat_tables([schema.empty_table(), *read_each(store, parts, schema)])
     _check_parts(store, parts, rows)
-    holdings = read_holdings(store)
-    replaced = [item.settings_id for item in holdings if not is_current(item, holdings)]
-    counting = rows.filter(
-        pc.invert(pc.is_in(rows["settings_id"], value_set=pa.array(replaced, pa.string())))
-    )
-    return stem_paths(latest(counting)), stem_paths(rows)
+    return stem_paths(_counting(rows, read_holdings(store))), stem_paths(rows)
+
+
+def _counting(rows: pa.Table, holdings: Sequence[Holding]) -> pa.Table:
+    """The last row of each track and settings that tells of stems, unless later settings have replaced them.
+
+    Who fails puts nothing in their place, nor does who finds the source in an archive; and `--replace` may be
+    cut off, or be meant for some tracks: the stems of the others count on.
+    """
+    is_failure = pc.and_(pc.equal(rows["status"], "failed"), pc.not_equal(rows["code"], REVOKED))
+    tells_nothing = pc.or_kleene(is_failure, pc.equal(rows["code"], "ARCHIVED"))
+    rows = latest(rows.filter(pc.invert(pc.fill_null(tells_nothing, False))))
+    for held in holdings:
+        later = [item.settings_id for item in holdings if replaces(item, held)]
+        is_later = pc.is_in(rows["settings_id"], value_set=pa.array(later, pa.string()))
+        is_redone = pc.is_in(rows["track_id"], value_set=rows["track_id"].filter(is_later).combine_chunks())
+        is_old = pc.equal(rows["settings_id"], held.settings_id)
+        rows = rows.filter(pc.invert(pc.and_(is_old, is_redone)))
+    return rows
 
 
 def _check_parts(store: Store, parts: Sequence[str], rows: pa.Table) -> None:

@@ -85,6 +85,36 @@ def test_stems_that_rows_name_stay_and_others_of_ours_go(store):
     assert clean(store).garbage == ()
 
 
+def test_the_last_stems_of_a_track_stay_when_it_failed_since(store):
+    settings_id = recorded(store)[0]
+    kept, gone, archived = hashed(b"kept"), hashed(b"gone"), hashed(b"archived")
+    for track, path in (("t", kept), ("u", gone), ("v", archived)):
+        write_part(
+            store,
+            table(done(store, track, {path: path.encode()}), settings_id=settings_id, run_id="run1"),
+        )
+    later = [
+        row("t", "t2", code="SOURCE_DENIED"),
+        row("u", code="STEMS_CHANGED"),  # this one takes the row back
+        replace(row("v", "v2"), status="skipped", code="ARCHIVED", stems=()),
+    ]
+    write_part(store, table(*later, settings_id=settings_id, run_id="run2"))
+    assert [item.path for item in clean(store, is_dry=True).garbage] == [gone]
+
+
+def test_stems_that_are_still_to_be_replaced_stay(tmp_path):
+    for name, frequency in (("a", 220), ("b", 330)):
+        tone(tmp_path / f"in/{name}.wav", frequency)
+    out = tmp_path / "out"
+    run(make_job(tmp_path / "in", out))
+    flac = make_job(tmp_path / "in", out, output=OutputConfig(format="flac"), replace=True)
+    run(replace(flac, catalogue=replace(flac.catalogue, limit=1)))
+    assert {path.suffix for path in out.rglob("a_*")} == {".wav", ".flac"}
+    found = clean(open_store(str(out), {}))
+    assert sorted(Path(item.path).name[:2] for item in found.garbage) == ["a_", "a_"]
+    assert {path.suffix for path in out.rglob("b_*")} == {".wav"}
+
+
 def test_only_what_is_old_by_the_stores_own_clock_goes(store, monkeypatch):
     settings_id = recorded(store)[0]
     write_part(store, table(done(store, "t", {hashed(b"t"): b"t"}), settings_id=settings_id))
@@ -309,7 +339,7 @@ def test_whatever_lies_there_what_counts_stays_and_what_is_foreign_too(tracks, o
     store = open_store(f"memory://vacuum-{secrets.token_hex(8)}", {})
     ids = recorded(store)
     write_part(store, table(row("base", "base", code="EMPTY"), settings_id=ids[0]))
-    newest: dict[tuple[int, int], tuple[int, bool, float, set[str]]] = {}
+    newest: dict[tuple[int, int], tuple[int, set[str]]] = {}
     ever: set[str] = set()
     for at, (track, run_number, settings_number, is_done, contents) in enumerate(tracks):
         paths = {}
@@ -320,11 +350,10 @@ def test_whatever_lies_there_what_counts_stays_and_what_is_foreign_too(tracks, o
         made = replace(made, finished_at=1e9 + at)
         write_part(store, table(made, settings_id=ids[settings_number], run_id=f"run{run_number}"))
         ever |= set(paths) if is_done else set()
-        # an independent `latest`: of the newest run the earliest done row
-        key, value = (track, settings_number), (run_number, is_done, at, set(paths) if is_done else set())
-        held = newest.get(key)
-        if held is None or (run_number, is_done) > held[:2]:
-            newest[key] = value
+        # an independent `latest`: of the newest run with a done row the earliest one
+        key = (track, settings_number)
+        if is_done and (key not in newest or run_number > newest[key][0]):
+            newest[key] = run_number, set(paths)
     foreign = set()
     for content, kind in others:
         data = f"other {content}".encode()
@@ -335,7 +364,7 @@ def test_whatever_lies_there_what_counts_stays_and_what_is_foreign_too(tracks, o
         }[kind]
         store.write(path, data)
         foreign |= {path} if kind != "orphan" else set()
-    named = set().union(*(value[3] for value in newest.values()))
+    named = set().union(*(paths for _, paths in newest.values()))
     clean(store)
     left = {path for path in all_paths(store) if not path.startswith("_splitfire/")}
     assert left == named | foreign

@@ -8,6 +8,7 @@ replacement begins a new epoch: rows of older epochs no longer count as done, ev
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,11 @@ def record_holding(store: Store, holding: Holding) -> None:
     store.write(f"{_FOLDER}/{holding.settings_id}.json", json.dumps(values, indent=1).encode())
 
 
-def is_current(holding: Holding, holdings: list[Holding]) -> bool:
+def is_current(holding: Holding, holdings: Sequence[Holding]) -> bool:
     """Whether no later epoch has replaced the holding's stems."""
-    model = holding.settings["model"]
-    return all(item.epoch <= holding.epoch for item in holdings if item.settings["model"] == model)
+    return not any(replaces(item, holding) for item in holdings)
+
+
+def replaces(later: Holding, holding: Holding) -> bool:
+    """Whether tracks done with those settings, of the same model, are written over what the holding has."""
+    return later.settings["model"] == holding.settings["model"] and later.epoch > holding.epoch
