@@ -18,6 +18,7 @@ import pytest
 
 from splitfire_batch.errors import ConfigError, LeaseHeld, LeaseLost, TransientError
 from splitfire_batch.lease import PATH, Guard, Lease, Timing, hold, unheld
+from splitfire_batch.lease.clock import awake_or_asleep
 from splitfire_batch.storage import Store, open_store
 
 QUICK = Timing(renew_s=0.5, expire_s=2.5, look_s=0.1)
@@ -321,15 +322,17 @@ def test_a_lease_that_nobody_wants_is_never_lost():
     assert (lease.run_id, lease.nonce) == ("run", "")
 
 
-def test_a_worker_writes_only_while_its_run_holds_the_destination(url):
+def test_a_worker_writes_only_while_its_run_holds_the_destination(url, monkeypatch):
     store = open_store(url, {})
     with hold(store, "first", timing=QUICK) as lease:
         guard = Guard(store, lease.nonce)
         guard.check()
         Guard(store, "").check()
     guard.check(max_age_s=60)  # its last answer is young
+    asleep_until = awake_or_asleep() + 61
+    monkeypatch.setattr("splitfire_batch.lease.awake_or_asleep", lambda: asleep_until)
     with pytest.raises(LeaseLost, match="no longer held"):
-        guard.check()
+        guard.check(max_age_s=60)
     with hold(store, "second", timing=QUICK), pytest.raises(LeaseLost):
         guard.check()
     store.delete(PATH)

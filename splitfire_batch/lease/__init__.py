@@ -12,13 +12,13 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from splitfire_batch.errors import AccessDenied, ConfigError, LeaseLost, SplitfireError, TransientError
+from splitfire_batch.lease.clock import awake_or_asleep
 from splitfire_batch.lease.files import FileLock
 from splitfire_batch.lease.objects import ObjectLock
 from splitfire_batch.lease.record import PATH, Holder, Timing, read_holder
@@ -57,7 +57,7 @@ class Lease:
         """Set once somebody else was found in our place."""
         self._holder, self._lock, self._timing = holder, lock, timing
         self._why = ""
-        self._renewed_at = time.monotonic()
+        self._renewed_at = awake_or_asleep()
         self._turn, self._is_closing = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         if lock:
@@ -79,7 +79,7 @@ class Lease:
             LeaseLost: another has.
             TransientError: the store does not answer.
         """
-        if self._lock and time.monotonic() - self._renewed_at > 2 * self._timing.renew_s:
+        if self._lock and awake_or_asleep() - self._renewed_at > 2 * self._timing.renew_s:
             self._renew()
         self.check()
 
@@ -111,7 +111,7 @@ class Lease:
         with self._turn:
             if self._lock is None or self.is_lost.is_set():
                 return
-            begin = time.monotonic()
+            begin = awake_or_asleep()
             self._holder = self._holder.renewed()
             try:
                 self._lock.renew(self._holder)
@@ -208,7 +208,7 @@ class Guard:
             TransientError: the store does not answer.
         """
         with self._turn:
-            now = time.monotonic()
+            now = awake_or_asleep()
             if self._store is None or not self._nonce or now - self._asked_at < max_age_s:
                 return
             holder = read_holder(self._store)
