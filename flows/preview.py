@@ -41,6 +41,7 @@ def _numbers(run: Run) -> dict[str, object]:
         "todo": plan.n_tracks,
         "duplicates": plan.n_duplicates,
         "done_before": plan.n_done,
+        "unseen": plan.n_unseen,
         "unchanged": run.n_unchanged,
         "skipped_before": plan.n_skipped_before,
         "skipped_before_by_code": plan.codes.skipped_before,
@@ -62,9 +63,10 @@ def _figures(run: Run) -> list[tuple[str, str]]:
     plan = run.plan
     again = f"; not tried again, unless by: splitfire retry {shell_word(run.job.destination)}"
     by_bytes = f" ({run.n_unchanged:,} by their bytes)" if run.n_unchanged else ""
+    unseen = f" ({plan.n_unseen:,} missing or refused at the source now)" if plan.n_unseen else ""
     found = [
         ("tracks", f"{plan.n_listed:,}"),
-        ("done before", f"{plan.n_done:,}{by_bytes}"),
+        ("done before", f"{plan.n_done:,}{by_bytes}{unseen}"),
         ("skipped before", f"{plan.n_skipped_before:,}{_by_code(plan.codes.skipped_before)}"),
         ("failed before", f"{plan.n_failed_before:,}{_by_code(plan.codes.failed_before)}"),
         ("ignored", _listed(run.ignored) or "nothing"),

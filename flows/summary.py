@@ -24,6 +24,10 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(f"{report.n_unchanged} were uploaded or touched again, with the bytes they had")
     if report.n_planned and report.n_done_before:
         lines.append(f"{report.n_done_before} were done before")
+    if report.n_unseen:
+        lines.append(f"{report.n_unseen} of these are missing or refused at the source now; their stems stay")
+    if report.n_taken_back:
+        lines.append(f"{report.n_taken_back} others lost stems, removed or written over: run them again")
     if report.n_skipped_before:
         lines.append(f"{report.n_skipped_before} were skipped before, as the settings wish")
     if report.n_failed_before:

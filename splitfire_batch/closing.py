@@ -41,10 +41,9 @@ def finalise(run: Run, tally: Tally) -> Report:
     store = destination_of(run.job)
     run.lease.confirm()
     run = keep_unchanged(run)
-    if not is_immutable(run.job):
-        _take_back(run, store, tally)
+    n_taken_back = 0 if is_immutable(run.job) else _take_back(run, store, tally)
     planned, failed = _planned(run, store)
-    report = _report(run, tally, store.url, planned)
+    report = replace(_report(run, tally, store.url, planned), n_taken_back=n_taken_back)
     run.lease.confirm()
     _keep_settings(run, store)
     run.lease.check()
@@ -93,6 +92,7 @@ def _report(run: Run, tally: Tally, destination: str, rows: pa.Table) -> Report:
         n_skipped=n_skipped,
         n_duplicates=pc.sum(is_duplicate).as_py() or 0,
         n_unchanged=run.n_unchanged,
+        n_unseen=run.plan.n_unseen,
         n_failed=n_failed,
         failures_by_code=dict(tally.codes),
         failures=tuple(tally.failures),
@@ -120,12 +120,17 @@ def _usage(tally: Tally, rows: pa.Table) -> Usage:
     return replace(tally.usage(), devices=tuple(devices), threads=threads, classes=classes)
 
 
-def _take_back(run: Run, store: Store, tally: Tally) -> None:
-    """Rows of this run and of others that were cut off, whose stems are not what they say."""
+def _take_back(run: Run, store: Store, tally: Tally) -> int:
+    """Rows of this run and of others that were cut off, whose stems are not what they say.
+
+    Gives how many of them are not of the plan.
+    """
     changed = revoke_changed(store, run.context.settings_id, run.context.run_id, run.lease.check)
     for track in changed.select(["track_id", "path"]).to_pylist():
         why = f"{track['path']}: a stem was removed or written over; run the job again"
         tally.add(Outcome(track["track_id"], track["path"], "failed", REVOKED, why, 0.0, 0))
+    is_planned = pc.is_in(changed["source_id"], value_set=run.plan.source_ids())
+    return len(changed) - (pc.sum(is_planned).as_py() or 0)
 
 
 def _keep_settings(run: Run, store: Store) -> None:

@@ -21,6 +21,8 @@ Code asks the type, never the text. Each class hands the very arguments of its `
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -160,3 +162,17 @@ class TrackError(SplitfireError):
     def is_retryable(self) -> bool:
         """Whether the next run tries this track again although its object is unchanged."""
         return FAILURE_CODES[self.code].is_retryable
+
+
+@contextmanager
+def refused_as_usage(what: str) -> Iterator[None]:
+    """In the block, what is missing or refused is the operator's to change: a ConfigError that begins so.
+
+    Expired credentials are not: with new ones the same command works.
+    """
+    try:
+        yield
+    except CredentialsExpired:
+        raise
+    except (ObjectMissing, AccessDenied) as error:
+        raise ConfigError(f"{what} {error}") from error

@@ -21,7 +21,7 @@ from splitfire_batch.contents import Reader
 from splitfire_batch.duplicate_rows import SHARD_ID as DUPLICATES
 from splitfire_batch.duplicate_rows import settle_duplicates
 from splitfire_batch.equipment import duplicate_bench, worker_spec
-from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing
+from splitfire_batch.errors import ConfigError, refused_as_usage
 from splitfire_batch.failures import check_codes
 from splitfire_batch.forecasting import Terms, forecast
 from splitfire_batch.headers import read_headers
@@ -83,12 +83,10 @@ def check(job: Job, is_dry: bool = False) -> None:
     refuse_file(job.destination)
     if job.saved_plan is not None:
         check_place(job.saved_plan, job)
-    try:
+    with refused_as_usage("no access to"):
         check_source(job.source, job.runtime.storage)
         if not is_dry:
             destination.check_writable()
-    except (ObjectMissing, AccessDenied) as error:
-        raise ConfigError(f"no access to {error}") from error
 
 
 def check_settings(job: Job) -> None:
@@ -111,7 +109,7 @@ def check_settings(job: Job) -> None:
 
 def list_tracks(job: Job) -> Catalogue:
     """Every track of the source, or those of a saved plan, or its failed ones that the job is to do again."""
-    try:
+    with refused_as_usage("cannot read the source"):
         destination = destination_of(job)
         if job.retry is not None:
             retry = Retry(job.source, job.separation, job.output, job.retry, job.catalogue.allow_root)
@@ -126,8 +124,6 @@ def list_tracks(job: Job) -> Catalogue:
             destination=skipped,
             scratch=job.runtime.scratch_dir,
         )
-    except AccessDenied as error:
-        raise ConfigError(f"cannot read the source {error}") from error
 
 
 def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease | None = None) -> Run:
@@ -158,7 +154,8 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
         overwrite=job.catalogue.overwrite,
         measure=partial(sample_lengths, read=partial(read_headers, options=job.runtime.storage)),
     )
-    ledger = read_ledger(store, holding.settings_id, None if is_immutable(job) else card.name)
+    plain_for = None if is_immutable(job) else card.name
+    ledger = read_ledger(store, holding.settings_id, plain_for, catalogue.saved_at)
     lease = lease or unheld(new_run_id())
     context = RunContext(
         run_id=lease.run_id if lease.run_id > ledger.newest_run else new_run_id(after=ledger.newest_run),

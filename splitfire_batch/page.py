@@ -57,6 +57,8 @@ def _counts(report: Report) -> str:
         "failed": report.n_failed,
         "left": report.n_unsettled,
         "done before": report.n_done_before,
+        "of these missing or refused now": report.n_unseen,
+        "others that lost stems": report.n_taken_back,
         "skipped before": report.n_skipped_before,
         "failed before": report.n_failed_before,
     }

@@ -45,6 +45,8 @@ class Ledger:
     """The last run_id of all; a new one must be later."""
     done_tracks: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     """The track_ids of `done`."""
+    done_since: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    """Those that runs did which began after a listing was saved: its version of them may be an older one."""
     archived: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     """The source_ids of objects that were skipped for lying in an archive: that may be over."""
     codes: pa.Table = field(default_factory=NO_CODES.empty_table)
@@ -86,7 +88,7 @@ class Plan:
     """
     n_listed: int
     n_done: int
-    """Listed tracks that a committed row already says are done."""
+    """Listed tracks that a committed row already says are done; also `n_unseen`."""
     n_skipped_before: int
     """Listed tracks that a committed row says got no stems, as the settings wish."""
     n_failed_before: int
@@ -102,6 +104,8 @@ class Plan:
     """How the seconds of the tracks to separate are known."""
     codes: Codes = field(default_factory=Codes)
     """Why tracks have no stems, or will get none."""
+    n_unseen: int = 0
+    """Listed tracks that have stems, and whose objects could not be looked at: they are left as they are."""
 
     @property
     def n_tracks(self) -> int:
@@ -142,7 +146,8 @@ def make_plan(
     """
     check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
     ids = listing.table(["track_id", "source_id", "problem"])
-    is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite)
+    is_unseen = _unseen(listing, ledger)
+    is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite, is_unseen)
     is_duplicate = np.array(pc.is_in(ids["track_id"], value_set=ids_of(duplicates)).to_numpy(), bool)
     is_todo = ~(is_done | is_skipped | is_failed)
     is_duplicate &= is_todo
@@ -171,16 +176,42 @@ def make_plan(
         n_duplicates=int(is_duplicate.sum()),
         sample=lengths.sample,
         codes=codes_of(ids, ledger.codes, is_skipped, is_failed, is_todo),
+        n_unseen=int((is_unseen & is_done).sum()),
     )
 
 
 def find_todo(listing: Rows, ledger: Ledger, overwrite: Overwrite) -> np.ndarray:
     """For each listed track whether a plan has it; `make_plan` says with what."""
-    settled = _settled(listing.table(["track_id", "source_id", "problem"]), ledger, overwrite)
+    ids = listing.table(["track_id", "source_id", "problem"])
+    settled = _settled(ids, ledger, overwrite, _unseen(listing, ledger))
     return np.array(~np.any(settled, axis=0), bool)
 
 
-def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.ndarray, ...]:
+def _unseen(listing: Rows, ledger: Ledger) -> np.ndarray:
+    """For each listed track whether it has stems, and its object is missing, is refused, or has a problem.
+
+    Whether it is another one than before cannot be told then (see `tables.with_sizes`); and to try it would
+    only put a failure before the row that has the stems.
+    """
+    found = [
+        pc.and_(
+            pc.and_not(
+                pc.is_in(batch["track_id"], value_set=ledger.done_tracks),
+                pc.is_in(batch["source_id"], value_set=ledger.done),
+            ),
+            pc.or_(
+                pc.is_valid(batch["problem"]),
+                pc.and_(pc.equal(batch["n_bytes"], 0), pc.equal(batch["etag"], "")),
+            ),
+        ).to_numpy(zero_copy_only=False)
+        for batch in listing.batches(["track_id", "source_id", "n_bytes", "etag", "problem"])
+    ]
+    return np.concatenate(found).astype(bool) if found else np.zeros(0, bool)
+
+
+def _settled(
+    ids: pa.Table, ledger: Ledger, overwrite: Overwrite, is_unseen: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """For each listed track whether it is done, was skipped, or has a failure that stands."""
     if overwrite == "always":
         nobody = np.zeros(len(ids), bool)
@@ -192,6 +223,8 @@ def _settled(ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.nd
     is_archived = pc.fill_null(pc.starts_with(ids["problem"], "ARCHIVED: "), False)
     was_archived = pc.is_in(ids["source_id"], value_set=ledger.archived)
     is_skipped |= pc.and_(is_archived, was_archived).to_numpy()
+    is_done |= is_unseen
+    is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_since).to_numpy()
     if overwrite == "never":
         is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_tracks).to_numpy()
     is_skipped &= ~is_done

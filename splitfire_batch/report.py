@@ -108,6 +108,10 @@ class Report:
     """Of the done tracks, those that got the stems of another one with the same audio (`dedupe`)."""
     n_unchanged: int = 0
     """Of those that were done or skipped before: new by their etag, the same by their bytes (`checksum`)."""
+    n_unseen: int = 0
+    """Of those done before: their objects are missing or refused, so they were left as they are."""
+    n_taken_back: int = 0
+    """Tracks outside the plan whose stems were removed or written over: they are done no more."""
     forecast: Forecast | None = None
     """What the plan was expected to take."""
     usage: Usage = field(default_factory=Usage)
@@ -137,12 +141,12 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some tracks failed in this run, 4 too many did, 75 stopped before the end."""
+        """0 all done, 3 some tracks failed or lost stems, 4 too many failed, 75 stopped before the end."""
         if self.stopped_by:
             return EXIT_TOO_MANY_FAILED
         if self.n_unsettled:
             return 75
-        return 3 if self.n_failed else 0
+        return 3 if self.n_failed or self.n_taken_back else 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -185,9 +189,7 @@ class Tally:
             self.work_begin = time.monotonic()
 
     def hear(self) -> None:
-        """Something was told: until now there were the workers that were told of last, or one that nobody is
-        told of.
-        """
+        """Something was told; until now there were the workers that were told of last, or an unknown one."""
         now, n = time.monotonic(), max(1, len(self.workers))
         since = self.heard_at or self.begin
         self.held_s += n * (now - since)

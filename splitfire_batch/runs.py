@@ -100,10 +100,15 @@ def new_run_id(after: str = "") -> str:
         after: the newest run_id so far; the new one is later, though this machine's clock be behind.
     """
     now = datetime.now(UTC)
-    if after and f"{now:{_STAMP}}"[:_STAMP_LETTERS] <= after[:_STAMP_LETTERS]:
+    if after and stamp(now) <= after[:_STAMP_LETTERS]:
         before = datetime.strptime(after[:_STAMP_LETTERS], _STAMP)
         now = before + timedelta(milliseconds=1)
-    return f"{now:{_STAMP}}"[:_STAMP_LETTERS] + f"Z-{secrets.token_hex(3)}"
+    return f"{stamp(now)}Z-{secrets.token_hex(3)}"
+
+
+def stamp(when: datetime) -> str:
+    """How the run_id of a run begins that began at that time, in UTC."""
+    return f"{when:{_STAMP}}"[:_STAMP_LETTERS]
 
 
 def is_immutable(job: Job) -> bool:

@@ -2,7 +2,8 @@
 
 The file is a Parquet table of the whole listing, whose metadata say what it was made for. A run with it lists
 nothing: it takes these tracks, minus what is done by then, and names stems as a run on that day would have.
-An object that changed since is not separated; its row says SOURCE_CHANGED.
+An object that changed since is not separated; its row says SOURCE_CHANGED. Nor is one that was done since, in
+whatever version.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from splitfire_batch.identity import differences, settings
 from splitfire_batch.masking import masked
 from splitfire_batch.models import find_card, weights_id
 from splitfire_batch.rows import BATCH_ROWS, rows_of, write_parquet
-from splitfire_batch.runs import destination_of, is_immutable
+from splitfire_batch.runs import destination_of, is_immutable, stamp
 from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spec import Job
 from splitfire_batch.storage import Store, open_store
@@ -67,7 +68,7 @@ def save_listing(catalogue: Catalogue, job: Job, url: str) -> None:
     store, name = _place(url, job)
     about = {
         "version": _VERSION,
-        "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "saved_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "catalogue": catalogue.name,
         "ignored": catalogue.ignored,
         "purpose": _purpose(job),
@@ -103,7 +104,8 @@ def read_listing(job: Job, url: str) -> Catalogue:
                 of = f"{url}, saved {about['saved_at']}"
                 raise ConfigError(f"{of}, is the plan of another job: {what}; give the same, or plan again")
             rows = rows_of(_batches(file, roots, url), LISTING, job.runtime.scratch_dir)
-    return Catalogue(about["catalogue"], rows, about["ignored"])
+    saved_at = stamp(datetime.fromisoformat(about["saved_at"]))
+    return Catalogue(about["catalogue"], rows, about["ignored"], saved_at=saved_at)
 
 
 def _place(url: str, job: Job) -> tuple[Store, str]:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from splitfire_batch.errors import AccessDenied, ConfigError, ObjectMissing, StorageError
+from splitfire_batch.errors import AccessDenied, ConfigError, CredentialsExpired, ObjectMissing, StorageError
 from splitfire_batch.masking import holds_secret, masked, without_secret
 from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spelling import shortened
@@ -160,7 +160,7 @@ def _without_secrets(column: pa.Array) -> pa.Array:
 def with_sizes(batch: pa.RecordBatch, stores: Stores) -> pa.RecordBatch:
     """The batch with every n_bytes and etag; 0 and "" for objects that are missing, refused or misnamed.
 
-    What a store cannot even be asked for gets a `problem`.
+    What a store cannot even be asked for gets a `problem`; CredentialsExpired is raised: all are refused.
     """
     columns = {name: batch[name] for name in ("uri", "n_bytes", "etag", "problem")}
     is_told = pc.and_(pc.is_valid(columns["n_bytes"]), pc.is_valid(columns["etag"]))
@@ -206,10 +206,11 @@ def _size_of(
         found = store.stat(path)
     except ValueError as error:
         return 0, "", f"BAD_URI: {error}"
-    except (ObjectMissing, AccessDenied):
-        return 0, "", None
     except StorageError as error:
-        return 0, "", f"SOURCE_READ: {error}"
+        if isinstance(error, CredentialsExpired):
+            raise
+        is_an_answer = isinstance(error, ObjectMissing | AccessDenied)
+        return 0, "", None if is_an_answer else f"SOURCE_READ: {error}"
     return found.n_bytes if n_bytes is None else n_bytes, given or found.etag, None
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from splitfire_batch.catalogue import LISTING, Catalogue, list_tracks
 from splitfire_batch.config import CatalogueConfig
-from splitfire_batch.errors import ConfigError
-from splitfire_batch.storage import Store, open_store
+from splitfire_batch.errors import AccessDenied, ConfigError, CredentialsExpired, refused_as_usage
+from splitfire_batch.storage import Store, StoredObject, open_store
 
 ALL = CatalogueConfig()
 TREE = {
@@ -139,6 +139,27 @@ def test_a_missing_object_of_a_table_stays_listed(store: Store) -> None:
     assert column(found, "n_bytes") == {"gone.wav": 0}
     assert column(found, "etag") == {"gone.wav": ""}
     assert column(found, "problem") == {"gone.wav": None}
+
+
+@pytest.mark.parametrize("refusal", [AccessDenied, CredentialsExpired])
+def test_an_object_that_is_refused_stays_listed_unless_all_of_them_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: type[AccessDenied]
+) -> None:
+    folder = open_store(str(tmp_path), {})
+    folder.write("list.csv", b"uri,n_bytes\na.wav,\n")
+    stat = Store.stat
+
+    def refuse(self: Store, path: str) -> StoredObject:
+        if path.endswith("a.wav"):
+            raise refusal(path, "refused")
+        return stat(self, path)
+
+    monkeypatch.setattr(Store, "stat", refuse)
+    if refusal is CredentialsExpired:
+        with pytest.raises(CredentialsExpired), refused_as_usage("cannot read the source"):
+            listed(folder.uri_of("list.csv"))
+    else:
+        assert column(listed(folder.uri_of("list.csv")), "etag") == {"a.wav": ""}
 
 
 @pytest.mark.parametrize("spelling", ["{}", '"{}"', 'W/"{}"'])

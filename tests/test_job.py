@@ -22,10 +22,13 @@ from splitfire_batch import job as story
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.job import Job
+from splitfire_batch.lease import unheld
 from splitfire_batch.models import find_card
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.report import Report
 from splitfire_batch.spec import WorkerSpec
+from splitfire_batch.storage import open_store
+from splitfire_batch.vacuum import vacuum
 
 PASSTHROUGH = SeparationConfig(model="passthrough")
 
@@ -195,6 +198,41 @@ def test_every_planned_track_has_a_row_also_the_bad_ones(tmp_path):
     assert sorted(failures["path"].to_pylist()) == ["cut.wav", "empty.wav"]
     again = run(make_job(tmp_path / "in", tmp_path / "out"))
     assert (again.n_planned, again.n_failed_before, again.exit_code) == (0, 2, 0)
+
+
+def test_a_track_with_stems_stays_as_it_is_while_its_source_cannot_be_looked_at(tmp_path):
+    for name, frequency in (("a", 220), ("b", 330)):
+        tone(tmp_path / f"in/{name}.wav", frequency)
+    catalogue, out = tmp_path / "in/list.csv", tmp_path / "out"
+    catalogue.write_text("uri\na.wav\nb.wav\n")
+    assert run(make_job(catalogue, out)).n_done == 2
+    before = view(out)
+    (tmp_path / "in/a.wav").rename(tmp_path / "a.wav")
+    catalogue.write_text("uri\na.wav\nb.wav\nnever.wav\n")
+    report = run(make_job(catalogue, out))
+    assert (report.n_planned, report.n_failed, report.n_done_before, report.n_unseen) == (1, 1, 2, 1)
+    assert [row for row in view(out) if row["path"] != "never.wav"] == before
+    (tmp_path / "a.wav").rename(tmp_path / "in/a.wav")
+    report = run(make_job(catalogue, out))
+    assert (report.n_planned, report.n_failed_before, report.n_unseen) == (0, 1, 0)
+    (tmp_path / "in/a.wav").unlink()
+    report = run(replace(make_job(catalogue, out), catalogue=CatalogueConfig(overwrite="always")))
+    assert (report.n_planned, report.n_failed, report.n_unseen) == (3, 2, 0)  # as it was asked for
+    assert vacuum(open_store(str(out), {}), unheld(), 0.0, is_dry=True).garbage == ()
+
+
+def test_a_problem_of_a_row_hides_no_stems(tmp_path):
+    tone(tmp_path / "elsewhere/a.wav", 220)
+    catalogue = tmp_path / "in/list.csv"
+    catalogue.parent.mkdir()
+    catalogue.write_text(f"uri\n{tmp_path}/elsewhere/a.wav\n")
+    job = make_job(catalogue, tmp_path / "out")
+    allowed = replace(job, catalogue=replace(job.catalogue, allow_root=(f"{tmp_path}/elsewhere",)))
+    assert run(allowed).n_done == 1
+    report = run(job)
+    assert (report.n_planned, report.n_unseen, report.exit_code) == (0, 1, 0)
+    assert run(allowed).n_unseen == 0
+    check_stems(tmp_path / "out", 1)
 
 
 def test_columns_of_a_table_reach_the_manifest_and_the_names(tmp_path):

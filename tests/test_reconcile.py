@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.summary import summary_lines
 from splitfire_batch import job as story
 from splitfire_batch import runs, stored
 from splitfire_batch.errors import LeaseLost
@@ -96,6 +97,17 @@ def test_a_stem_that_was_changed_before_the_run_ended_is_taken_back_and_made_ane
 
 def test_the_same_bytes_written_again_are_no_change(job):
     assert separate_and(job, write_again).n_done == 2
+
+
+def test_a_track_that_is_taken_back_by_a_run_that_did_not_plan_it_is_told_of(job):
+    story.separate(planned(job), here, lambda _: None)  # and killed before it ended
+    remove(a_stem(Path(job.destination)))
+    tone(Path(job.source) / "c.wav", 440)
+    report = run(replace(job, catalogue=replace(job.catalogue, include=("c.wav",))))
+    assert (report.n_planned, report.n_done, report.n_failed, report.n_taken_back) == (1, 1, 0, 1)
+    assert (report.failures_by_code, report.exit_code) == ({"STEMS_CHANGED": 1}, 3)
+    assert "1 others lost stems" in "\n".join(summary_lines(report))
+    assert run(job).n_done == 1
 
 
 @pytest.mark.parametrize("harm", [remove, cut, flip])

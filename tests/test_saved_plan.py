@@ -57,6 +57,25 @@ def test_a_run_takes_what_was_listed_then(job: Job, saved: Job, tmp_path: Path) 
     assert (report.n_planned, report.n_done, report.n_done_before) == (2, 2, 1)
 
 
+def test_what_was_done_since_in_a_newer_version_is_left_alone(job: Job, saved: Job, tmp_path: Path) -> None:
+    tone(tmp_path / "in/b/c.wav", 440, 0.3)
+    assert run(replace(job, catalogue=CatalogueConfig(include=("b/c.wav",)))).n_done == 1
+    (stems,) = [row["stems"] for row in view(tmp_path / "out")]
+    report = run(saved)
+    assert (report.n_planned, report.n_done, report.n_done_before) == (2, 2, 1)
+    assert [row["stems"] for row in view(tmp_path / "out") if row["path"] == "b/c.wav"] == [stems]
+    assert run(job).n_planned == 0
+
+
+def test_what_was_done_before_in_an_older_version_is_done_again(job: Job, tmp_path: Path) -> None:
+    assert run(job).n_done == 3
+    tone(tmp_path / "in/b/c.wav", 440, 0.3)
+    url = str(tmp_path / "plan.parquet")
+    save_listing(story.list_tracks(job), job, url)
+    report = run(replace(job, saved_plan=url))
+    assert (report.n_planned, report.n_done) == (1, 1)
+
+
 def test_it_is_the_plan_that_would_have_been_made_then(job: Job, saved: Job, tmp_path: Path) -> None:
     then = story.make_plan(job, story.list_tracks(job))
     tone(tmp_path / "in/b/c.aiff", 330)

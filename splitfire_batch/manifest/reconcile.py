@@ -51,6 +51,7 @@ def without_changed(store: Store, ledger: Ledger, settings_id: str) -> Ledger:
         ledger,
         done=_without(ledger.done, changed["source_id"]),
         done_tracks=_without(ledger.done_tracks, changed["track_id"]),
+        done_since=_without(ledger.done_since, changed["track_id"]),
     )
 
 
