@@ -9,6 +9,7 @@ from splitfire_batch import job as story
 from splitfire_batch.escapes import one_line, shell_word
 from splitfire_batch.figures import forecast_figures
 from splitfire_batch.job import Run
+from splitfire_batch.runs import destination_of, newest_run
 from splitfire_batch.saved_plan import check_place, save_listing
 from splitfire_batch.storage.urls import refuse_secrets
 
@@ -25,10 +26,11 @@ def preview(
     story.check(job, is_dry=True)
     if save:
         check_place(save, job, is_new=True)
+    newest = newest_run(destination_of(job)) if save else None  # before anything is listed
     catalogue = story.list_tracks(job)
     run = story.make_plan(job, catalogue, expected_workers(job.runtime))
     if save:
-        save_listing(catalogue, job, save)
+        save_listing(catalogue, job, save, newest)
     if as_json:
         return json.dumps(_numbers(run), indent=1)
     return "\n".join(one_line(f"{name:15} {value}") for name, value in _figures(run))

@@ -173,7 +173,7 @@ def _final_state(report: Report) -> State[Report]:
     message += f", {report.n_skipped} skipped" if report.n_skipped else ""
     left = f", {report.n_unsettled} left: run it again" if report.n_unsettled else ""
     state: Any = Completed
-    name = COMPLETED_WITH_FAILURES if report.n_failed or report.n_taken_back else "Completed"
+    name = COMPLETED_WITH_FAILURES if report.exit_code else "Completed"
     if is_cancelling(_flow_run_id()):
         state, name, message = Cancelled, "Cancelled", message + left
     elif report.stopped_by:

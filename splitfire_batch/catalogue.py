@@ -59,8 +59,8 @@ class Catalogue:
     ignored: dict[str, int]
     held: pa.Table | None = None
     """track_id and target of failed tracks that are to keep their names; see `retries`."""
-    saved_at: str = ""
-    """Of a listing that was saved, when: the beginning of a run_id."""
+    newest_run: str | None = None
+    """Of a listing that was saved: the last run_id of its destination then, empty if there was none."""
 
     def table(self) -> pa.Table:
         """All tracks in memory, sorted by path."""

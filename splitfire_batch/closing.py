@@ -129,7 +129,8 @@ def _take_back(run: Run, store: Store, tally: Tally) -> int:
     for track in changed.select(["track_id", "path"]).to_pylist():
         why = f"{track['path']}: a stem was removed or written over; run the job again"
         tally.add(Outcome(track["track_id"], track["path"], "failed", REVOKED, why, 0.0, 0))
-    is_planned = pc.is_in(changed["source_id"], value_set=run.plan.source_ids())
+    planned = run.plan.rows.table(["track_id"])["track_id"].combine_chunks()
+    is_planned = pc.is_in(changed["track_id"], value_set=planned)
     return len(changed) - (pc.sum(is_planned).as_py() or 0)
 
 

@@ -155,7 +155,7 @@ def make_plan(job: Job, catalogue: Catalogue, n_workers: int = 1, lease: Lease |
         measure=partial(sample_lengths, read=partial(read_headers, options=job.runtime.storage)),
     )
     plain_for = None if is_immutable(job) else card.name
-    ledger = read_ledger(store, holding.settings_id, plain_for, catalogue.saved_at)
+    ledger = read_ledger(store, holding.settings_id, plain_for, catalogue.newest_run)
     lease = lease or unheld(new_run_id())
     context = RunContext(
         run_id=lease.run_id if lease.run_id > ledger.newest_run else new_run_id(after=ledger.newest_run),

@@ -46,7 +46,7 @@ class Ledger:
     done_tracks: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     """The track_ids of `done`."""
     done_since: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
-    """Those that runs did which began after a listing was saved: its version of them may be an older one."""
+    """Those that runs did after a saved listing was made: its version of them may be an older one."""
     archived: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     """The source_ids of objects that were skipped for lying in an archive: that may be over."""
     codes: pa.Table = field(default_factory=NO_CODES.empty_table)
@@ -146,7 +146,7 @@ def make_plan(
     """
     check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
     ids = listing.table(["track_id", "source_id", "problem"])
-    is_unseen = _unseen(listing, ledger)
+    is_unseen = _unseen(listing, ids, ledger)
     is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite, is_unseen)
     is_duplicate = np.array(pc.is_in(ids["track_id"], value_set=ids_of(duplicates)).to_numpy(), bool)
     is_todo = ~(is_done | is_skipped | is_failed)
@@ -183,30 +183,30 @@ def make_plan(
 def find_todo(listing: Rows, ledger: Ledger, overwrite: Overwrite) -> np.ndarray:
     """For each listed track whether a plan has it; `make_plan` says with what."""
     ids = listing.table(["track_id", "source_id", "problem"])
-    settled = _settled(ids, ledger, overwrite, _unseen(listing, ledger))
+    settled = _settled(ids, ledger, overwrite, _unseen(listing, ids, ledger))
     return np.array(~np.any(settled, axis=0), bool)
 
 
-def _unseen(listing: Rows, ledger: Ledger) -> np.ndarray:
+def _unseen(listing: Rows, ids: pa.Table, ledger: Ledger) -> np.ndarray:
     """For each listed track whether it has stems, and its object is missing, is refused, or has a problem.
 
     Whether it is another one than before cannot be told then (see `tables.with_sizes`); and to try it would
-    only put a failure before the row that has the stems.
+    only put a failure before the row that has the stems. What lies in an archive can be told.
     """
     found = [
-        pc.and_(
-            pc.and_not(
-                pc.is_in(batch["track_id"], value_set=ledger.done_tracks),
-                pc.is_in(batch["source_id"], value_set=ledger.done),
-            ),
-            pc.or_(
-                pc.is_valid(batch["problem"]),
-                pc.and_(pc.equal(batch["n_bytes"], 0), pc.equal(batch["etag"], "")),
-            ),
+        pc.or_(
+            pc.and_(pc.equal(batch["n_bytes"], 0), pc.equal(batch["etag"], "")),
+            pc.fill_null(pc.invert(pc.starts_with(batch["problem"], "ARCHIVED: ")), False),
         ).to_numpy(zero_copy_only=False)
-        for batch in listing.batches(["track_id", "source_id", "n_bytes", "etag", "problem"])
+        for batch in listing.batches(["n_bytes", "etag", "problem"])
     ]
-    return np.concatenate(found).astype(bool) if found else np.zeros(0, bool)
+    is_unseen = np.concatenate(found).astype(bool) if found else np.zeros(0, bool)
+    few = ids.filter(pa.array(is_unseen))
+    is_unseen[is_unseen] = pc.and_not(
+        pc.is_in(few["track_id"], value_set=ledger.done_tracks),
+        pc.is_in(few["source_id"], value_set=ledger.done),
+    ).to_numpy()
+    return is_unseen
 
 
 def _settled(

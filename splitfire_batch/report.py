@@ -141,12 +141,12 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some tracks failed or lost stems, 4 too many failed, 75 stopped before the end."""
+        """0 done, 3 with failures, lost stems or only unseen sources, 4 too many failed, 75 stopped."""
         if self.stopped_by:
             return EXIT_TOO_MANY_FAILED
         if self.n_unsettled:
             return 75
-        return 3 if self.n_failed or self.n_taken_back else 0
+        return 3 if self.n_failed or self.n_taken_back or 0 < self.n_unseen == self.n_done_before else 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -106,6 +106,12 @@ def new_run_id(after: str = "") -> str:
     return f"{stamp(now)}Z-{secrets.token_hex(3)}"
 
 
+def newest_run(destination: Store) -> str:
+    """The last run_id of those that have begun there; empty if none has."""
+    runs = (found.path.split("/")[2] for found in destination.list_under(f"{ROOT}/runs"))
+    return max(runs, default="")
+
+
 def stamp(when: datetime) -> str:
     """How the run_id of a run begins that began at that time, in UTC."""
     return f"{when:{_STAMP}}"[:_STAMP_LETTERS]

@@ -24,7 +24,7 @@ from splitfire_batch.identity import differences, settings
 from splitfire_batch.masking import masked
 from splitfire_batch.models import find_card, weights_id
 from splitfire_batch.rows import BATCH_ROWS, rows_of, write_parquet
-from splitfire_batch.runs import destination_of, is_immutable, stamp
+from splitfire_batch.runs import destination_of, is_immutable, newest_run, stamp
 from splitfire_batch.scratch import scratch_folder
 from splitfire_batch.spec import Job
 from splitfire_batch.storage import Store, open_store
@@ -54,13 +54,14 @@ def check_place(url: str, job: Job, is_new: bool = False) -> None:
     raise _missing(url)
 
 
-def save_listing(catalogue: Catalogue, job: Job, url: str) -> None:
+def save_listing(catalogue: Catalogue, job: Job, url: str, newest: str | None = None) -> None:
     """Write down what was listed for a job.
 
     Args:
         catalogue: what `list_tracks` gave for the job.
         job: what it was listed for.
         url: path or URL of the file; ends in ".parquet".
+        newest: `newest_run` of the destination before that; now, if None.
 
     Raises:
         ConfigError: a name that ends otherwise.
@@ -68,7 +69,8 @@ def save_listing(catalogue: Catalogue, job: Job, url: str) -> None:
     store, name = _place(url, job)
     about = {
         "version": _VERSION,
-        "saved_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "newest_run": newest_run(destination_of(job)) if newest is None else newest,
         "catalogue": catalogue.name,
         "ignored": catalogue.ignored,
         "purpose": _purpose(job),
@@ -104,8 +106,8 @@ def read_listing(job: Job, url: str) -> Catalogue:
                 of = f"{url}, saved {about['saved_at']}"
                 raise ConfigError(f"{of}, is the plan of another job: {what}; give the same, or plan again")
             rows = rows_of(_batches(file, roots, url), LISTING, job.runtime.scratch_dir)
-    saved_at = stamp(datetime.fromisoformat(about["saved_at"]))
-    return Catalogue(about["catalogue"], rows, about["ignored"], saved_at=saved_at)
+    newest = about.get("newest_run", stamp(datetime.fromisoformat(about["saved_at"])))
+    return Catalogue(about["catalogue"], rows, about["ignored"], newest_run=newest)
 
 
 def _place(url: str, job: Job) -> tuple[Store, str]:

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from splitfire_batch import job as story
+from splitfire_batch.catalogue import LISTING
 from splitfire_batch.config import CatalogueConfig, OutputConfig, RuntimeConfig, SeparationConfig
-from splitfire_batch.errors import ConfigError
+from splitfire_batch.errors import AccessDenied, ConfigError, CredentialsExpired
 from splitfire_batch.job import Job
 from splitfire_batch.lease import unheld
 from splitfire_batch.models import find_card
 from splitfire_batch.records import Shard, ShardEvent
 from splitfire_batch.report import Report
+from splitfire_batch.rows import rows_of
 from splitfire_batch.spec import WorkerSpec
 from splitfire_batch.storage import open_store
 from splitfire_batch.vacuum import vacuum
@@ -230,9 +233,39 @@ def test_a_problem_of_a_row_hides_no_stems(tmp_path):
     allowed = replace(job, catalogue=replace(job.catalogue, allow_root=(f"{tmp_path}/elsewhere",)))
     assert run(allowed).n_done == 1
     report = run(job)
-    assert (report.n_planned, report.n_unseen, report.exit_code) == (0, 1, 0)
+    assert (report.n_planned, report.n_unseen, report.exit_code) == (0, 1, 3)  # nothing could be looked at
     assert run(allowed).n_unseen == 0
     check_stems(tmp_path / "out", 1)
+
+
+def test_a_changed_source_in_an_archive_is_told_of_and_its_stems_stay(tmp_path):
+    tone(tmp_path / "in/a.wav", 220)
+    catalogue, out = tmp_path / "in/list.csv", tmp_path / "out"
+    catalogue.write_text("uri\na.wav\n")
+    job = make_job(catalogue, out)
+    assert run(job).n_done == 1
+    listing = story.list_tracks(job)
+    rows = listing.rows.table()
+    rows = rows.set_column(rows.schema.get_field_index("source_id"), "source_id", pa.array(["new"]))
+    rows = rows.set_column(rows.schema.get_field_index("problem"), "problem", pa.array(["ARCHIVED: GLACIER"]))
+    archived = replace(listing, rows=rows_of(rows.cast(LISTING).to_batches(), LISTING))
+    plan = story.make_plan(job, archived).plan
+    assert (plan.n_tracks, plan.n_unseen, plan.codes.without_stems) == (1, 0, {"ARCHIVED": 1})
+
+
+@pytest.mark.parametrize("refusal", [AccessDenied, CredentialsExpired])
+def test_a_refusal_to_list_is_for_the_operator_unless_new_credentials_will_do(tmp_path, monkeypatch, refusal):
+    def refuse(*_: object) -> None:
+        raise refusal("s3://in", "refused")
+
+    job = make_job(tmp_path / "in", tmp_path / "out")
+    wanted = refusal if refusal is CredentialsExpired else ConfigError
+    monkeypatch.setattr(story, "list_source", lambda *_, **__: refuse())
+    with pytest.raises(wanted, match="refused"):
+        story.list_tracks(job)
+    monkeypatch.setattr(story, "check_source", refuse)
+    with pytest.raises(wanted, match="refused"):
+        story.check(job)
 
 
 def test_columns_of_a_table_reach_the_manifest_and_the_names(tmp_path):

@@ -340,6 +340,11 @@ def test_a_worker_writes_only_while_its_run_holds_the_destination(url, monkeypat
         guard.check()
 
 
+def test_time_goes_on_while_the_machine_is_suspended(monkeypatch):
+    monkeypatch.setattr("time.clock_gettime", lambda clock: clock)
+    assert awake_or_asleep() == time.CLOCK_BOOTTIME
+
+
 def test_a_held_lease_leaves_no_thread_and_no_open_file_behind(url):
     """Of 20 leases: a client of S3 may open another connection of its pool meanwhile."""
     store = open_store(url, {})

@@ -76,6 +76,15 @@ def test_what_was_done_before_in_an_older_version_is_done_again(job: Job, tmp_pa
     assert (report.n_planned, report.n_done) == (1, 1)
 
 
+def test_a_plan_of_an_older_version_goes_by_when_it_was_saved(saved: Job) -> None:
+    table = pq.read_table(saved.saved_plan)
+    about = json.loads(table.schema.metadata[b"splitfire_plan"])
+    assert about.pop("newest_run") == ""
+    metadata = {b"splitfire_plan": json.dumps({**about, "saved_at": "2026-01-02T03:04:05+00:00"}).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), saved.saved_plan)
+    assert read_listing(saved, str(saved.saved_plan)).newest_run == "20260102T030405000"
+
+
 def test_it_is_the_plan_that_would_have_been_made_then(job: Job, saved: Job, tmp_path: Path) -> None:
     then = story.make_plan(job, story.list_tracks(job))
     tone(tmp_path / "in/b/c.aiff", 330)

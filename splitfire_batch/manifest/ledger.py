@@ -43,7 +43,9 @@ _LEDGER_COLUMNS = (*KEYS, "source_id", "target", "model", "is_retryable", "n_fai
 _log = logging.getLogger(__name__)
 
 
-def read_ledger(store: Store, settings_id: str, plain_for: str | None = None, saved_at: str = "") -> Ledger:
+def read_ledger(
+    store: Store, settings_id: str, plain_for: str | None = None, listed_after: str | None = None
+) -> Ledger:
     """What is settled under `settings_id`, failures worth another try left out, and which names are taken.
 
     Names are taken by every track whose stems lie in the destination, under whatever settings.
@@ -52,7 +54,7 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None, sa
         store: the destination.
         settings_id: of the run to come.
         plain_for: its model, if names are plain: a track's stems by another model then need other names.
-        saved_at: when the listing was saved, if it was: the beginning of a run_id.
+        listed_after: the last run_id there was when the tracks were listed, if that is long ago.
     """
     also = settings_id if _may_be_current(store, settings_id, plain_for) else None
     rows = current_rows(store, _LEDGER_COLUMNS, also)
@@ -73,7 +75,9 @@ def read_ledger(store: Store, settings_id: str, plain_for: str | None = None, sa
         foreign = pc.binary_join_element_wise(done["model"], done["track_id"], ":")
         owners = pc.if_else(pc.equal(done["model"], plain_for), done["track_id"], foreign)
         targets = targets.set_column(0, "track_id", owners)
-    since = done.filter(pc.greater_equal(done["run_id"], saved_at)) if saved_at else done.slice(0, 0)
+    since = done.slice(0, 0)
+    if listed_after is not None:
+        since = done.filter(pc.greater(done["run_id"], listed_after))
     runs = failed.filter(pc.greater(pc.fill_null(failed["n_failed_runs"], 0), 0))
     runs = runs.filter(pc.equal(runs["settings_id"], settings_id)).select(["source_id", "n_failed_runs"])
     return Ledger(

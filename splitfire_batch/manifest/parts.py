@@ -167,8 +167,8 @@ def latest(rows: pa.Table) -> pa.Table:
     Within a run, where several attempts may each have left a row, the earliest done or skipped one counts,
     else the latest failed one; before all, one that takes a done row back (REVOKED). An older
     run's done row does not count against a newer one: with plain names its stems have been written over. With
-    immutable ones they may still be there, but nobody can say: `vacuum` removes what no row that counts
-    names. So of two runs without a lease, one that fails a track hides the other's row, and it is done again.
+    immutable ones they may still be there, but nobody can say. So of two runs without a lease, one that fails
+    a track hides the other's row, and it is done again.
     """
     is_failed = pc.equal(rows["status"], "failed")
     finished = pc.cast(rows["finished_at"], pa.int64())
