@@ -26,7 +26,7 @@ def preview(
     story.check(job, is_dry=True)
     if save:
         check_place(save, job, is_new=True)
-    newest = newest_run(destination_of(job)) if save else None  # before anything is listed
+        newest = newest_run(destination_of(job))  # before anything is listed
     catalogue = story.list_tracks(job)
     run = story.make_plan(job, catalogue, expected_workers(job.runtime))
     if save:

@@ -43,7 +43,7 @@ def finalise(run: Run, tally: Tally) -> Report:
     run = keep_unchanged(run)
     n_taken_back = 0 if is_immutable(run.job) else _take_back(run, store, tally)
     planned, failed = _planned(run, store)
-    report = replace(_report(run, tally, store.url, planned), n_taken_back=n_taken_back)
+    report = _report(run, tally, store.url, planned, n_taken_back)
     run.lease.confirm()
     _keep_settings(run, store)
     run.lease.check()
@@ -69,7 +69,7 @@ def _planned(run: Run, store: Store) -> tuple[pa.Table, pa.Table]:
     return rows, whole_rows(store, paths, rows.filter(pc.equal(rows["status"], "failed")))
 
 
-def _report(run: Run, tally: Tally, destination: str, rows: pa.Table) -> Report:
+def _report(run: Run, tally: Tally, destination: str, rows: pa.Table, n_taken_back: int) -> Report:
     """What became of the run: counts and lengths from the rows, the rest from what workers told."""
     statuses = rows["status"]
     is_duplicate = pc.and_(pc.is_valid(rows["duplicate_of"]), pc.equal(statuses, "done"))
@@ -93,6 +93,7 @@ def _report(run: Run, tally: Tally, destination: str, rows: pa.Table) -> Report:
         n_duplicates=pc.sum(is_duplicate).as_py() or 0,
         n_unchanged=run.n_unchanged,
         n_unseen=run.plan.n_unseen,
+        n_taken_back=n_taken_back,
         n_failed=n_failed,
         failures_by_code=dict(tally.codes),
         failures=tuple(tally.failures),
@@ -126,6 +127,8 @@ def _take_back(run: Run, store: Store, tally: Tally) -> int:
     Gives how many of them are not of the plan.
     """
     changed = revoke_changed(store, run.context.settings_id, run.context.run_id, run.lease.check)
+    if not len(changed):
+        return 0
     for track in changed.select(["track_id", "path"]).to_pylist():
         why = f"{track['path']}: a stem was removed or written over; run the job again"
         tally.add(Outcome(track["track_id"], track["path"], "failed", REVOKED, why, 0.0, 0))

@@ -146,8 +146,7 @@ def make_plan(
     """
     check_columns((b["meta"] for b in listing.batches(["meta"])), len(listing), settings.template)
     ids = listing.table(["track_id", "source_id", "problem"])
-    is_unseen = _unseen(listing, ids, ledger)
-    is_done, is_skipped, is_failed = _settled(ids, ledger, settings.overwrite, is_unseen)
+    is_done, is_skipped, is_failed, is_unseen = _settled(listing, ids, ledger, settings.overwrite)
     is_duplicate = np.array(pc.is_in(ids["track_id"], value_set=ids_of(duplicates)).to_numpy(), bool)
     is_todo = ~(is_done | is_skipped | is_failed)
     is_duplicate &= is_todo
@@ -176,15 +175,14 @@ def make_plan(
         n_duplicates=int(is_duplicate.sum()),
         sample=lengths.sample,
         codes=codes_of(ids, ledger.codes, is_skipped, is_failed, is_todo),
-        n_unseen=int((is_unseen & is_done).sum()),
+        n_unseen=int(is_unseen.sum()),
     )
 
 
 def find_todo(listing: Rows, ledger: Ledger, overwrite: Overwrite) -> np.ndarray:
     """For each listed track whether a plan has it; `make_plan` says with what."""
     ids = listing.table(["track_id", "source_id", "problem"])
-    settled = _settled(ids, ledger, overwrite, _unseen(listing, ids, ledger))
-    return np.array(~np.any(settled, axis=0), bool)
+    return np.array(~np.any(_settled(listing, ids, ledger, overwrite), axis=0), bool)
 
 
 def _unseen(listing: Rows, ids: pa.Table, ledger: Ledger) -> np.ndarray:
@@ -196,7 +194,7 @@ def _unseen(listing: Rows, ids: pa.Table, ledger: Ledger) -> np.ndarray:
     found = [
         pc.or_(
             pc.and_(pc.equal(batch["n_bytes"], 0), pc.equal(batch["etag"], "")),
-            pc.fill_null(pc.invert(pc.starts_with(batch["problem"], "ARCHIVED: ")), False),
+            pc.and_(pc.is_valid(batch["problem"]), pc.invert(_is_archived(batch["problem"]))),
         ).to_numpy(zero_copy_only=False)
         for batch in listing.batches(["n_bytes", "etag", "problem"])
     ]
@@ -209,23 +207,27 @@ def _unseen(listing: Rows, ids: pa.Table, ledger: Ledger) -> np.ndarray:
     return is_unseen
 
 
-def _settled(
-    ids: pa.Table, ledger: Ledger, overwrite: Overwrite, is_unseen: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """For each listed track whether it is done, was skipped, or has a failure that stands."""
+def _is_archived(problems: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.starts_with(problems, "ARCHIVED: "), False)
+
+
+def _settled(listing: Rows, ids: pa.Table, ledger: Ledger, overwrite: Overwrite) -> tuple[np.ndarray, ...]:
+    """For each listed track whether it is done, was skipped, has a failure that stands; and, of those that
+    are done, whether it is `_unseen`.
+    """
     if overwrite == "always":
         nobody = np.zeros(len(ids), bool)
-        return nobody, nobody, nobody
+        return nobody, nobody, nobody, nobody
     is_done, is_skipped, is_failed = (
         np.array(pc.is_in(ids["source_id"], value_set=known).to_numpy(), bool)
         for known in (ledger.done, ledger.skipped, ledger.failed)
     )
-    is_archived = pc.fill_null(pc.starts_with(ids["problem"], "ARCHIVED: "), False)
     was_archived = pc.is_in(ids["source_id"], value_set=ledger.archived)
-    is_skipped |= pc.and_(is_archived, was_archived).to_numpy()
+    is_skipped |= pc.and_(_is_archived(ids["problem"]), was_archived).to_numpy()
+    is_unseen = _unseen(listing, ids, ledger)
     is_done |= is_unseen
     is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_since).to_numpy()
     if overwrite == "never":
         is_done |= pc.is_in(ids["track_id"], value_set=ledger.done_tracks).to_numpy()
     is_skipped &= ~is_done
-    return is_done, is_skipped, is_failed & ~(is_done | is_skipped)
+    return is_done, is_skipped, is_failed & ~(is_done | is_skipped), is_unseen

@@ -206,11 +206,12 @@ def _size_of(
         found = store.stat(path)
     except ValueError as error:
         return 0, "", f"BAD_URI: {error}"
+    except CredentialsExpired:
+        raise
+    except (ObjectMissing, AccessDenied):
+        return 0, "", None
     except StorageError as error:
-        if isinstance(error, CredentialsExpired):
-            raise
-        is_an_answer = isinstance(error, ObjectMissing | AccessDenied)
-        return 0, "", None if is_an_answer else f"SOURCE_READ: {error}"
+        return 0, "", f"SOURCE_READ: {error}"
     return found.n_bytes if n_bytes is None else n_bytes, given or found.etag, None
 
 

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from splitfire_batch.errors import ConfigError
 from splitfire_batch.lease import Lease
 from splitfire_batch.manifest.garbage import Garbage, remove, stem_paths
-from splitfire_batch.manifest.holdings import Holding, read_holdings, replaces
+from splitfire_batch.manifest.holdings import Holding, is_current, read_holdings, replaces
 from splitfire_batch.manifest.parts import REVOKED, ROOT, latest, part_paths, read_each, schema_of
 from splitfire_batch.manifest.snapshots import snapshot_paths
 from splitfire_batch.storage import Store
@@ -161,6 +161,8 @@ def _counting(rows: pa.Table, holdings: Sequence[Holding]) -> pa.Table:
     tells_nothing = pc.or_kleene(is_failure, pc.equal(rows["code"], "ARCHIVED"))
     rows = latest(rows.filter(pc.invert(pc.fill_null(tells_nothing, False))))
     for held in holdings:
+        if is_current(held, holdings):
+            continue
         later = [item.settings_id for item in holdings if replaces(item, held)]
         is_later = pc.is_in(rows["settings_id"], value_set=pa.array(later, pa.string()))
         is_redone = pc.is_in(rows["track_id"], value_set=rows["track_id"].filter(is_later).combine_chunks())

@@ -103,7 +103,10 @@ def test_a_retried_track_and_one_in_odd_blocks_are_bit_equal_to_the_first_try(sp
         assert torch.equal(separated(engine, track, seed=3), first)
 
 
-@pytest.mark.parametrize(("batch", "n_threads", "packs_short"), [(2, 2, None), (7, 1, None), (4, 2, False)])
+@pytest.mark.parametrize(
+    ("batch", "n_threads", "packs_short"),
+    [(2, 1, None), (2, 2, None), (7, 1, None), (7, 2, None), (4, 2, False)],
+)
 def test_batches_and_threads_change_no_bit(spleeter, clips, batch, n_threads, packs_short):
     # in packs of four, of two and of one
     chosen = [*clips[:7], *(music(seconds) for seconds in (1.9, 2.6, 3.4, 4.3))]
